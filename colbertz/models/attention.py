@@ -1,0 +1,174 @@
+"""Self-attention over packed texts: every token attends to the tokens of its own text and to nothing else.
+
+On CUDA in half precision this is one call of PyTorch's variable-length FlashAttention. Everywhere else the encoders put
+texts of equal length next to each other (`Packing.order`), so that each run of equal lengths is a plain view of the
+flat tensor: attention then needs neither padding nor a padding mask, and a mask appears only where a sliding window is
+narrower than the text. Long texts go through the window block by block, so time and memory grow with their length.
+
+Legend: N tokens of the batch, B texts, L tokens of a text, h heads, d head dimension.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from colbertz.ragged import Ragged
+
+# A band mask over a whole text costs L×L. From this many windows on, blocks of one window with a halo cost less.
+_DENSE_MASK_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the texts of a batch lie, worked out once and shared by all layers.
+
+    Attributes:
+        ids: the token ids in the order in which the encoder processes the texts.
+        attended: (N,) bool, false for tokens that no token attends to; None if all are attended to.
+        positions: (N,) int64, the place of each token in its text.
+        max_length: tokens of the longest text.
+        runs: (number of texts, their common length) of each run of neighbours of equal length; empty with FlashAttention.
+        restore: (N,) int64 that puts the rows back into the caller's order, or None if they are in it.
+    """
+
+    ids: Ragged
+    attended: Tensor | None
+    positions: Tensor
+    max_length: int
+    runs: tuple[tuple[int, int], ...]
+    restore: Tensor | None
+
+    @classmethod
+    def of(cls, ids: Ragged, attended: Tensor | None, *, flash: bool) -> "Packing":
+        """Lay out a batch for FlashAttention (`flash`) or for runs of equal length.
+
+        FlashAttention has no mask for single keys, so a batch with tokens that nobody attends to is laid out in runs.
+        """
+        flash = flash and attended is None
+        restore = None
+        lengths = ids.lengths.tolist()
+        if not flash and any(a > b for a, b in zip(lengths, lengths[1:])):
+            order = ids.lengths.argsort(stable=True)
+            rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order]
+            restore = rows.values.argsort()
+            ids = ids[order]
+            attended = None if attended is None else attended[rows.values]
+            lengths.sort()
+        starts = ids.offsets[:-1].repeat_interleave(ids.lengths)
+        positions = torch.arange(len(ids.values), device=ids.device) - starts
+        runs = () if flash else tuple((len(list(group)), length) for length, group in groupby(lengths) if length)
+        return cls(ids, attended, positions, max(lengths, default=0), runs, restore)
+
+
+def uses_flash(weight: Tensor) -> bool:
+    """Whether an encoder with this weight computes on CUDA in half precision, by its dtype or under autocast."""
+    autocast = torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if autocast else weight.dtype
+    return weight.is_cuda and dtype in (torch.float16, torch.bfloat16)
+
+
+def attention(qkv: Tensor, packing: Packing, half_window: int | None = None, dropout: float = 0.0) -> Tensor:
+    """Bidirectional softmax attention within each text.
+
+    Args:
+        qkv: (N, 3, h, d), queries, keys and values, already rotated.
+        packing: the layout of the N tokens.
+        half_window: a token sees the tokens at most this far to either side; None for all of its text.
+        dropout: probability with which attention weights are dropped.
+
+    Returns:
+        (N, h, d). A token that has nothing to attend to gets zeros.
+    """
+    if half_window is not None and packing.max_length <= half_window + 1:
+        half_window = None
+    if packing.runs or not len(qkv):
+        return _attention_over_runs(qkv, packing, half_window, dropout)
+    return _flash_attention(qkv, packing, half_window, dropout)
+
+
+def _flash_attention(qkv: Tensor, packing: Packing, half_window: int | None, dropout: float) -> Tensor:
+    if dropout:
+        raise ValueError(
+            f"attention_dropout is {dropout}, but PyTorch's variable-length attention on CUDA has no dropout; "
+            "set attention_dropout to 0 in the model's config.json or train in float32"
+        )
+    q, k, v = qkv.unbind(1)
+    offsets, longest = packing.ids.offsets.to(torch.int32), packing.max_length
+    window = (-1, -1) if half_window is None else (half_window, half_window)
+    return varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=window)
+
+
+@torch.compiler.disable  # a Python loop over lengths that differ from batch to batch: nothing to gain from tracing it
+def _attention_over_runs(qkv: Tensor, packing: Packing, half_window: int | None, dropout: float) -> Tensor:
+    sizes = [count * length for count, length in packing.runs]
+    attended = [None] * len(sizes) if packing.attended is None else packing.attended.split(sizes)
+    out = []
+    # `split` rather than slices: its gradient is one concatenation instead of a full-size tensor for every slice.
+    for (count, length), rows, keys in zip(packing.runs, qkv.split(sizes), attended):
+        q, k, v = rows.view(count, length, *rows.shape[1:]).permute(2, 0, 3, 1, 4)  # each (count, h, L, d)
+        seen = None if keys is None or keys.all() else keys.view(count, 1, 1, length)
+        if half_window is not None and length > half_window + 1:
+            if length > _DENSE_MASK_WINDOWS * 2 * half_window and seen is None:
+                y = _blocked_window(q, k, v, half_window, dropout)
+            else:
+                band = _band(length, length, half_window, 0, qkv.device)
+                y = _sdpa(q, k, v, band if seen is None else band & seen, dropout)
+        else:
+            y = _sdpa(q, k, v, seen, dropout)
+        out.append(y.transpose(1, 2).reshape(count * length, *qkv.shape[2:]))
+    return torch.cat(out) if out else qkv[:, 0]
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+@lru_cache(maxsize=64)
+def _band(rows: int, columns: int, half_window: int, shift: int, device: torch.device) -> Tensor:
+    """(rows, columns) bool: true where column - shift is within `half_window` of the row."""
+    distance = torch.arange(columns, device=device) - shift - torch.arange(rows, device=device)[:, None]
+    return distance.abs() <= half_window
+
+
+def _blocked_window(q: Tensor, k: Tensor, v: Tensor, half_window: int, dropout: float) -> Tensor:
+    """Sliding-window attention in O(L): each block of queries sees its own keys and a halo on both sides.
+
+    q, k, v: (B, h, L, d) -> (B, h, L, d)
+    """
+    batch, heads, length, dim = q.shape
+    block = 2 * half_window
+    num_blocks = -(-length // block)
+    tail = num_blocks * block - length
+    span = block + 2 * half_window
+
+    def with_halo(x: Tensor) -> Tensor:  # (B · blocks, h, span, d)
+        x = F.pad(x, (0, 0, half_window, half_window + tail)).unfold(2, span, block)
+        return x.permute(0, 2, 1, 4, 3).reshape(batch * num_blocks, heads, span, dim)
+
+    key = torch.arange(num_blocks, device=q.device)[:, None] * block - half_window + torch.arange(span, device=q.device)
+    real = ((key >= 0) & (key < length)).repeat(batch, 1)[:, None, None]
+    mask = _band(block, span, half_window, half_window, q.device) & real
+    queries = F.pad(q, (0, 0, 0, tail)).view(batch, heads, num_blocks, block, dim).transpose(1, 2).flatten(0, 1)
+    y = _sdpa(queries, with_halo(k), with_halo(v), mask, dropout)
+    return y.view(batch, num_blocks, heads, block, dim).transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+
+def rotary_table(max_length: int, dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (max_length, dim / 2) float32 of rotary position embeddings (Su et al. 2021, section 3.2.2)."""
+    frequencies = theta ** -(torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
+    angles = torch.arange(max_length, device=device, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries and keys of `qkv` (N, 3, h, d) by `cos`, `sin` (N, d / 2); values pass. The halves are the pairs."""
+    qk, v = qkv.split([2, 1], dim=1)
+    cos, sin = cos[:, None, None].to(qkv.dtype), sin[:, None, None].to(qkv.dtype)
+    first, second = qk.chunk(2, dim=-1)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([rotated, v], dim=1)

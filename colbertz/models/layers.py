@@ -1,0 +1,38 @@
+"""Building blocks that both encoders share."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colbertz.kernels.linear import linear
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` on flat (N, in) rows that takes the faster product on CPUs; see kernels/linear.py."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def check_activation(key: str, name: str) -> None:
+    """Raises ValueError if the activation named under `key` of config.json is not one that we have."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{key} is {name!r}, known are {', '.join(sorted(ACTIVATIONS))}")
+
+
+def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that the dataclass `cls` has a field for."""
+    names = {field.name for field in fields(cls)}
+    return {key: value for key, value in values.items() if key in names and value is not None}
