@@ -5,5 +5,25 @@
     tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
     projection.py   the dense layers between the encoder and the embeddings
     colbert.py      the model: tokens to embeddings, and the encode functions
-    checkpoint.py   layouts.py   reading and writing the directories that other libraries use
+    checkpoint.py   layouts.py   files.py   reading and writing the directories that other libraries use
+    pooling.py      fewer, averaged embeddings for a document
+    workers.py      encoding on several devices
 """
+
+from colbertz.models.bert import Bert, BertConfig
+from colbertz.models.colbert import ColBERT
+from colbertz.models.files import CheckpointError
+from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Tokens
+
+__all__ = [
+    "Bert",
+    "BertConfig",
+    "CheckpointError",
+    "ColBERT",
+    "ColBERTSettings",
+    "ColBERTTokenizer",
+    "ModernBert",
+    "ModernBertConfig",
+    "Tokens",
+]

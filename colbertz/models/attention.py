@@ -160,7 +160,8 @@ def _blocked_window(q: Tensor, k: Tensor, v: Tensor, half_window: int, dropout: 
 
 def rotary_table(max_length: int, dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines (max_length, dim / 2) float32 of rotary position embeddings (Su et al. 2021, section 3.2.2)."""
-    frequencies = theta ** -(torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
+    # Written as everyone writes it: another rounding of a frequency is another angle after a thousand tokens.
+    frequencies = 1.0 / theta ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
     angles = torch.arange(max_length, device=device, dtype=torch.float32)[:, None] * frequencies
     return angles.cos(), angles.sin()
 

@@ -45,6 +45,8 @@ class BertConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         check_activation("hidden_act", self.hidden_act)
+        if self.extra.get("is_decoder"):
+            raise ValueError("is_decoder is true, but a retrieval encoder must see both sides; use a checkpoint with is_decoder false")
         if self.extra.get("position_embedding_type", "absolute") != "absolute":
             raise ValueError(f"position_embedding_type {self.extra['position_embedding_type']!r} is not supported, only 'absolute'")
 
@@ -84,7 +86,7 @@ class SelfAttention(nn.Module):
         self.value = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        qkv = torch.stack([self.query(x), self.key(x), self.value(x)], dim=1).view(len(x), 3, self.heads, -1)
+        qkv = torch.stack([self.query(x), self.key(x), self.value(x)], dim=1).view(len(x), 3, self.heads, x.shape[1] // self.heads)
         return attention(qkv, packing, dropout=self.dropout if self.training else 0.0).flatten(1)
 
 

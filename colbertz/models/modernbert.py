@@ -70,6 +70,8 @@ class ModernBertConfig:
         """Read a Hugging Face `config.json`. Keys that the encoder does not use are kept in `extra` for writing."""
         config = dict(config)
         rope = config.pop("rope_parameters", None) or {}
+        if config.get("rope_scaling"):
+            raise ValueError(f"rope_scaling is {config['rope_scaling']!r}, only unscaled rotary positions are supported")
         for kind, key in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
             if "rope_theta" in rope.get(kind, {}):
                 config[key] = rope[kind]["rope_theta"]
@@ -115,7 +117,7 @@ class Attention(nn.Module):
         self.out_drop = nn.Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = rotate(self.Wqkv(x).view(len(x), 3, self.heads, -1), *rotary)
+        qkv = rotate(self.Wqkv(x).view(len(x), 3, self.heads, x.shape[1] // self.heads), *rotary)
         y = attention(qkv, packing, self.half_window, self.dropout if self.training else 0.0)
         return self.out_drop(self.Wo(y.flatten(1)))
 
@@ -162,6 +164,13 @@ class ModernBert(nn.Module):
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights: normal with `initializer_range`, those that write into the residual stream smaller by depth."""
+        std, depth = self.config.initializer_range, self.config.num_hidden_layers
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=std / (2 * depth) ** 0.5 if name.endswith("Wo.weight") else std)
 
     @property
     def token_embeddings(self) -> nn.Embedding:

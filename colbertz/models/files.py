@@ -1,0 +1,144 @@
+"""Reading and publishing the files of a checkpoint, with errors that name file, field and remedy. Nothing is ever executed."""
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A checkpoint directory that cannot be used; the message says which file, what is wrong and what to do."""
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file whose top level must be of type `kind`.
+
+    Raises:
+        CheckpointError: if the file is missing, no JSON, or of another type.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); copy or download it again") from None
+    if not isinstance(content, kind):
+        raise CheckpointError(f"{path} should hold a JSON {kind.__name__}, found {type(content).__name__}")
+    return content
+
+
+def read_tensors(directory: Path, name: str = "model.safetensors", pickled: str = "pytorch_model.bin") -> dict[str, Tensor]:
+    """All tensors of a directory: one safetensors file, its shards, or a `.bin` that holds nothing but tensors.
+
+    Raises:
+        CheckpointError: if there are none, a file is damaged, or a weight is NaN or infinite.
+    """
+    for file in (name, f"{name}.index.json", pickled, f"{pickled}.index.json"):
+        path = directory / file
+        if path.is_file():
+            break
+    else:
+        raise CheckpointError(f"{directory} has no weights: neither {name} nor {pickled}, whole or in shards")
+    if path.suffix == ".json":
+        index = read_json(path)
+        shards = sorted(set(index.get("weight_map", {}).values()))
+        if not shards:
+            raise CheckpointError(f"{path} has no weight_map that names the shards")
+        tensors: dict[str, Tensor] = {}
+        for shard in shards:
+            tensors |= _read_tensor_file(directory / Path(shard).name)
+        missing = sorted(set(index["weight_map"]) - set(tensors))
+        if missing:
+            raise CheckpointError(f"{path} promises tensor {missing[0]}, which is in none of the shards")
+    else:
+        tensors = _read_tensor_file(path)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: tensor {key} has NaN or infinite values; the training that wrote it diverged")
+    return tensors
+
+
+def _read_tensor_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds more than tensors, which could run code on loading; convert it to safetensors where you trust it"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{path} is not a dictionary of tensors")
+    return tensors
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], origin: Path, dtype: torch.dtype) -> None:
+    """Give `module` the tensors of its parameters, cast to `dtype`.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing or has another shape.
+    """
+    state = {}
+    for name, parameter in module.state_dict().items():
+        if name not in tensors:
+            raise CheckpointError(f"{origin} lacks tensor {name}; is config.json of the same model as the weights?")
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{origin}: tensor {name} has shape {tuple(tensors[name].shape)}, config.json asks for {tuple(parameter.shape)}"
+            )
+        state[name] = tensors[name].to(dtype)
+    module.load_state_dict(state, assign=True)
+
+
+@contextmanager
+def replaced_directory(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory that takes the place of `directory` when the block ends without an error.
+
+    Files that only the old directory has (a README, say) are carried over. After an error nothing has changed.
+    """
+    directory = directory.absolute()
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; give a directory to save to")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        fresh.chmod(0o777 & ~_umask())
+        yield fresh
+        for path in (p for p in fresh.rglob("*") if p.is_file()):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if directory.exists():
+            for old in directory.iterdir():
+                if not (fresh / old.name).exists():
+                    (shutil.copytree if old.is_dir() else shutil.copy2)(old, fresh / old.name)
+            aside = fresh.with_name(f"{fresh.name}.old")
+            directory.rename(aside)
+            fresh.rename(directory)
+            shutil.rmtree(aside)
+        else:
+            fresh.rename(directory)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

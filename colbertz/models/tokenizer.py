@@ -1,0 +1,211 @@
+"""Texts to tokens, as the peers do it: prompts, prefix tokens, truncation, query expansion and the skiplist.
+
+A query becomes `[CLS] [Q] prompt text… [SEP]` and, with query expansion, is filled up with `[MASK]` to `query_length`;
+a document becomes `[CLS] [D] prompt text… [SEP]`, cut to `document_length`. No model is needed here, so loader processes
+tokenise with a pickled copy.
+"""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from colbertz.ragged import Ragged
+
+Side = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class ColBERTSettings:
+    """What a checkpoint says about turning texts into tokens; the defaults are PyLate's.
+
+    Attributes:
+        query_prefix, document_prefix: one token each, put after `[CLS]`; "" for none.
+        query_length, document_length: tokens of a text at most, special tokens and prefix included.
+        do_query_expansion: fill queries up to `query_length` with `[MASK]` (Khattab & Zaharia 2020, section 3.2).
+        attend_to_expansion_tokens: whether the other tokens attend to the added ones.
+        skiplist_words: tokens whose embeddings are dropped from documents.
+        prompts: plain text put before each input, by name; "query" and "document" are used unless another is asked for.
+        default_prompt_name: the prompt of a side that has none of its own.
+        do_lower_case: lower-case texts before the tokenizer sees them.
+    """
+
+    query_prefix: str = "[Q] "
+    document_prefix: str = "[D] "
+    query_length: int = 32
+    document_length: int = 180
+    do_query_expansion: bool = True
+    attend_to_expansion_tokens: bool = False
+    skiplist_words: tuple[str, ...] = tuple(string.punctuation)
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    do_lower_case: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
+        for side in ("query", "document"):
+            length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
+            if not isinstance(length, int) or length < 4:
+                raise ValueError(f"{side}_length must be an integer of at least 4, got {length!r}")
+            if not isinstance(prefix, str):
+                raise ValueError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
+
+    def prompt(self, side: Side, name: str | None = None) -> str:
+        """The text to put before inputs.
+
+        Raises:
+            ValueError: if `name` is not among the prompts.
+        """
+        if name is None:
+            name = side if side in self.prompts else self.default_prompt_name
+        if name is not None and name not in self.prompts:
+            raise ValueError(f"there is no prompt {name!r}; this model has {sorted(self.prompts) or 'none'}")
+        return "" if name is None else self.prompts[name] or ""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of tokenised texts.
+
+    Attributes:
+        ids: the token ids of each text, int64.
+        attended: (num_tokens,) bool, false for expansion tokens that no token attends to; None if all are.
+        scored: (num_tokens,) bool, false for tokens whose embedding is dropped; None if all are kept.
+        num_truncated: how many of the texts were longer than their side allows.
+    """
+
+    ids: Ragged
+    attended: Tensor | None = None
+    scored: Tensor | None = None
+    num_truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "Tokens":
+        """Some of the texts. `num_truncated` belongs to the whole batch and is not carried over."""
+        rows = self.ids.with_values(torch.arange(len(self.ids.values), device=self.ids.device))[index]
+        pick = [None if flags is None else flags[rows.values] for flags in (self.attended, self.scored)]
+        return Tokens(rows.with_values(self.ids.values[rows.values]), *pick)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
+        flags = [None if f is None else f.to(device, non_blocking=non_blocking) for f in (self.attended, self.scored)]
+        return Tokens(self.ids.to(device, non_blocking=non_blocking), *flags, num_truncated=self.num_truncated)
+
+    def pin_memory(self) -> "Tokens":
+        """For `DataLoader(pin_memory=True)`, which calls this on every batch."""
+        flags = [None if f is None else f.pin_memory() for f in (self.attended, self.scored)]
+        return Tokens(self.ids.pin_memory(), *flags, num_truncated=self.num_truncated)
+
+
+class ColBERTTokenizer:
+    """A tokenizer together with the settings that say how a query and a document are built from its tokens.
+
+    Attributes:
+        backend: the `tokenizers.Tokenizer`, without truncation or padding, prefix tokens included.
+        settings: lengths, prefixes, prompts, skiplist.
+        special_tokens: role ("mask_token", …) to token, as in `special_tokens_map.json`.
+    """
+
+    def __init__(self, backend: Tokenizer, settings: ColBERTSettings, special_tokens: dict[str, str]) -> None:
+        """Adds missing prefix tokens to `backend`.
+
+        Raises:
+            ValueError: if there is no token to fill queries with.
+        """
+        self.backend = Tokenizer.from_str(backend.to_str())
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
+        self.settings = settings
+        self.special_tokens = special_tokens
+        filler = next((special_tokens[k] for k in ("mask_token", "eos_token", "pad_token") if k in special_tokens), None)
+        self.expansion_id = None if filler is None else self.backend.token_to_id(filler)
+        if settings.do_query_expansion and self.expansion_id is None:
+            raise ValueError(
+                "query expansion needs a mask, eos or pad token, and tokenizer_config.json names none; "
+                "name one there or set do_query_expansion to false"
+            )
+        unknown = self.backend.token_to_id(special_tokens.get("unk_token", ""))
+        ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
+        # A word that is no token stands for [UNK], as in PyLate: the peers' token counts depend on it.
+        self._skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
+        self._cut = {side: self._truncating(side) for side in ("query", "document")}
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that the embedding matrix needs, added tokens included."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def _truncating(self, side: Side) -> Tokenizer:
+        """A copy that truncates for one side, so that threads which encode both sides do not disturb each other."""
+        backend = Tokenizer.from_str(self.backend.to_str())
+        length = self.settings.query_length if side == "query" else self.settings.document_length
+        backend.enable_truncation(length - (self._prefix_id(side) is not None))
+        return backend
+
+    def _prefix_id(self, side: Side) -> int | None:
+        prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
+        return self.backend.token_to_id(prefix) if prefix else None
+
+    def queries(self, texts: Sequence[str], prompt: str | None = None) -> Tokens:
+        """Tokenise queries.
+
+        Args:
+            texts: the queries.
+            prompt: text to put before each; None for the configured one.
+
+        Raises:
+            TypeError: if one of `texts` is not a string.
+        """
+        rows, num_truncated = self._encode(texts, "query", prompt)
+        settings = self.settings
+        if not settings.do_query_expansion:
+            return Tokens(_ragged(rows), num_truncated=num_truncated)
+        fill = [settings.query_length - len(row) for row in rows]
+        ids = _ragged([row + [self.expansion_id] * n for row, n in zip(rows, fill)])
+        attended = None
+        if not settings.attend_to_expansion_tokens and any(fill):
+            flags = [flag for row, n in zip(rows, fill) for flag in [True] * len(row) + [False] * n]
+            attended = torch.tensor(flags, dtype=torch.bool)
+        return Tokens(ids, attended=attended, num_truncated=num_truncated)
+
+    def documents(self, texts: Sequence[str], prompt: str | None = None) -> Tokens:
+        """Tokenise documents; arguments and errors as for `queries`."""
+        rows, num_truncated = self._encode(texts, "document", prompt)
+        ids = _ragged(rows)
+        scored = ~torch.isin(ids.values, self._skiplist) if len(self._skiplist) else None
+        return Tokens(ids, scored=scored, num_truncated=num_truncated)
+
+    def _encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> tuple[list[list[int]], int]:
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts must be strings, text {number} is {type(text).__name__}: {text!r:.80}")
+        prompt = self.settings.prompt(side) if prompt is None else prompt
+        # The strip comes after the prompt because that is the order in which the peers do it.
+        inputs = [(prompt + text).strip() for text in texts]
+        if self.settings.do_lower_case:
+            inputs = [text.lower() for text in inputs]
+        backend, prefix = self._cut[side], self._prefix_id(side)
+        longest = backend.truncation["max_length"]
+        rows, num_truncated = [], 0
+        for encoding in backend.encode_batch_fast(inputs):
+            row = encoding.ids
+            num_truncated += len(row) == longest and bool(encoding.overflowing)
+            rows.append(row if prefix is None else [*row[:1], prefix, *row[1:]])
+        return rows, num_truncated
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backend": self.backend, "settings": self.settings, "special_tokens": self.special_tokens}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def _ragged(rows: list[list[int]]) -> Ragged:
+    flat = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+    return Ragged.from_lengths(flat, [len(row) for row in rows])
