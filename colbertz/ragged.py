@@ -7,6 +7,7 @@ masked out again. Padded tensors exist only at the edges: `from_padded` on the w
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,13 +36,16 @@ class Ragged:
                 f"offsets must be a non-empty int64 vector, got {offsets.dtype} of shape {tuple(offsets.shape)}"
             )
         if offsets.device != self.values.device:
-            raise ValueError(f"offsets are on {offsets.device} and values on {self.values.device}; move both with .to()")
+            raise ValueError(
+                f"offsets are on {offsets.device} and values on {self.values.device}; move both with .to()"
+            )
         # Reading a device tensor would make every construction wait for the GPU, so only host tensors are checked.
-        if offsets.device.type == "cpu":
-            if offsets[0] != 0 or offsets[-1] != len(self.values) or bool((offsets[1:] < offsets[:-1]).any()):
-                raise ValueError(
-                    f"offsets must rise from 0 to the number of rows ({len(self.values)}), got {offsets.tolist()[:8]} …"
-                )
+        if offsets.device.type == "cpu" and (
+            offsets[0] != 0 or offsets[-1] != len(self.values) or bool((offsets[1:] < offsets[:-1]).any())
+        ):
+            raise ValueError(
+                f"offsets must rise from 0 to the number of rows ({len(self.values)}), got {offsets.tolist()[:8]} …"
+            )
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -101,7 +105,7 @@ class Ragged:
 
     def __iter__(self) -> Iterator[Tensor]:
         bounds = self.offsets.tolist()
-        return (self.values[a:b] for a, b in zip(bounds, bounds[1:]))
+        return (self.values[a:b] for a, b in pairwise(bounds))
 
     def __getitem__(self, index: "int | slice | Sequence[int] | Tensor") -> Any:
         """One text as a tensor for an int; a `Ragged` for a slice, a list of ints, or an index or boolean tensor."""
@@ -114,7 +118,11 @@ class Ragged:
             start, stop, _ = index.indices(len(self))
             offsets = self.offsets[start : max(start, stop) + 1]
             return Ragged(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+        if isinstance(index, slice):
+            index = list(range(len(self))[index])
         chosen = torch.arange(len(self), device=self.device)[index]
+        if chosen.dim() == 0:
+            return self[int(chosen)]
         lengths = self.lengths[chosen]
         ends = lengths.cumsum(0)
         rows = torch.arange(int(ends[-1]) if len(ends) else 0, device=self.device)

@@ -27,7 +27,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, rows: int = 512) -> Tensor:
-    """`grad.T @ x`. The reduction runs over the tokens; taken whole it falls out of the cache (measured: 221 against 335)."""
+    """`grad.T @ x`. The reduction runs over the tokens; taken whole it falls out of the cache (see docs/log.md)."""
     total = _product(grad[:rows].t(), x[:rows].t())
     for start in range(rows, len(x), rows):
         total += _product(grad[start : start + rows].t(), x[start : start + rows].t())
@@ -58,3 +58,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)
     return _product(x, weight, bias)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`a` (M, E) times `b` (N, E) transposed: (M, N), without autograd."""
+    if not _uses_onednn(a, b) or a.numel() == 0 or b.numel() == 0:
+        return a @ b.T
+    return _product(a, b)

@@ -1,13 +1,13 @@
 """Encoders and the late-interaction model on top of them.
 
-    attention.py    self-attention over packed texts, on every device
-    modernbert.py   bert.py    the two encoders, with Hugging Face's configuration keys and tensor names
-    tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
-    projection.py   the dense layers between the encoder and the embeddings
-    colbert.py      the model: tokens to embeddings, and the encode functions
-    checkpoint.py   layouts.py   files.py   reading and writing the directories that other libraries use
-    pooling.py      fewer, averaged embeddings for a document
-    workers.py      encoding on several devices
+attention.py    self-attention over packed texts, on every device
+modernbert.py   bert.py    the two encoders, with Hugging Face's configuration keys and tensor names
+tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
+projection.py   the dense layers between the encoder and the embeddings
+colbert.py      the model: tokens to embeddings, and the encode functions
+checkpoint.py   layouts.py   files.py   reading and writing the directories that other libraries use
+pooling.py      fewer, averaged embeddings for a document
+workers.py      encoding on several devices
 """
 
 from colbertz.models.bert import Bert, BertConfig

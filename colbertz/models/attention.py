@@ -10,12 +10,11 @@ Legend: N tokens of the batch, B texts, L tokens of a text, h heads, d head dime
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from colbertz.ragged import Ragged
 
@@ -32,7 +31,7 @@ class Packing:
         attended: (N,) bool, false for tokens that no token attends to; None if all are attended to.
         positions: (N,) int64, the place of each token in its text.
         max_length: tokens of the longest text.
-        runs: (number of texts, their common length) of each run of neighbours of equal length; empty with FlashAttention.
+        runs: (number of texts, their length) of each run of neighbours of equal length; empty with FlashAttention.
         restore: (N,) int64 that puts the rows back into the caller's order, or None if they are in it.
     """
 
@@ -52,7 +51,7 @@ class Packing:
         flash = flash and attended is None
         restore = None
         lengths = ids.lengths.tolist()
-        if not flash and any(a > b for a, b in zip(lengths, lengths[1:])):
+        if not flash and any(a > b for a, b in pairwise(lengths)):
             order = ids.lengths.argsort(stable=True)
             rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order]
             restore = rows.values.argsort()
@@ -72,11 +71,13 @@ def uses_flash(weight: Tensor) -> bool:
     return weight.is_cuda and dtype in (torch.float16, torch.bfloat16)
 
 
-def attention(qkv: Tensor, packing: Packing, half_window: int | None = None, dropout: float = 0.0) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, half_window: int | None = None, dropout: float = 0.0
+) -> Tensor:
     """Bidirectional softmax attention within each text.
 
     Args:
-        qkv: (N, 3, h, d), queries, keys and values, already rotated.
+        q, k, v: (N, h, d), queries, keys and values; positions are in them already.
         packing: the layout of the N tokens.
         half_window: a token sees the tokens at most this far to either side; None for all of its text.
         dropout: probability with which attention weights are dropped.
@@ -86,53 +87,63 @@ def attention(qkv: Tensor, packing: Packing, half_window: int | None = None, dro
     """
     if half_window is not None and packing.max_length <= half_window + 1:
         half_window = None
-    if packing.runs or not len(qkv):
-        return _attention_over_runs(qkv, packing, half_window, dropout)
-    return _flash_attention(qkv, packing, half_window, dropout)
+    if packing.runs or not len(q):
+        return _attention_over_runs(q, k, v, packing, half_window, dropout)
+    return _flash_attention(q, k, v, packing, half_window, dropout)
 
 
-def _flash_attention(qkv: Tensor, packing: Packing, half_window: int | None, dropout: float) -> Tensor:
+def _flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, half_window: int | None, dropout: float
+) -> Tensor:
     if dropout:
         raise ValueError(
             f"attention_dropout is {dropout}, but PyTorch's variable-length attention on CUDA has no dropout; "
             "set attention_dropout to 0 in the model's config.json or train in float32"
         )
-    q, k, v = qkv.unbind(1)
+    from torch.nn.attention.varlen import varlen_attn  # takes two seconds to import and serves CUDA alone
+
     offsets, longest = packing.ids.offsets.to(torch.int32), packing.max_length
     window = (-1, -1) if half_window is None else (half_window, half_window)
-    return varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=window)
+    out = varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=window)
+    assert isinstance(out, Tensor)  # a tuple only if asked for more
+    return out
 
 
 @torch.compiler.disable  # a Python loop over lengths that differ from batch to batch: nothing to gain from tracing it
-def _attention_over_runs(qkv: Tensor, packing: Packing, half_window: int | None, dropout: float) -> Tensor:
+def _attention_over_runs(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, half_window: int | None, dropout: float
+) -> Tensor:
     sizes = [count * length for count, length in packing.runs]
     attended = [None] * len(sizes) if packing.attended is None else packing.attended.split(sizes)
     out = []
     # `split` rather than slices: its gradient is one concatenation instead of a full-size tensor for every slice.
-    for (count, length), rows, keys in zip(packing.runs, qkv.split(sizes), attended):
-        q, k, v = rows.view(count, length, *rows.shape[1:]).permute(2, 0, 3, 1, 4)  # each (count, h, L, d)
-        seen = None if keys is None or keys.all() else keys.view(count, 1, 1, length)
-        if half_window is not None and length > half_window + 1:
-            if length > _DENSE_MASK_WINDOWS * 2 * half_window and seen is None:
-                y = _blocked_window(q, k, v, half_window, dropout)
-            else:
-                band = _band(length, length, half_window, 0, qkv.device)
-                y = _sdpa(q, k, v, band if seen is None else band & seen, dropout)
+    for (count, length), keys, *rows in zip(packing.runs, attended, *(x.split(sizes) for x in (q, k, v))):
+        qs, ks, vs = (x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in rows)  # each (count, h, L, d)
+        mask = None if keys is None else keys.view(count, 1, 1, length)
+        if half_window is None or length <= half_window + 1:
+            y = _sdpa(qs, ks, vs, mask, dropout)
+        elif mask is not None:
+            y = _sdpa(qs, ks, vs, mask & (_band(length, length, half_window, 0, q.device) == 0), dropout)
+        elif length <= _DENSE_MASK_WINDOWS * 2 * half_window:
+            y = _sdpa(qs, ks, vs, _band(length, length, half_window, 0, q.device).to(q.dtype), dropout)
         else:
-            y = _sdpa(q, k, v, seen, dropout)
-        out.append(y.transpose(1, 2).reshape(count * length, *qkv.shape[2:]))
-    return torch.cat(out) if out else qkv[:, 0]
+            y = _blocked_window(qs, ks, vs, half_window, dropout)
+        out.append(y.transpose(1, 2).reshape(count * length, *q.shape[1:]))
+    return torch.cat(out) if out else v
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _band(rows: int, columns: int, half_window: int, shift: int, device: torch.device) -> Tensor:
-    """(rows, columns) bool: true where column - shift is within `half_window` of the row."""
+    """(rows, columns) float32: 0 where column - shift is within `half_window` of the row, else minus infinity.
+
+    A number rather than a boolean, which attention on the CPU would turn into numbers again in every layer.
+    """
     distance = torch.arange(columns, device=device) - shift - torch.arange(rows, device=device)[:, None]
-    return distance.abs() <= half_window
+    return torch.zeros(rows, columns, device=device).masked_fill_(distance.abs() > half_window, -torch.inf)
 
 
 def _blocked_window(q: Tensor, k: Tensor, v: Tensor, half_window: int, dropout: float) -> Tensor:
@@ -152,7 +163,7 @@ def _blocked_window(q: Tensor, k: Tensor, v: Tensor, half_window: int, dropout: 
 
     key = torch.arange(num_blocks, device=q.device)[:, None] * block - half_window + torch.arange(span, device=q.device)
     real = ((key >= 0) & (key < length)).repeat(batch, 1)[:, None, None]
-    mask = _band(block, span, half_window, half_window, q.device) & real
+    mask = _band(block, span, half_window, half_window, q.device).where(real, -torch.inf).to(q.dtype)
     queries = F.pad(q, (0, 0, 0, tail)).view(batch, heads, num_blocks, block, dim).transpose(1, 2).flatten(0, 1)
     y = _sdpa(queries, with_halo(k), with_halo(v), mask, dropout)
     return y.view(batch, num_blocks, heads, block, dim).transpose(1, 2).flatten(2, 3)[:, :, :length]
@@ -166,10 +177,13 @@ def rotary_table(max_length: int, dim: int, theta: float, device: torch.device) 
     return angles.cos(), angles.sin()
 
 
-def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate queries and keys of `qkv` (N, 3, h, d) by `cos`, `sin` (N, d / 2); values pass. The halves are the pairs."""
-    qk, v = qkv.split([2, 1], dim=1)
-    cos, sin = cos[:, None, None].to(qkv.dtype), sin[:, None, None].to(qkv.dtype)
-    first, second = qk.chunk(2, dim=-1)
-    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return torch.cat([rotated, v], dim=1)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys `x` (N, n, d) by `cos`, `sin` (N, 1, d / 2); the pairs are the halves. May reuse `x`."""
+    first, second = x.chunk(2, dim=-1)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    # Where no gradient is wanted, in place: half the traffic through memory.
+    rotated = (first * cos).addcmul_(second, sin, value=-1)
+    second.mul_(cos).addcmul_(first, sin)
+    first.copy_(rotated)
+    return x

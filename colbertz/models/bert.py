@@ -9,7 +9,6 @@ Legend: N tokens of the batch, H hidden size, h heads, d head dimension.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -46,9 +45,11 @@ class BertConfig:
             )
         check_activation("hidden_act", self.hidden_act)
         if self.extra.get("is_decoder"):
-            raise ValueError("is_decoder is true, but a retrieval encoder must see both sides; use a checkpoint with is_decoder false")
+            raise ValueError("is_decoder is true, but a retrieval encoder must see both sides; use another checkpoint")
         if self.extra.get("position_embedding_type", "absolute") != "absolute":
-            raise ValueError(f"position_embedding_type {self.extra['position_embedding_type']!r} is not supported, only 'absolute'")
+            raise ValueError(
+                f"position_embedding_type {self.extra['position_embedding_type']!r} is not supported, only 'absolute'"
+            )
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "BertConfig":
@@ -86,8 +87,10 @@ class SelfAttention(nn.Module):
         self.value = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        qkv = torch.stack([self.query(x), self.key(x), self.value(x)], dim=1).view(len(x), 3, self.heads, x.shape[1] // self.heads)
-        return attention(qkv, packing, dropout=self.dropout if self.training else 0.0).flatten(1)
+        q, k, v = (
+            layer(x).view(len(x), self.heads, x.shape[1] // self.heads) for layer in (self.query, self.key, self.value)
+        )
+        return attention(q, k, v, packing, dropout=self.dropout if self.training else 0.0).flatten(1)
 
 
 class ResidualOutput(nn.Module):
@@ -108,7 +111,9 @@ class Layer(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
         # nn.ModuleDict only to give the tensors Hugging Face's names: attention.self.query.weight and so on.
-        self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": ResidualOutput(config, config.hidden_size)})
+        self.attention = nn.ModuleDict(
+            {"self": SelfAttention(config), "output": ResidualOutput(config, config.hidden_size)}
+        )
         self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
         self.output = ResidualOutput(config, config.intermediate_size)
 
@@ -156,9 +161,11 @@ class Bert(nn.Module):
         """
         packing = Packing.of(ids, attended, flash=uses_flash(self.token_embeddings.weight))
         if packing.max_length > self.max_positions:
-            raise ValueError(f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}")
+            raise ValueError(
+                f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}"
+            )
         x = self.embeddings(packing.ids.values, packing.positions)
-        for layer in self.encoder["layer"]:
+        for layer in self.encoder["layer"].children():
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(layer, x, packing, use_reentrant=False)
             else:

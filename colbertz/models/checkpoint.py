@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Encoder = ModernBert | Bert
-ENCODERS: dict[str, tuple[type, type]] = {"modernbert": (ModernBertConfig, ModernBert), "bert": (BertConfig, Bert)}
+ENCODERS: dict[str, tuple[Any, Any]] = {"modernbert": (ModernBertConfig, ModernBert), "bert": (BertConfig, Bert)}
 # Parts of whole models that sit on an encoder and that a ColBERT has no use for.
 _HEADS = ("head.", "decoder.", "cls.", "pooler.", "classifier.", "linear.", "embeddings.position_ids", "lm_head.")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.bin", FILES.stanford]
@@ -42,7 +43,9 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         return path
     name = str(path_or_hub_id)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise FileNotFoundError(f"{name} is no directory; give a checkpoint directory or a hub id such as lightonai/ColBERT-Zero")
+        raise FileNotFoundError(
+            f"{name} is no directory; give a checkpoint directory or a hub id such as lightonai/ColBERT-Zero"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -50,7 +53,9 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"{name} is neither a directory nor to be had from the Hugging Face hub ({reason})") from error
+        raise FileNotFoundError(
+            f"{name} is neither a directory nor to be had from the Hugging Face hub ({reason})"
+        ) from error
 
 
 def load(
@@ -68,7 +73,11 @@ def load(
         projections.append(_new_projection(last or encoder.config.hidden_size, embedding_dim or 128, dtype, seed))
     _check_chain(source, encoder, projections)
     settings = _override(source.settings, overrides)
-    tokenizer = ColBERTTokenizer(*_load_tokenizer(source.encoder, settings))
+    backend, special = _load_tokenizer(source.encoder)
+    if not source.unknown_words_skip:
+        known = tuple(word for word in settings.skiplist_words if backend.token_to_id(word) is not None)
+        settings = replace(settings, skiplist_words=known)
+    tokenizer = ColBERTTokenizer(backend, settings, special)
     check_lengths(encoder, settings)
     grow_vocabulary(encoder, tokenizer.vocab_size, seed)
     return encoder, projections, tokenizer
@@ -80,6 +89,16 @@ def _override(settings: ColBERTSettings, overrides: dict[str, Any]) -> ColBERTSe
         if key not in names:
             raise TypeError(f"from_pretrained has no setting {key!r}; it has embedding_dim, seed, {', '.join(names)}")
     return replace(settings, **overrides)
+
+
+def _encoder_name(name: str) -> str:
+    """The name of a tensor in the encoder alone: whole models put "model." or "bert." before it.
+
+    BERT's first checkpoints called a LayerNorm's weight and bias gamma and beta, and transformers 5 writes that again.
+    """
+    for prefix in ("model.", "bert."):
+        name = name.removeprefix(prefix)
+    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
 
 def _load_encoder(source: Source, tensors: dict[str, Tensor], dtype: torch.dtype) -> Encoder:
@@ -95,9 +114,7 @@ def _load_encoder(source: Source, tensors: dict[str, Tensor], dtype: torch.dtype
         raise CheckpointError(f"{source.encoder / FILES.config}: {error}") from error
     with torch.device("meta"):
         encoder = encoder_type(config)
-    # Whole models keep the encoder's tensors under a name of its own.
-    prefixes = ("model.", "bert.")
-    bare = {next((n.removeprefix(p) for p in prefixes if n.startswith(p)), n): t for n, t in tensors.items()}
+    bare = {_encoder_name(name): tensor for name, tensor in tensors.items()}
     load_weights(encoder, bare, source.encoder, dtype)
     unused = sorted(n for n in set(bare) - set(encoder.state_dict()) if not n.startswith(_HEADS))
     if unused:
@@ -125,7 +142,8 @@ def _stanford_projection(source: Source, tensors: dict[str, Tensor], dtype: torc
     if "linear.weight" not in tensors:
         raise CheckpointError(f"{source.encoder} lacks tensor linear.weight, the projection of a Stanford ColBERT")
     with torch.device("meta"):
-        projection = Projection(*reversed(tensors["linear.weight"].shape))
+        out_features, in_features = tensors["linear.weight"].shape
+        projection = Projection(in_features, out_features)
     load_weights(projection, tensors, source.encoder, dtype)
     return projection
 
@@ -144,12 +162,13 @@ def _check_chain(source: Source, encoder: Encoder, projections: Iterable[Project
     for number, projection in enumerate(projections, start=1):
         if projection.in_features != size:
             raise CheckpointError(
-                f"{source.encoder}: projection {number} takes {projection.in_features} features, what comes before it gives {size}"
+                f"{source.encoder}: projection {number} takes {projection.in_features} features, "
+                f"what comes before it gives {size}"
             )
         size = projection.out_features
 
 
-def _load_tokenizer(directory: Path, settings: ColBERTSettings) -> tuple[Tokenizer, ColBERTSettings, dict[str, str]]:
+def _load_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, str]]:
     path = directory / FILES.tokenizer
     config_path, special_path = directory / FILES.tokenizer_config, directory / FILES.special_tokens
     config = read_json(config_path) if config_path.is_file() else {}
@@ -165,14 +184,18 @@ def _load_tokenizer(directory: Path, settings: ColBERTSettings) -> tuple[Tokeniz
         except Exception as error:  # the only type that the tokenizers library raises
             raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
     elif (directory / FILES.vocabulary).is_file():
-        from tokenizers.implementations import BertWordPieceTokenizer
+        from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
         lowercase = config.get("do_lower_case", True)
-        backend = Tokenizer.from_str(BertWordPieceTokenizer(str(directory / FILES.vocabulary), lowercase=lowercase).to_str())
+        backend = Tokenizer.from_str(
+            BertWordPieceTokenizer(str(directory / FILES.vocabulary), lowercase=lowercase).to_str()
+        )
         special = {"mask_token": "[MASK]", "unk_token": "[UNK]", "pad_token": "[PAD]"} | special
     else:
-        raise CheckpointError(f"{directory} has no {FILES.tokenizer} (nor a {FILES.vocabulary}); add the tokenizer's files")
-    return backend, settings, special
+        raise CheckpointError(
+            f"{directory} has no {FILES.tokenizer} (nor a {FILES.vocabulary}); add the tokenizer's files"
+        )
+    return backend, special
 
 
 def check_lengths(encoder: Encoder, settings: ColBERTSettings) -> None:
@@ -180,7 +203,9 @@ def check_lengths(encoder: Encoder, settings: ColBERTSettings) -> None:
     for side in ("query", "document"):
         length = getattr(settings, f"{side}_length")
         if encoder.max_positions is not None and length > encoder.max_positions:
-            raise ValueError(f"{side}_length is {length}, this encoder has positions for {encoder.max_positions} tokens")
+            raise ValueError(
+                f"{side}_length is {length}, this encoder has positions for {encoder.max_positions} tokens"
+            )
 
 
 def grow_vocabulary(encoder: Encoder, vocab_size: int, seed: int) -> None:
@@ -212,11 +237,16 @@ def save(model: "ColBERT", directory: str | Path) -> None:
         _write_json(out / FILES.config, {**model.encoder.config.to_dict(), "dtype": str(dtype).removeprefix("torch.")})
         _write_tensors(out / FILES.weights, model.encoder)
         for (name, _), projection in zip(modules[1:], model.projections):
+            assert isinstance(projection, Projection)
             (out / name).mkdir()
             _write_json(out / name / FILES.config, projection.to_dict())
             _write_tensors(out / name / FILES.weights, projection)
         tokenizer.backend.save(str(out / FILES.tokenizer))
-        special = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest, **tokenizer.special_tokens}
+        special = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": longest,
+            **tokenizer.special_tokens,
+        }
         _write_json(out / FILES.tokenizer_config, special)
         _write_json(out / FILES.special_tokens, tokenizer.special_tokens)
         _write_json(out / FILES.transformer, {"max_seq_length": longest, "do_lower_case": lower_case})

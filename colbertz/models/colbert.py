@@ -241,7 +241,9 @@ class ColBERT(nn.Module):
         tokens = tokenise(list(texts), prompt)
         if tokens.num_truncated:
             limit = getattr(self.settings, f"{side}_length")
-            logger.warning("%d of %d texts were cut to %d tokens (%s_length)", tokens.num_truncated, len(texts), limit, side)
+            logger.warning(
+                "%d of %d texts were cut to %d tokens (%s_length)", tokens.num_truncated, len(texts), limit, side
+            )
         # Neighbours in length share a batch, and the longest come first: memory peaks at once or never.
         order = tokens.ids.lengths.argsort(stable=True)
         budget = batch_tokens or _BATCH_TOKENS.get(self.device.type, 16384)

@@ -1,4 +1,4 @@
-"""Reading and publishing the files of a checkpoint, with errors that name file, field and remedy. Nothing is ever executed."""
+"""Reading and publishing the files of a checkpoint. Errors name file, field and remedy; nothing is ever executed."""
 
 import json
 import os
@@ -37,7 +37,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def read_tensors(directory: Path, name: str = "model.safetensors", pickled: str = "pytorch_model.bin") -> dict[str, Tensor]:
+def read_tensors(
+    directory: Path, name: str = "model.safetensors", pickled: str = "pytorch_model.bin"
+) -> dict[str, Tensor]:
     """All tensors of a directory: one safetensors file, its shards, or a `.bin` that holds nothing but tensors.
 
     Raises:
@@ -64,7 +66,9 @@ def read_tensors(directory: Path, name: str = "model.safetensors", pickled: str 
         tensors = _read_tensor_file(path)
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: tensor {key} has NaN or infinite values; the training that wrote it diverged")
+            raise CheckpointError(
+                f"{path}: tensor {key} has NaN or infinite values; the training that wrote it diverged"
+            )
     return tensors
 
 
@@ -79,7 +83,7 @@ def _read_tensor_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} holds more than tensors, which could run code on loading; convert it to safetensors where you trust it"
+            f"{path} holds more than tensors and could run code on loading; convert it to safetensors first"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
@@ -100,7 +104,8 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], origin: Pa
             raise CheckpointError(f"{origin} lacks tensor {name}; is config.json of the same model as the weights?")
         if tensors[name].shape != parameter.shape:
             raise CheckpointError(
-                f"{origin}: tensor {name} has shape {tuple(tensors[name].shape)}, config.json asks for {tuple(parameter.shape)}"
+                f"{origin}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                f"config.json asks for {tuple(parameter.shape)}"
             )
         state[name] = tensors[name].to(dtype)
     module.load_state_dict(state, assign=True)

@@ -45,6 +45,8 @@ class Source:
         projections: directories of the dense layers, in order.
         settings: lengths, prefixes, prompts …
         stanford: whether the projection is the tensor `linear.weight` beside the encoder's tensors.
+        unknown_words_skip: whether a skiplist word that is no token stands for [UNK] (PyLate) or for nothing
+            (sentence-transformers).
     """
 
     encoder: Path
@@ -52,6 +54,7 @@ class Source:
     projections: list[Path] = field(default_factory=list)
     settings: ColBERTSettings = field(default_factory=ColBERTSettings)
     stanford: bool = False
+    unknown_words_skip: bool = True
 
 
 def find_source(directory: Path) -> Source:
@@ -87,17 +90,22 @@ def _modules(directory: Path) -> Source:
             projections.append(path)
         elif kind == "MultiVectorMask":
             mask = read_json(path / FILES.config)
-        elif kind not in ("Normalize", "Pooling"):  # normalisation always ends a ColBERT; sentence pooling has no place in it
+        elif kind not in (
+            "Normalize",
+            "Pooling",
+        ):  # normalisation always ends a ColBERT; sentence pooling has no place in it
             raise CheckpointError(f"{directory / FILES.modules}: module type {module.get('type')!r} is not supported")
     if encoder is None:
         raise CheckpointError(f"{directory / FILES.modules} lists no Transformer module")
     transformer_path = encoder / FILES.transformer
     transformer = read_json(transformer_path) if transformer_path.is_file() else {}
-    if saved.get("model_type") == "MultiVectorEncoder":
+    multi_vector = saved.get("model_type") == "MultiVectorEncoder"
+    if multi_vector:
         settings = _multi_vector_settings(directory, saved, transformer, mask or {})
     else:
         settings = _pylate_settings(settings_path, saved, transformer)
-    return Source(encoder, read_json(encoder / FILES.config), projections, settings)
+    config = read_json(encoder / FILES.config)
+    return Source(encoder, config, projections, settings, unknown_words_skip=not multi_vector)
 
 
 def _build_settings(path: Path, values: dict[str, Any]) -> ColBERTSettings:
@@ -110,7 +118,7 @@ def _build_settings(path: Path, values: dict[str, Any]) -> ColBERTSettings:
 def _pylate_settings(path: Path, saved: dict[str, Any], transformer: dict[str, Any]) -> ColBERTSettings:
     keys = (
         *("query_prefix", "document_prefix", "query_length", "document_length", "do_query_expansion"),
-        *("attend_to_expansion_tokens", "skiplist_words", "prompts", "default_prompt_name"),
+        *("attend_to_expansion_tokens", "skiplist_words", "prompts", "default_prompt_name", "do_strip"),
     )
     values = {key: saved.get(key) for key in keys}
     return _build_settings(path, {**values, "do_lower_case": transformer.get("do_lower_case")})
@@ -127,7 +135,9 @@ def _multi_vector_settings(
             "with the tokenizer's own mask token"
         )
     if mask.get("skiplist_tasks", ["document"]) != ["document"] or mask.get("keep_only_token_ids"):
-        raise CheckpointError(f"{directory / FILES.modules}: MultiVectorMask {mask} is not supported, only a document skiplist")
+        raise CheckpointError(
+            f"{directory / FILES.modules}: MultiVectorMask {mask} is not supported, only a document skiplist"
+        )
     tokenizer_path = directory / FILES.tokenizer_config
     longest = (read_json(tokenizer_path) if tokenizer_path.is_file() else {}).get("model_max_length")
     longest = min(
@@ -146,6 +156,7 @@ def _multi_vector_settings(
         "prompts": {name: text for name, text in (saved.get("prompts") or {}).items() if text},
         "default_prompt_name": saved.get("default_prompt_name"),
         "do_lower_case": transformer.get("do_lower_case"),
+        "do_strip": False,
     }
     return _build_settings(directory / FILES.settings, values)
 

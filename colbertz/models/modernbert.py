@@ -53,16 +53,22 @@ class ModernBertConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
         if self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError(f"rotary positions need an even head dimension, got {self.hidden_size} / {self.num_attention_heads}")
+            raise ValueError(
+                f"rotary positions need an even head dimension, got {self.hidden_size} / {self.num_attention_heads}"
+            )
         check_activation("hidden_activation", self.hidden_activation)
         every = self.global_attn_every_n_layers
         kinds = self.layer_types or tuple(
             "sliding_attention" if i % every else "full_attention" for i in range(self.num_hidden_layers)
         )
         if len(kinds) != self.num_hidden_layers or set(kinds) - {"sliding_attention", "full_attention"}:
-            raise ValueError(f"layer_types must name sliding_attention or full_attention for each of {self.num_hidden_layers} layers")
+            raise ValueError(
+                f"layer_types must name sliding_attention or full_attention for each of {self.num_hidden_layers} layers"
+            )
         object.__setattr__(self, "layer_types", tuple(kinds))
 
     @classmethod
@@ -71,12 +77,16 @@ class ModernBertConfig:
         config = dict(config)
         rope = config.pop("rope_parameters", None) or {}
         if config.get("rope_scaling"):
-            raise ValueError(f"rope_scaling is {config['rope_scaling']!r}, only unscaled rotary positions are supported")
+            raise ValueError(
+                f"rope_scaling is {config['rope_scaling']!r}, only unscaled rotary positions are supported"
+            )
         for kind, key in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
             if "rope_theta" in rope.get(kind, {}):
                 config[key] = rope[kind]["rope_theta"]
             if rope.get(kind, {}).get("rope_type", "default") != "default":
-                raise ValueError(f"rope_parameters.{kind}.rope_type is {rope[kind]['rope_type']!r}, only 'default' is supported")
+                raise ValueError(
+                    f"rope_parameters.{kind}.rope_type is {rope[kind]['rope_type']!r}, only 'default' is supported"
+                )
         if "local_rope_theta" in config and config["local_rope_theta"] is None:
             config["local_rope_theta"] = config.get("global_rope_theta", cls.global_rope_theta)
         if config.get("layer_types"):
@@ -95,11 +105,15 @@ class ModernBertConfig:
         return {**self.extra, **own, "model_type": self.model_type, "architectures": [self.architecture]}
 
 
+def _norm(config: ModernBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+
+
 class Embeddings(nn.Module):
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.norm = _norm(config)
         self.drop = nn.Dropout(config.embedding_dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -117,8 +131,10 @@ class Attention(nn.Module):
         self.out_drop = nn.Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = rotate(self.Wqkv(x).view(len(x), 3, self.heads, x.shape[1] // self.heads), *rotary)
-        y = attention(qkv, packing, self.half_window, self.dropout if self.training else 0.0)
+        qkv = self.Wqkv(x).view(len(x), 3 * self.heads, x.shape[1] // self.heads)
+        qk, v = qkv.split([2 * self.heads, self.heads], dim=1)
+        q, k = rotate(qk, *rotary).chunk(2, dim=1)
+        y = attention(q, k, v, packing, self.half_window, self.dropout if self.training else 0.0)
         return self.out_drop(self.Wo(y.flatten(1)))
 
 
@@ -138,10 +154,9 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config: ModernBertConfig, index: int) -> None:
         super().__init__()
-        norm = {"eps": config.norm_eps, "bias": config.norm_bias}
-        self.attn_norm = nn.LayerNorm(config.hidden_size, **norm) if index else nn.Identity()
+        self.attn_norm = _norm(config) if index else nn.Identity()
         self.attn = Attention(config, config.layer_types[index])
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, **norm)
+        self.mlp_norm = _norm(config)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -163,10 +178,10 @@ class ModernBert(nn.Module):
         self.gradient_checkpointing = False
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.final_norm = _norm(config)
 
     def reset_parameters(self) -> None:
-        """Draw fresh weights: normal with `initializer_range`, those that write into the residual stream smaller by depth."""
+        """Draw fresh weights: normal with `initializer_range`, smaller by depth where they end a branch."""
         std, depth = self.config.initializer_range, self.config.num_hidden_layers
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -197,15 +212,24 @@ class ModernBert(nn.Module):
 
     def _encode(self, packing: Packing) -> Tensor:
         config = self.config
-        dim = config.hidden_size // config.num_attention_heads
-        rotary = {
-            kind: tuple(table[packing.positions] for table in rotary_table(packing.max_length, dim, theta, packing.ids.device))
-            for kind, theta in (("full_attention", config.global_rope_theta), ("sliding_attention", config.local_rope_theta))
-        }
         x = self.embeddings(packing.ids.values)
+        thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
+        rotary = {kind: self._rotary(packing, theta) for kind, theta in thetas.items()}
         for layer, kind in zip(self.layers, config.layer_types):
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(layer, x, packing, rotary[kind], use_reentrant=False)
             else:
                 x = layer(x, packing, rotary[kind])
         return self.final_norm(x)
+
+    def _rotary(self, packing: Packing, theta: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations."""
+        dim = self.config.hidden_size // self.config.num_attention_heads
+        device = packing.ids.device
+        dtype = (
+            torch.get_autocast_dtype(device.type)
+            if torch.is_autocast_enabled(device.type)
+            else self.token_embeddings.weight.dtype
+        )
+        cos, sin = rotary_table(packing.max_length, dim, theta, device)
+        return cos.to(dtype)[packing.positions][:, None], sin.to(dtype)[packing.positions][:, None]

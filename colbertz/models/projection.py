@@ -37,14 +37,15 @@ class Projection(nn.Module):
         self.activation_function, self.use_residual = activation_function, use_residual
         self.linear = Linear(in_features, out_features, bias=bias)
         self.activation = _activation(activation_function)
-        self.residual: nn.Module | None = None
         if use_residual:
-            self.residual = Linear(in_features, out_features, bias=False) if in_features != out_features else nn.Identity()
+            self.residual = (
+                Linear(in_features, out_features, bias=False) if in_features != out_features else nn.Identity()
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_features) -> (N, out_features)"""
         y = self.activation(self.linear(x))
-        return y if self.residual is None else y + self.residual(x)
+        return y + self.residual(x) if self.use_residual else y
 
     def to_dict(self) -> dict[str, Any]:
         """The layer's `config.json`."""
@@ -60,8 +61,11 @@ class Projection(nn.Module):
 def _activation(name: str) -> nn.Module:
     """The class of that dotted name, if it is one of PyTorch's activations: a checkpoint must not name other code."""
     module, _, attribute = name.rpartition(".")
-    cls = getattr(torch.nn, attribute, None)
+    cls: Any = getattr(torch.nn, attribute, None)
     allowed = isinstance(cls, type) and (cls is nn.Identity or cls.__module__ == nn.ReLU.__module__)
     if not allowed or module not in ("torch.nn", cls.__module__):
-        raise ValueError(f"activation_function {name!r} is not one of PyTorch's activations (torch.nn.modules.activation)")
-    return cls()
+        raise ValueError(
+            f"activation_function {name!r} is not one of PyTorch's activations (torch.nn.modules.activation)"
+        )
+    activation: nn.Module = cls()
+    return activation

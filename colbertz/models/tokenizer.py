@@ -1,12 +1,12 @@
 """Texts to tokens, as the peers do it: prompts, prefix tokens, truncation, query expansion and the skiplist.
 
 A query becomes `[CLS] [Q] prompt text… [SEP]` and, with query expansion, is filled up with `[MASK]` to `query_length`;
-a document becomes `[CLS] [D] prompt text… [SEP]`, cut to `document_length`. No model is needed here, so loader processes
-tokenise with a pickled copy.
+a document becomes `[CLS] [D] prompt text… [SEP]`, cut to `document_length`. No model is needed here, so processes that
+load data tokenise with a pickled copy.
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ class ColBERTSettings:
         prompts: plain text put before each input, by name; "query" and "document" are used unless another is asked for.
         default_prompt_name: the prompt of a side that has none of its own.
         do_lower_case: lower-case texts before the tokenizer sees them.
+        do_strip: take the blanks off both ends of prompt and text; PyLate does, sentence-transformers 6 does not.
     """
 
     query_prefix: str = "[Q] "
@@ -44,6 +45,7 @@ class ColBERTSettings:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     do_lower_case: bool = False
+    do_strip: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
@@ -89,17 +91,19 @@ class Tokens:
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "Tokens":
         """Some of the texts. `num_truncated` belongs to the whole batch and is not carried over."""
         rows = self.ids.with_values(torch.arange(len(self.ids.values), device=self.ids.device))[index]
-        pick = [None if flags is None else flags[rows.values] for flags in (self.attended, self.scored)]
-        return Tokens(rows.with_values(self.ids.values[rows.values]), *pick)
+        attended, scored = (None if flags is None else flags[rows.values] for flags in (self.attended, self.scored))
+        return Tokens(rows.with_values(self.ids.values[rows.values]), attended, scored)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
-        flags = [None if f is None else f.to(device, non_blocking=non_blocking) for f in (self.attended, self.scored)]
-        return Tokens(self.ids.to(device, non_blocking=non_blocking), *flags, num_truncated=self.num_truncated)
+        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Tokens":
         """For `DataLoader(pin_memory=True)`, which calls this on every batch."""
-        flags = [None if f is None else f.pin_memory() for f in (self.attended, self.scored)]
-        return Tokens(self.ids.pin_memory(), *flags, num_truncated=self.num_truncated)
+        return self._map(lambda part: part.pin_memory())
+
+    def _map(self, move: Callable[[Any], Any]) -> "Tokens":
+        attended, scored = (None if flags is None else move(flags) for flags in (self.attended, self.scored))
+        return Tokens(move(self.ids), attended, scored, self.num_truncated)
 
 
 class ColBERTTokenizer:
@@ -123,7 +127,9 @@ class ColBERTTokenizer:
         self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
         self.settings = settings
         self.special_tokens = special_tokens
-        filler = next((special_tokens[k] for k in ("mask_token", "eos_token", "pad_token") if k in special_tokens), None)
+        filler = next(
+            (special_tokens[k] for k in ("mask_token", "eos_token", "pad_token") if k in special_tokens), None
+        )
         self.expansion_id = None if filler is None else self.backend.token_to_id(filler)
         if settings.do_query_expansion and self.expansion_id is None:
             raise ValueError(
@@ -164,7 +170,7 @@ class ColBERTTokenizer:
         """
         rows, num_truncated = self._encode(texts, "query", prompt)
         settings = self.settings
-        if not settings.do_query_expansion:
+        if not settings.do_query_expansion or self.expansion_id is None:
             return Tokens(_ragged(rows), num_truncated=num_truncated)
         fill = [settings.query_length - len(row) for row in rows]
         ids = _ragged([row + [self.expansion_id] * n for row, n in zip(rows, fill)])
@@ -187,11 +193,13 @@ class ColBERTTokenizer:
                 raise TypeError(f"texts must be strings, text {number} is {type(text).__name__}: {text!r:.80}")
         prompt = self.settings.prompt(side) if prompt is None else prompt
         # The strip comes after the prompt because that is the order in which the peers do it.
-        inputs = [(prompt + text).strip() for text in texts]
+        inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]
         if self.settings.do_lower_case:
             inputs = [text.lower() for text in inputs]
         backend, prefix = self._cut[side], self._prefix_id(side)
-        longest = backend.truncation["max_length"]
+        longest = (self.settings.query_length if side == "query" else self.settings.document_length) - (
+            prefix is not None
+        )
         rows, num_truncated = [], 0
         for encoding in backend.encode_batch_fast(inputs):
             row = encoding.ids

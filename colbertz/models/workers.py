@@ -67,6 +67,5 @@ def _work(model: "ColBERT", device: str, normalize: bool, threads: int, todo: An
             embeddings = model._embed(batch, normalize)
             # As arrays: tensors would travel through shared memory that ends with this process.
             done.put((number, (embeddings.values.numpy(), embeddings.offsets.numpy())))
-    except Exception as error:  # whatever it is belongs in the parent, which shows it to the user
+    except Exception as error:  # noqa: BLE001  # whatever it is, the parent raises it
         done.put((-1, f"{type(error).__name__} on {device}: {error}"))
-

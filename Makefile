@@ -1,0 +1,50 @@
+# Each target does all the set-up it needs; the second time that is instant. Needs Python 3.11 or newer with venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PYLATE_BIN := .venv-pylate/bin
+VERSIONS := setup.py constraints.txt constraints-pylate.txt
+
+.PHONY: help venv demo test lint format clean
+
+help:
+	@echo "make demo    train a small model on this machine's Python code, index it, search it (10 minutes at most)"
+	@echo "make test    run the tests, then those that compare with PyLate"
+	@echo "make lint    check format, style and types; edits nothing"
+	@echo "make format  format the code and mend what ruff can mend"
+	@echo "make clean   remove the environments and what demo and tests left behind"
+
+venv: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/colbertz demo
+
+test: .venv/installed .venv-pylate/installed
+	$(BIN)/pytest -m "not pylate"
+	$(PYLATE_BIN)/pytest -m pylate tests/parity
+
+# mypy cannot know that kernels/ is colbertz.kernels, so it sees a tree of links in which it is.
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build/mypy && mkdir -p build/mypy/colbertz
+	ln -s $(CURDIR)/colbertz/* $(CURDIR)/kernels build/mypy/colbertz/
+	MYPYPATH=build/mypy $(BIN)/mypy -p colbertz
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-pylate build demo-* runs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed: $(VERSIONS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.venv-pylate/installed: $(VERSIONS)
+	$(PYTHON) -m venv .venv-pylate
+	$(PYLATE_BIN)/pip install --quiet -c constraints.txt torch numpy setuptools
+	$(PYLATE_BIN)/pip install --quiet --no-deps -r constraints-pylate.txt
+	$(PYLATE_BIN)/pip install --quiet --no-deps -e .
+	@touch $@

@@ -1,0 +1,65 @@
+"""The `colbertz` command. Each subcommand is a module with HELP, `add_arguments(parser)` and `run(args)`.
+
+What the user got wrong is one line on stderr and exit status 2. Subcommands import torch and the rest when they run, so
+that help and mistyped options answer at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from colbertz import __version__
+from colbertz.cli import demo, encode, index, info, search, train
+
+SUBCOMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "encode": encode,
+    "index": index,
+    "search": search,
+    "info": info,
+    "demo": demo,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (None: this process's) and return its exit status."""
+    args = _parse(sys.argv[1:] if argv is None else list(argv))
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        SUBCOMMANDS[args.subcommand].run(args)
+    except BrokenPipeError:
+        # The reader has gone, as in `colbertz search … | head`; Python would complain once more when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="colbertz", description="Late-interaction retrieval: train, encode, index, search."
+    )
+    parser.add_argument("--version", action="version", version=f"colbertz {__version__}")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    for name, module in SUBCOMMANDS.items():
+        # A module that forwards its options has a parser of its own behind it, which answers --help too.
+        forwards = hasattr(module, "FORWARDS")
+        subparser = subparsers.add_parser(
+            name, help=module.HELP, description=module.HELP, add_help=not forwards, allow_abbrev=False
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(rest=[])
+    args, rest = parser.parse_known_args(argv)
+    if hasattr(SUBCOMMANDS[args.subcommand], "FORWARDS"):
+        args.rest = argv[argv.index(args.subcommand) + 1 :]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args

@@ -1,0 +1,74 @@
+"""Hits for people: where each was found, and the lines of it that have most of the query's words, highlighted."""
+
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from colbertz.index import Hit
+
+_STYLES = {"rank": "2", "score": "33", "place": "35", "word": "1;31"}
+_LINES = 4
+# Words inside identifiers count: parseDate, parse_date and HTTPError are two each.
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_a-zA-Z]+")
+_STOPWORDS = frozenset(
+    "a an and are as at be by for from how in into is it of on or that the this to what with".split()
+)
+
+
+def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool = False) -> str:
+    """A headline with score and place, and a snippet of the text under it."""
+    paint = _paint if color else _plain
+    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {paint(_place(hit), 'place')}"
+    return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
+
+
+def _place(hit: "Hit") -> str:
+    """path:line where the metadata has them, as editors and terminals understand it; else title or id."""
+    metadata = hit.metadata
+    if "path" in metadata:
+        return f"{metadata['path']}:{metadata['line']}" if "line" in metadata else str(metadata["path"])
+    return f"{hit.id}  {metadata['title']}" if metadata.get("title") else hit.id
+
+
+def _snippet(text: str, query: str, width: int, paint: Any) -> list[str]:
+    stems = {_stem(word) for word in _words(query) if word not in _STOPWORDS}
+    lines = []
+    for line in textwrap.dedent(text).splitlines():
+        if line.strip():
+            # Wrapped lines of code stay under their beginning.
+            indent = " " * (len(line) - len(line.lstrip()))
+            lines += textwrap.wrap(line, max(width, 40), subsequent_indent=indent, drop_whitespace=True)
+    found = [[stem for stem in map(_stem, _words(line)) if stem in stems] for line in lines]
+
+    def worth(start: int) -> tuple[int, int, bool]:
+        """Different words first, then their number; and rather begin with one of them than with what is before it."""
+        stretch = [stem for line in found[start : start + _LINES] for stem in line]
+        return len(set(stretch)), len(stretch), bool(found[start])
+
+    best = max(range(max(1, len(lines) - _LINES + 1)), key=worth) if lines else 0
+    return [_highlight(line, stems, paint) for line in lines[best : best + _LINES]]
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _stem(word: str) -> str:
+    """Enough to match parse with parsing and dates with date."""
+    for suffix in ("ing", "ed", "es", "er", "s", "e"):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            return word.removesuffix(suffix)
+    return word
+
+
+def _highlight(line: str, stems: set[str], paint: Any) -> str:
+    return _WORD.sub(lambda m: paint(m[0], "word") if _stem(m[0].lower()) in stems else m[0], line)
+
+
+def _paint(text: str, style: str) -> str:
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def _plain(text: str, style: str) -> str:
+    return text

@@ -1,0 +1,69 @@
+"""`colbertz encode`: the token embeddings of texts, as a file of two arrays.
+
+`values` (num_tokens, embedding_dim) float32 holds all texts, one after the other; text i is
+`values[offsets[i]:offsets[i + 1]]`, with `offsets` (num_texts + 1,) int64.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colbertz.cli.inputs import read_texts, require_file
+from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
+
+if TYPE_CHECKING:
+    from colbertz.ragged import Ragged
+
+HELP = "embed texts and save the embeddings"
+_SUFFIXES = (".safetensors", ".npz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("texts", help="a text a line, or .jsonl with `text` (and `title`); .gz too; - for stdin")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .safetensors or .npz")
+    parser.add_argument("--side", choices=("document", "query"), default="document", help="default: document")
+    parser.add_argument("--prompt-name", help="one of the checkpoint's prompts (default: that of the side)")
+    add_model_arguments(parser, required=True)
+    add_encoding_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    output = Path(args.output)
+    if output.suffix not in _SUFFIXES:
+        raise ValueError(f"the output's name must end in {' or '.join(_SUFFIXES)}, got {output.name!r}")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {output.parent} to write {output.name} in")
+    if args.side == "query" and args.pool_factor != 1:
+        raise ValueError("--pool-factor is for documents; queries keep all their tokens")
+    require_file(args.texts)
+    texts = list(read_texts(args.texts))
+    if not texts:
+        raise ValueError(f"{args.texts} holds no texts")
+    model = load_model(args)
+    if args.side == "query":
+        embeddings = model.encode_query(texts, prompt_name=args.prompt_name, batch_tokens=args.batch_tokens)
+    else:
+        embeddings = model.encode_document(
+            texts, prompt_name=args.prompt_name, batch_tokens=args.batch_tokens, pool_factor=args.pool_factor
+        )
+    _save(embeddings, output)
+    num_tokens, dim = embeddings.values.shape
+    print(f"{len(texts):,} texts, {num_tokens:,} tokens of dimension {dim}: {output}")
+
+
+def _save(embeddings: "Ragged", output: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays = {"values": embeddings.values.numpy(), "offsets": embeddings.offsets.numpy()}
+    # Beside its place and then renamed: whoever finds the file finds all of it. numpy minds the suffix.
+    temporary = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
+    try:
+        if output.suffix == ".npz":
+            np.savez(temporary, values=arrays["values"], offsets=arrays["offsets"])
+        else:
+            save_file(arrays, temporary)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)

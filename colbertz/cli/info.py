@@ -1,0 +1,67 @@
+"""`colbertz info`: what a checkpoint or an index is."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+HELP = "describe a checkpoint or an index"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="an index, a checkpoint directory, or a hub id")
+    parser.add_argument("--check", action="store_true", help="read an index's files and compare their checksums")
+
+
+def run(args: argparse.Namespace) -> None:
+    is_index = (Path(args.path) / "manifest.json").is_file()
+    if args.check and not is_index:
+        raise ValueError(f"--check is for an index, and {args.path} is none")
+    lines = list(_index(args.path, args.check) if is_index else _checkpoint(args.path))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+
+
+def _index(path: str, check: bool) -> Iterator[tuple[str, str]]:
+    from colbertz.index import Index
+
+    index = Index.open(path)
+    manifest = index.manifest
+    yield "index", str(path)
+    yield "documents", f"{len(index):,}"
+    yield "tokens", f"{index.num_tokens:,} ({index.num_tokens / len(index):.1f} a document)"
+    yield "embeddings", f"{index.embedding_dim} × {manifest.dtype}"
+    yield "size", _megabytes(sum(manifest.sizes.values()))
+    yield "model", index.model or "not recorded"
+    if check:
+        index.verify()
+        yield "checksums", "all files are as they were written"
+
+
+def _checkpoint(path: str) -> Iterator[tuple[str, str]]:
+    from colbertz.models import ColBERT
+
+    model = ColBERT.from_pretrained(path, "cpu")
+    config, settings = model.encoder.config, model.settings
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    yield "checkpoint", str(path)
+    yield "encoder", type(model.encoder).__name__
+    yield "layers", f"{config.num_hidden_layers} of {config.hidden_size}, {config.num_attention_heads} heads"
+    yield "vocabulary", f"{config.vocab_size:,} tokens"
+    yield "parameters", f"{parameters:,} ({_megabytes(4 * parameters)} in float32)"
+    yield (
+        "embeddings",
+        f"{model.embedding_dim} ({len(model.projections)} projection{'s'[: len(model.projections) > 1]})",
+    )
+    expansion = "attended" if settings.attend_to_expansion_tokens else "not attended"
+    yield "query expansion", expansion if settings.do_query_expansion else "no"
+    for side in ("query", "document"):
+        yield f"{side} length", f"{getattr(settings, f'{side}_length')} tokens"
+        yield f"{side} prefix", repr(getattr(settings, f"{side}_prefix"))
+    for name, prompt in settings.prompts.items():
+        yield f"prompt {name!r}", repr(prompt)
+    yield "skiplist", " ".join(settings.skiplist_words) or "none"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

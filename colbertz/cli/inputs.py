@@ -1,0 +1,116 @@
+"""Reading texts, one a line, and corpora, JSON lines in BEIR's layout; gzipped too, and from stdin."""
+
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class CorpusRow:
+    """A document of a corpus; `text` is the title, if there is one, and the text."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+
+
+def read_texts(source: str) -> Iterator[str]:
+    """The texts of a file: the `title` and `text` of each row of .jsonl, else each line. `-` is stdin, a text a line.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a row is not as it should be, naming the line.
+    """
+    if _is_jsonl(source):
+        yield from (_text(row, where) for row, where in _rows(source))
+    else:
+        yield from (line for line, _ in _lines(source))
+
+
+def read_corpus(source: str) -> Iterator[CorpusRow]:
+    """The documents of a .jsonl file: `_id`, `text`, perhaps `title` and `metadata`; other fields join the metadata.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a row is not as it should be, naming the line.
+    """
+    for row, where in _rows(source):
+        id = row.pop("_id", None)
+        if not isinstance(id, str):
+            raise ValueError(f"{where}: `_id` must be a string, {_found(id)}")
+        text = _text(row, where)
+        row.pop("text")
+        metadata = row.pop("metadata", {})
+        if not isinstance(metadata, dict):
+            raise ValueError(f"{where}: `metadata` must be an object, {_found(metadata)}")
+        yield CorpusRow(id, text, metadata | row)
+
+
+def require_file(source: str) -> None:
+    """Raises FileNotFoundError now rather than when a generator gets to it."""
+    if source != "-" and not Path(source).is_file():
+        raise FileNotFoundError(f"there is no file {source}")
+
+
+def _is_jsonl(source: str) -> bool:
+    return source.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
+def _text(row: dict[str, Any], where: str) -> str:
+    title, text = row.get("title") or "", row.get("text")
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: `text` must be a string, {_found(text)}")
+    if not isinstance(title, str):
+        raise ValueError(f"{where}: `title` must be a string, {_found(title)}")
+    return f"{title} {text}".strip()
+
+
+def _found(value: Any) -> str:
+    return "there is none" if value is None else f"found {value!r:.60}"
+
+
+def _rows(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+    for line, where in _lines(source):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: each line must be a JSON object, {_found(row)}")
+        yield row, where
+
+
+def _lines(source: str) -> Iterator[tuple[str, str]]:
+    """Each line without its end, and where it stands."""
+    name = "stdin" if source == "-" else source
+    number = 0
+    try:
+        with _opened(source) as file:
+            for number, line in enumerate(file, 1):
+                yield line.rstrip("\n"), f"{name}, line {number}"
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{name} cannot be read after line {number}: {error}") from error
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[TextIO]:
+    if source == "-":
+        # Whatever the locale says, texts are UTF-8; and \r\n ends a line as \n does.
+        yield io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8")
+        return
+    require_file(source)
+    with (
+        gzip.open(source, "rt", encoding="utf-8")
+        if source.endswith(".gz")
+        else Path(source).open(encoding="utf-8") as file
+    ):
+        yield file

@@ -1,0 +1,45 @@
+"""Packaging of colbertz. Tool settings stand in pyproject.toml.
+
+The folder `kernels/` is installed as `colbertz.kernels`: a package of that name on PyPI is something transformers looks
+for, so ours must never be importable as a top-level `kernels`.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "colbertz/__init__.py").read_text(), re.MULTILINE)
+
+TRAIN = ["tensorboard"]
+EVAL = ["bm25s"]
+PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
+DEV = ["pytest", "hypothesis", "ruff", "mypy"]
+
+setup(
+    name="colbertz",
+    version=VERSION[1],
+    description="Late-interaction (ColBERT) retrieval in plain PyTorch: training, encoding, indexing and search",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["colbertz", "colbertz.*"]), "colbertz.kernels"],
+    package_dir={"colbertz.kernels": "kernels"},
+    package_data={"colbertz": ["py.typed"]},
+    entry_points={"console_scripts": ["colbertz=colbertz.cli:main"]},
+    install_requires=[
+        "torch>=2.11",
+        "numpy",
+        "scipy",
+        "numba",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+        "tqdm",
+        "PyYAML",
+        "jsonargparse[signatures]",
+    ],
+    extras_require={"train": TRAIN, "eval": EVAL, "dev": [*TRAIN, *EVAL, *PEERS, *DEV]},
+)

@@ -1,0 +1,35 @@
+"""What every test relies on: no network, the same random numbers each time, GPU tests only where there is a GPU."""
+
+import os
+from pathlib import Path
+
+# Before anything imports huggingface_hub: a test that would download must fail at once, not hang.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny untrained ColBERT. With random weights, texts that share words are still the closest."""
+    from checkpoints import modernbert_tokenizer
+
+    from colbertz.models import ColBERT, ModernBertConfig
+
+    sizes = ModernBertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    ColBERT.from_scratch(sizes, modernbert_tokenizer(), embedding_dim=16, seed=1).save_pretrained(path)
+    return path

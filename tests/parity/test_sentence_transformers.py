@@ -1,0 +1,136 @@
+"""Checkpoints exchanged with the MultiVectorEncoder of sentence-transformers 6: its files read by us, ours read by it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import modernbert_config, modernbert_tokenizer, write_encoder
+from published import PUBLISHED, bare_bert
+from texts import ORDINARY, REAL, TEN_THOUSAND_WORDS
+from torch import Tensor
+
+from colbertz import ColBERT, Ragged
+
+sentence_transformers = pytest.importorskip("sentence_transformers", minversion="6.0")
+
+TEXTS = [*REAL, TEN_THOUSAND_WORDS]
+PUNCTUATION = [".", ",", "!", "?", "no such token"]
+
+
+def build(directory: Path, encoder: Path, *, transformer: dict, dense: dict, skiplist: list[str], prompts: dict) -> Path:
+    """Let sentence-transformers put a model together and save it."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.base.modules.dense import Dense
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    body = Transformer(str(encoder), **transformer)
+    projection = Dense(body.get_embedding_dimension(), 32, module_input_name="token_embeddings", **dense)
+    parts = [body, projection, MultiVectorMask(skiplist_words=skiplist), Normalize(module_input_name="token_embeddings")]
+    model = MultiVectorEncoder(modules=parts, prompts=prompts, device="cpu")
+    model.save_pretrained(str(directory))
+    return directory
+
+
+def modernbert(directory: Path) -> Path:
+    config = modernbert_config()
+    tokenizer = modernbert_tokenizer("[Q] ", "[D] ")
+    return write_encoder(directory, config | {"vocab_size": tokenizer.get_vocab_size()}, tokenizer)
+
+
+MADE = {
+    "expansion": {
+        "encoder": modernbert,
+        "transformer": {"query_expansion": {"strategy": "fixed", "length": 32}, "document_length": 60},
+        "dense": {"bias": False, "activation_function": torch.nn.Identity()},
+        "skiplist": PUNCTUATION,
+        "prompts": {"query": "[Q] ", "document": "[D] "},
+    },
+    "attended expansion": {
+        "encoder": modernbert,
+        "transformer": {"query_expansion": {"strategy": "fixed", "length": 48, "attend": True}, "document_length": 100},
+        "dense": {"bias": True, "activation_function": torch.nn.GELU()},
+        "skiplist": [],
+        "prompts": {"query": "[Q] search_query: ", "document": "[D] search_document: "},
+    },
+    "no expansion": {
+        "encoder": modernbert,
+        "transformer": {"query_length": 64},
+        "dense": {"bias": False, "activation_function": torch.nn.Identity()},
+        "skiplist": PUNCTUATION,
+        "prompts": {},
+    },
+    "bert": {
+        "encoder": bare_bert,
+        "transformer": {"query_expansion": {"strategy": "fixed", "length": 32}, "document_length": 180},
+        "dense": {"bias": False, "activation_function": torch.nn.Tanh()},
+        "skiplist": PUNCTUATION,
+        "prompts": {"query": "query: ", "document": "passage: "},
+    },
+}
+
+
+def encoder_of(directory: Path):
+    from sentence_transformers import MultiVectorEncoder
+
+    return MultiVectorEncoder(str(directory), device="cpu", local_files_only=True)
+
+
+def assert_equal_embeddings(ours: Ragged, theirs: list[Tensor]) -> None:
+    assert ours.lengths.tolist() == [len(embeddings) for embeddings in theirs]
+    for number, (mine, other) in enumerate(zip(ours, theirs)):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0, msg=lambda text, number=number: f"{number}: {text}")
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_we_read_what_it_saves(name, tmp_path):
+    recipe = dict(MADE[name])
+    encoder = recipe.pop("encoder")(tmp_path / "encoder")
+    directory = build(tmp_path / "saved", encoder, **recipe)
+    ours, theirs = ColBERT.from_pretrained(directory, "cpu"), encoder_of(directory)
+    assert_equal_embeddings(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
+    assert_equal_embeddings(ours.encode_document(TEXTS), theirs.encode_document(TEXTS))
+
+
+def test_scores(tmp_path):
+    recipe = dict(MADE["expansion"])
+    encoder = recipe.pop("encoder")(tmp_path / "encoder")
+    theirs = encoder_of(build(tmp_path / "saved", encoder, **recipe))
+    ours = ColBERT.from_pretrained(tmp_path / "saved", "cpu")
+    queries, documents = ours.encode_query(ORDINARY), ours.encode_document(ORDINARY)
+    expected = theirs.similarity(list(queries), list(documents))
+    torch.testing.assert_close(ours.similarity(queries, documents), expected, atol=1e-3, rtol=1e-4)
+
+
+# Where a text has blanks at its ends, or the marker's own text inside, the two ways of marking a side (a token put in,
+# or text put before) are different inputs by design; everything else must be equal.
+PLAIN = [text for text in TEXTS if text.strip() == text and text and "[" not in text]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_reads_what_we_save(name, tmp_path):
+    ours = ColBERT.from_pretrained(PUBLISHED[name](tmp_path / "published"), "cpu")
+    ours.save_pretrained(tmp_path / "saved")
+    theirs = encoder_of(tmp_path / "saved")
+    assert_equal_embeddings(ours.encode_query(PLAIN), theirs.encode_query(PLAIN))
+    assert_equal_embeddings(ours.encode_document(PLAIN), theirs.encode_document(PLAIN))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_our_copy_reads_like_the_original(name, tmp_path):
+    """Whatever it makes of a published directory, it makes the same of our copy."""
+    directory = PUBLISHED[name](tmp_path / "published")
+    ColBERT.from_pretrained(directory, "cpu").save_pretrained(tmp_path / "saved")
+    original, copy = encoder_of(directory), encoder_of(tmp_path / "saved")
+    for one, other in zip(original.encode_query(ORDINARY), copy.encode_query(ORDINARY)):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    for one, other in zip(original.encode_document(ORDINARY), copy.encode_document(ORDINARY)):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_an_expansion_that_we_do_not_have_is_refused(tmp_path):
+    recipe = dict(MADE["expansion"]) | {"transformer": {"query_expansion": {"strategy": "min", "length": 32}}}
+    encoder = recipe.pop("encoder")(tmp_path / "encoder")
+    directory = build(tmp_path / "saved", encoder, **recipe)
+    with pytest.raises(ValueError, match="query_expansion"):
+        ColBERT.from_pretrained(directory, "cpu")

@@ -1,0 +1,115 @@
+"""The architecture as tests: who may import whom, what is never used, and what `import colbertz` costs."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import colbertz
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "colbertz").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+
+# Part of colbertz -> the parts it may import besides itself. Parts not listed (cli, demo, searcher …) are the thin top.
+ALLOWED: dict[str, set[str]] = {
+    "kernels": set(),
+    "ragged": set(),
+    "metrics": set(),
+    "config": set(),
+    "maxsim": {"ragged", "kernels"},
+    "models": {"maxsim", "ragged", "kernels"},
+    "index": {"maxsim", "ragged", "kernels"},
+    "training": {"models", "maxsim", "ragged", "config", "metrics"},
+}
+PEERS = {"transformers", "sentence_transformers", "pylate", "fast_plaid"}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name under which a source file is imported: kernels/cpu.py is colbertz.kernels.cpu."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] == "kernels":
+        parts.insert(0, "colbertz")
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of every import in a file, those inside functions and `if TYPE_CHECKING` too."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def part(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if part(module_of(path)) in ALLOWED], ids=module_of)
+def test_import_direction(path: Path) -> None:
+    own = part(module_of(path))
+    used = {part(name) for name in imports_of(path) if name.split(".")[0] == "colbertz"}
+    wrong = used - ALLOWED[own] - {own, "__version__"}
+    assert not wrong, f"{module_of(path)} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_peers_and_pickle_are_never_used(path: Path) -> None:
+    imported = set(imports_of(path))
+    roots = {name.split(".")[0] for name in imported}
+    assert not any(name.startswith("pickle.") for name in imported)
+    assert not roots & {*PEERS, "dill", "joblib", "marshal", "shelve"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
+            assert node.attr == "UnpicklingError", f"{path}:{node.lineno}: pickle.{node.attr}"
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+        assert keywords.get("allow_pickle") is not True, f"{path}:{node.lineno}: allow_pickle"
+        assert keywords.get("trust_remote_code") is not True, f"{path}:{node.lineno}: trust_remote_code"
+        if ast.unparse(node.func) == "torch.load":
+            assert keywords.get("weights_only") is True, f"{path}:{node.lineno}: torch.load without weights_only=True"
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_importing_colbertz_loads_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "numba", "scipy", "tokenizers", "huggingface_hub", "jsonargparse", *PEERS}
+    code = f"import sys, colbertz, colbertz.cli; print(*sorted({heavy!r} & set(sys.modules)))"
+    assert run_python(code) == ""
+
+
+def test_using_colbertz_never_loads_a_peer() -> None:
+    code = "import sys, colbertz; [getattr(colbertz, name) for name in colbertz.__all__]"
+    code += f"; print({PEERS!r} & set(sys.modules))"
+    assert run_python(code) == "set()"
+
+
+def test_public_names_resolve() -> None:
+    for name in colbertz.__all__:
+        assert getattr(colbertz, name) is not None
+    assert set(colbertz.__all__) <= set(dir(colbertz))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        colbertz.nonsense  # noqa: B018
+
+
+def test_maxsim_stays_the_function_when_its_module_is_imported() -> None:
+    """`colbertz.maxsim` names a function and the module it is in; Python sets the attribute to the module on import."""
+    assert (
+        run_python("import colbertz, colbertz.maxsim; from colbertz import maxsim; print(callable(maxsim))") == "True"
+    )
+
+
+def test_kernels_is_not_importable_by_itself(tmp_path: Path) -> None:
+    """Transformers looks for a package called `kernels`; ours must not answer to that name."""
+    code = "import importlib.util as u, colbertz.kernels; print(u.find_spec('kernels'))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert found.stdout.strip() == "None"

@@ -1,0 +1,107 @@
+"""Texts in, hits out, and an index that knows its model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from texts import ORDINARY
+
+from colbertz import ColBERT, Index, Searcher
+
+
+def test_search_is_encoding_and_exact_search(checkpoint: Path, tmp_path: Path) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    model = ColBERT.from_pretrained(checkpoint)
+    queries = ["capital of France", "a lazy dog"]
+    scores = model.similarity(model.encode_query(queries), model.encode_document(ORDINARY))
+    for hits, row in zip(searcher.search(queries, k=len(ORDINARY)), scores, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(row.sort(descending=True).values.tolist(), abs=0.02)
+        assert [hit.text for hit in hits] == [ORDINARY[int(hit.id)] for hit in hits]
+    assert searcher.search(queries[0]) == searcher.search(queries)[0], "a string gets one list"
+
+
+def test_texts_ids_and_metadata_may_be_generators(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 3)
+    whole = Searcher.build(tmp_path / "whole", checkpoint, ORDINARY)
+    streamed = Searcher.build(
+        tmp_path / "streamed",
+        checkpoint,
+        iter(ORDINARY),
+        ids=(f"id{i}" for i in range(len(ORDINARY))),
+        metadata=({"line": i} for i in range(len(ORDINARY))),
+    )
+    expected, hits = whole.search("late interaction", k=20), streamed.search("late interaction", k=20)
+    assert [hit.text for hit in hits] == [hit.text for hit in expected]
+    assert [hit.id for hit in hits] == [f"id{hit.id}" for hit in expected]
+    assert [hit.metadata["line"] for hit in hits] == [int(hit.id) for hit in expected]
+
+
+def test_the_model_beside_the_index_is_found_after_both_are_moved(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "here/model")
+    answers = Searcher.build(tmp_path / "here/index", tmp_path / "here/model", ORDINARY).search("a lazy dog")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = Searcher.open(tmp_path / "there/index")
+    assert moved.index.model == "../model"
+    assert moved.search("a lazy dog") == answers
+
+
+def test_the_model_inside_the_index_and_elsewhere(checkpoint: Path, tmp_path: Path) -> None:
+    index = tmp_path / "one/index"
+    Searcher.build(index, checkpoint, ORDINARY)
+    assert Index.open(index).model == str(checkpoint)
+    shutil.copytree(checkpoint, index / "model")
+    assert Searcher.build(index, index / "model", ORDINARY, overwrite=True).index.model == "./model"
+    Searcher.open(index)
+
+
+def test_a_missing_model_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    Searcher.build(tmp_path / "index", tmp_path / "model", ORDINARY)
+    (tmp_path / "model").rename(tmp_path / "renamed")
+    with pytest.raises(FileNotFoundError, match=rf"built with the model in {tmp_path}/model, which is not there"):
+        Searcher.open(tmp_path / "index")
+    Searcher.open(tmp_path / "index", tmp_path / "renamed")
+
+
+def test_a_model_in_memory_has_to_be_given_again_unless_located(checkpoint: Path, tmp_path: Path) -> None:
+    model = ColBERT.from_pretrained(checkpoint)
+    Searcher.build(tmp_path / "nameless", model, ORDINARY)
+    with pytest.raises(ValueError, match="does not say which model it was built with"):
+        Searcher.open(tmp_path / "nameless")
+    assert Searcher.open(tmp_path / "nameless", model).model is model
+    Searcher.build(tmp_path / "named", model, ORDINARY, location=checkpoint)
+    Searcher.open(tmp_path / "named")
+
+
+def test_another_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    retrained = ColBERT.from_pretrained(checkpoint)
+    weight = retrained.projections[0].linear.weight.data
+    weight += 0.1 * weight.std() * torch.randn_like(weight)
+    with pytest.raises(ValueError, match=r"not the one that the index .* have cosine 0\.\d+; give the right model"):
+        Searcher.open(tmp_path / "index", retrained)
+    with pytest.raises(ValueError, match="not the one that the index"):
+        Searcher.open(tmp_path / "index", ColBERT.from_pretrained(checkpoint, document_prefix=""))
+    with pytest.raises(ValueError, match=r"embeddings of dimension 8 and the index .* of 16"):
+        Searcher.open(tmp_path / "index", ColBERT.from_pretrained(checkpoint, embedding_dim=8))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_same_model_in_half_precision_is_accepted(dtype: str, checkpoint: Path, tmp_path: Path) -> None:
+    Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    Searcher.open(tmp_path / "index", dtype=getattr(torch, dtype))
+
+
+def test_an_index_without_fingerprint_takes_any_model_of_its_dimension(checkpoint: Path, tmp_path: Path) -> None:
+    model = ColBERT.from_pretrained(checkpoint)
+    Index.build(tmp_path / "index", model.encode_document(ORDINARY), texts=ORDINARY)
+    assert Searcher.open(tmp_path / "index", model).search("a lazy dog", k=1)[0].text in ORDINARY
+
+
+def test_a_string_is_not_a_list_of_texts(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="got one string"):
+        Searcher.build(tmp_path / "index", checkpoint, "one text")
+    assert not (tmp_path / "index").exists()

@@ -1,0 +1,111 @@
+"""Two gloo processes must compute the gradient that one process computes on the same global batch, scale included."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
+from toy_training import settings, write
+
+from colbertz import config
+from colbertz.maxsim import maxsim
+from colbertz.ragged import Ragged
+from colbertz.training import data, distributed, losses
+from colbertz.training.loop import build_model, train
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def join(rank: int, size: int, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+
+
+def gradients(folder: Path, world: distributed.World) -> dict[str, torch.Tensor]:
+    """One step's gradients as the loop computes them."""
+    chosen = settings(folder)
+    model = build_model(chosen.model, seed=0).train()
+    encode = model if world.size == 1 else DistributedDataParallel(model)
+    pairs = data.read_pairs(chosen.data.train)
+    sampler = data.BatchSampler(len(pairs), 16, 1, 0, world.rank, world.size)
+    (batch,) = data.loader(pairs, sampler, model.tokenizer)
+    queries, documents = encode(batch.queries), distributed.gather(encode(batch.documents))
+    positives = torch.arange(len(queries)) + world.rank * len(queries)
+    losses.contrastive(maxsim(queries, documents), positives, 0.05).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def save_gradients(rank: int, size: int, port: int, folder: Path) -> None:
+    join(rank, size, port)
+    with distributed.world() as world:
+        found = gradients(folder, world)
+        if world.is_main:
+            save_file(found, folder / "gradients.safetensors")
+
+
+def gather_unequal(rank: int, size: int, port: int, folder: Path) -> None:
+    """Processes with 3 and 1 texts: order, values, and a gradient that is the sum over processes."""
+    join(rank, size, port)
+    with distributed.world():
+        lengths = [[2, 0, 3], [4]]
+        mine = torch.full((sum(lengths[rank]), 2), float(rank + 1)).requires_grad_()
+        everyone = distributed.gather(Ragged.from_lengths(mine, lengths[rank]))
+        weights = torch.arange(18.0).view(9, 2)
+        ((rank + 1) * everyone.values * weights).sum().backward()
+        ok = everyone.lengths.tolist() == [2, 0, 3, 4] and everyone.values[:, 0].tolist() == [1.0] * 5 + [2.0] * 4
+        rows = weights[:5] if rank == 0 else weights[5:]
+        ok = ok and torch.equal(mine.grad, 3 * rows)  # weight 1 from the first process and 2 from the second
+        (folder / f"gathered-{rank}").write_text(str(ok))
+
+
+def test_gradients_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    write(tmp_path)
+    one = gradients(tmp_path, distributed.World(0, 1, torch.device("cpu")))
+    mp.spawn(save_gradients, (2, free_port(), tmp_path), nprocs=2)
+    two = load_file(tmp_path / "gradients.safetensors")
+    assert one.keys() == two.keys()
+    for name, gradient in one.items():
+        assert gradient.norm() > 0, name
+        assert (two[name] - gradient).norm() < 1e-5 * gradient.norm(), name
+
+
+def test_processes_may_hold_different_numbers_of_tokens(tmp_path: Path) -> None:
+    mp.spawn(gather_unequal, (2, free_port(), tmp_path), nprocs=2)
+    assert [(tmp_path / f"gathered-{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
+def test_alone_there_is_nothing_to_gather() -> None:
+    texts = Ragged.from_lengths(torch.randn(5, 2), [2, 3])
+    assert distributed.gather(texts) is texts
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
+    write(tmp_path)
+    chosen = settings(tmp_path, max_steps=6, log_every=1)
+    train(chosen)
+    alone = losses_of(tmp_path / "run")
+    (tmp_path / "x.yaml").write_text(config.dump(chosen))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command += [str(ROOT / "train.py"), "--config", str(tmp_path / "x.yaml")]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=200, capture_output=True)
+    assert len(alone) == 6
+    torch.testing.assert_close(losses_of(tmp_path / "run"), alone, rtol=1e-3, atol=1e-4)
+
+
+def losses_of(run: Path) -> torch.Tensor:
+    reports = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return torch.tensor([report["loss"] for report in reports if "loss" in report])
