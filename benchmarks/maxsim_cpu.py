@@ -79,7 +79,7 @@ def main() -> None:
         for backward in (False, True):
             both = {name: contender(name, shape, backward=backward) for name in ("pylate", "colbertz")}
             torch.testing.assert_close(both["colbertz"](), both["pylate"](), rtol=1e-4, atol=1e-4)
-            took = common.seconds(both, repeats=5 if shape == "256 × 256" else 15)
+            took = common.seconds(both, repeats=3 if shape == "256 × 256" else 15)
             mode = "forward + backward" if backward else "inference"
             memory = {name: common.in_fresh_process(__file__, name, shape, mode) for name in both}
             rows.append(

@@ -6,15 +6,19 @@ overwritten. What the backward pass needs is the place of each maximum, one smal
 The backward pass writes each query's and each document's rows from one thread, in a fixed order: no atomics, and the
 same bits every time and for every number of threads.
 
-The numba functions run on Python threads (they release the GIL) rather than on numba's own: numba's OpenMP pool beside
-PyTorch's makes the two spin against each other, kills processes that were forked, and is slow to compile.
+Each thread works through blocks of its own, from the product to the maxima, so a block stays in its core's cache and
+threads wait for each other once, at the end. They are Python threads (PyTorch and numba release the GIL): with one
+parallel product after another, a machine with other work on it spent nine tenths of the time in OpenMP's barriers, and
+numba's OpenMP pool beside PyTorch's spins against it, kills forked processes and is slow to compile.
 
 Texts come as a flat tensor of tokens and offsets (see reference.py). Legend: B queries, A documents, S query tokens,
 T document tokens, E embedding dim, P pairs of a query and a document.
 """
 
+import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -35,31 +39,44 @@ _COLUMNS = 512
 # shapes: oneDNN generates code for every new one, which takes longer than the product (measured: 1.3 ms against 0.7).
 _COLUMN_STEP = 32
 
-_pool: ThreadPoolExecutor | None = None
+
+@functools.cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    """Threads in which PyTorch's operators run on one core each."""
+    started = threading.Barrier(num_threads + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread takes over the global number when it first asks; then ours holds
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="colbertz-maxsim", initializer=start)
+    for _ in range(num_threads):
+        pool.submit(int)
+    started.wait()
+    # PyTorch's number holds for the thread that sets it, and for all threads that come later: put the latter back.
+    torch.set_num_threads(num_threads)
+    return pool
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # a forked child inherits the object, but none of its threads
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child inherits the object, but none of its threads
 
 
-os.register_at_fork(after_in_child=_forget_pool)
+def _run(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run the jobs on as many threads as PyTorch is set to use."""
+    num_threads = torch.get_num_threads()
+    if num_threads == 1 or len(jobs) <= 1:
+        for job in jobs:
+            job()
+        return
+    for done in [_pool(num_threads).submit(job) for job in jobs]:
+        done.result()
 
 
-def _in_parallel(kernel: Callable[..., None], count: int, *args: Any) -> None:
-    """Run `kernel(first, last, *args)` over consecutive parts of `range(count)`, one for each of PyTorch's threads."""
-    global _pool
-    parts = min(torch.get_num_threads(), count)
-    if parts <= 1:
-        return kernel(0, count, *args)
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="colbertz-maxsim")
-    bounds = [count * part // parts for part in range(parts + 1)]
-    others = [_pool.submit(kernel, a, b, *args) for a, b in pairwise(bounds[1:])]
-    kernel(bounds[0], bounds[1], *args)
-    for other in others:
-        other.result()
-    return None
+def _parts(count: int) -> list[tuple[int, int]]:
+    """`range(count)` in consecutive parts, one for each of PyTorch's threads."""
+    num_parts = max(1, min(torch.get_num_threads(), count))
+    return list(pairwise(count * part // num_parts for part in range(num_parts + 1)))
 
 
 # -- forward -----------------------------------------------------------------------------------------------------
@@ -75,8 +92,6 @@ def _sum(values):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _reduce_block(  # type: ignore[no-untyped-def]
-    first,  # the documents first … last of the block are this thread's
-    last,
     block,  # (at least T, at least columns) scores of document tokens (rows) with query tokens (columns)
     columns,
     starts,  # (documents + 1,) rows at which the block's documents begin
@@ -92,7 +107,7 @@ def _reduce_block(  # type: ignore[no-untyped-def]
     best = np.empty(columns, block.dtype)
     if argmax is not None:
         where = np.empty(columns, argmax.dtype)
-    for document in range(first, last):
+    for document in range(len(starts) - 1):
         start, end = starts[document], starts[document + 1]
         if start == end:
             continue
@@ -123,7 +138,7 @@ def _reduce_block(  # type: ignore[no-untyped-def]
             b, j = b + 1, stop
 
 
-def _score_list(
+def _blocks(
     queries: Tensor,  # (S, E), one query or all of them
     first_query: int,
     num_queries: int,
@@ -131,30 +146,33 @@ def _score_list(
     document_starts: np.ndarray,  # (documents + 1,) in rows of the list
     rows: Callable[[int, int], tuple[Tensor, int]],  # the tokens of documents i … j of the list, and where they begin
     *outputs: Any,  # pair_first, argmax_first, scores, argmax of `_reduce_block`
-) -> None:
-    """Score one list of documents for one query, or for all."""
+) -> Iterator[Callable[[], None]]:
+    """The jobs that score one list of documents for one query, or for all: neighbouring documents each."""
     first, last = int(query_offsets[first_query]), int(query_offsets[first_query + num_queries])
     num_documents = len(document_starts) - 1
     if first == last or document_starts[-1] == 0:
         return
     if len(queries) % _COLUMN_STEP:
         queries = F.pad(queries, (0, 0, 0, -len(queries) % _COLUMN_STEP))
-    # Whole documents, however long; where they are, fewer query tokens. The width must not depend on the number of
-    # threads: it decides how the sum over a long query is split, and so its last bits.
+    # Whole documents, however long; where they are, fewer query tokens.
     longest = int(np.diff(document_starts).max())
     width = min(len(queries), _COLUMNS, max(1, _BLOCK // longest // _COLUMN_STEP) * _COLUMN_STEP)
-    max_rows = _BLOCK * torch.get_num_threads() // width
+
+    @torch.no_grad()  # a thread of the pool does not know the caller's mode
+    def score(i: int, j: int) -> None:
+        tokens, begin = rows(i, j)
+        starts = document_starts[i : j + 1] - document_starts[i] + begin
+        for column in range(first, last, width):
+            block = product(tokens, queries[column - first : column - first + width]).numpy()
+            query = int(np.searchsorted(query_offsets, column, side="right")) - 1
+            _reduce_block(block, min(width, last - column), starts, i, column, query, query_offsets, *outputs)
+
     i = 0
     while i < num_documents:
-        j = max(i + 1, int(np.searchsorted(document_starts, document_starts[i] + max_rows, side="right")) - 1)
+        j = int(np.searchsorted(document_starts, document_starts[i] + _BLOCK // width, side="right")) - 1
+        j = max(i + 1, j)
         if document_starts[i] < document_starts[j]:
-            tokens, begin = rows(i, j)
-            starts = document_starts[i : j + 1] - document_starts[i] + begin
-            for column in range(first, last, width):
-                block = product(tokens, queries[column - first : column - first + width]).numpy()
-                query = int(np.searchsorted(query_offsets, column, side="right")) - 1
-                columns = min(width, last - column)
-                _in_parallel(_reduce_block, j - i, block, columns, starts, i, column, query, query_offsets, *outputs)
+            yield functools.partial(score, i, j)
         i = j
 
 
@@ -199,7 +217,7 @@ def maxsim(
     pair_offsets = torch.arange(num_queries + 1) * num_documents
     scores, places, argmax_offsets = _outputs(query_offsets, document_offsets, pair_offsets, documents.dtype, argmax)
     bounds = document_offsets.tolist()
-    _score_list(
+    jobs = _blocks(
         queries.to(scores.dtype).contiguous(),
         0,
         num_queries,
@@ -211,6 +229,7 @@ def maxsim(
         scores.numpy(),
         None if places is None else places.numpy(),
     )
+    _run(list(jobs))
     return scores.view(num_queries, num_documents), places
 
 
@@ -237,6 +256,7 @@ def maxsim_candidates(
         scores.numpy(),
         None if places is None else places.numpy(),
     )
+    jobs: list[Callable[[], None]] = []
     for b in range(len(bounds) - 1):
         chosen = candidates[list_bounds[b] : list_bounds[b + 1]].numpy()
         starts = np.zeros(len(chosen) + 1, np.int64)
@@ -246,7 +266,8 @@ def maxsim_candidates(
             return _tokens_of(documents, offsets, chosen[i:j], starts[i : j + 1], scores.dtype)
 
         own = queries[bounds[b] : bounds[b + 1]]
-        _score_list(own, b, 1, query_offsets.numpy(), starts, rows, *outputs)
+        jobs += _blocks(own, b, 1, query_offsets.numpy(), starts, rows, *outputs)
+    _run(jobs)
     return scores, places
 
 
@@ -355,7 +376,7 @@ def maxsim_backward(
         dqueries = torch.zeros(queries.shape, dtype=dtype)
         tokens, out = documents.to(dtype).contiguous().numpy(), dqueries.numpy()
         args = (upstream, pair_offsets, candidates.numpy(), q_offsets, tokens, d_offsets, places, argmax_first, out)
-        _in_parallel(_query_gradient, num_queries, *args)
+        _run([functools.partial(_query_gradient, *part, *args) for part in _parts(num_queries)])
         dqueries = dqueries.to(queries.dtype)
     if needs[1]:
         ddocuments = torch.zeros(documents.shape, dtype=dtype)
@@ -363,7 +384,8 @@ def maxsim_backward(
         pair_queries = torch.arange(num_queries).repeat_interleave(candidate_offsets.diff()).numpy()
         order = candidates.argsort(stable=True).numpy()
         bounds = np.concatenate([[0], candidates.bincount(minlength=num_documents).cumsum(0).numpy()])
-        args = (upstream, pair_offsets, pair_queries, order, bounds, tokens, q_offsets, d_offsets, places)
-        _in_parallel(_document_gradient, num_documents, *args, argmax_first, out)
+        pairs = (upstream, pair_offsets, pair_queries, order, bounds)
+        texts = (tokens, q_offsets, d_offsets, places, argmax_first, out)
+        _run([functools.partial(_document_gradient, *part, *pairs, *texts) for part in _parts(num_documents)])
         ddocuments = ddocuments.to(documents.dtype)
     return dqueries, ddocuments

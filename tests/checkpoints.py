@@ -9,7 +9,6 @@ matter and a wrong mask would hide within the tolerance.
 import json
 import math
 import string
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -199,7 +198,11 @@ def modernbert_weights(config: JSON, seed: int = 0) -> Weights:
 def bert_weights(config: JSON, seed: int = 0) -> Weights:
     """Random weights under the names that `BertModel` saves, the unused pooler included."""
     random, hidden, wide = _Random(seed), config["hidden_size"], config["intermediate_size"]
-    for table, rows in (("word", "vocab_size"), ("position", "max_position_embeddings"), ("token_type", "type_vocab_size")):
+    for table, rows in (
+        ("word", "vocab_size"),
+        ("position", "max_position_embeddings"),
+        ("token_type", "type_vocab_size"),
+    ):
         random.weights[f"embeddings.{table}_embeddings.weight"] = random.normal(config[rows], hidden, std=0.5)
     random.norm("embeddings.LayerNorm", hidden, True)
     for i in range(config["num_hidden_layers"]):

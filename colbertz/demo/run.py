@@ -21,7 +21,7 @@ from colbertz.metrics import mrr, recall
 from colbertz.models import ColBERT
 from colbertz.searcher import Searcher
 from colbertz.training.data import Pairs
-from colbertz.training.evaluation import evaluate
+from colbertz.training.evaluation import evaluate, truncation_unmentioned
 
 QUERIES = ("parse a date string", "shortest path between two nodes of a graph", "read a file line by line")
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     location = Path(config.output) / "model"
     model = ColBERT.from_pretrained(location)
 
-    with _stage(4, f"Indexing all {len(functions):,} functions into {index}"):
+    with _stage(4, f"Indexing all {len(functions):,} functions into {index}"), truncation_unmentioned():
         searcher = Searcher.build(
             index,
             model,

@@ -142,8 +142,10 @@ def _band(rows: int, columns: int, half_window: int, shift: int, device: torch.d
 
     A number rather than a boolean, which attention on the CPU would turn into numbers again in every layer.
     """
-    distance = torch.arange(columns, device=device) - shift - torch.arange(rows, device=device)[:, None]
-    return torch.zeros(rows, columns, device=device).masked_fill_(distance.abs() > half_window, -torch.inf)
+    # The cache outlives a caller's inference mode, whose tensors autograd would refuse later.
+    with torch.inference_mode(False):
+        distance = torch.arange(columns, device=device) - shift - torch.arange(rows, device=device)[:, None]
+        return torch.zeros(rows, columns, device=device).masked_fill_(distance.abs() > half_window, -torch.inf)
 
 
 def _blocked_window(q: Tensor, k: Tensor, v: Tensor, half_window: int, dropout: float) -> Tensor:

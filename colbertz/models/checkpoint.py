@@ -103,7 +103,7 @@ def _encoder_name(name: str) -> str:
 
 def _load_encoder(source: Source, tensors: dict[str, Tensor], dtype: torch.dtype) -> Encoder:
     kind = source.config.get("model_type")
-    if kind not in ENCODERS:
+    if not isinstance(kind, str) or kind not in ENCODERS:
         raise CheckpointError(
             f"{source.encoder / FILES.config}: model_type {kind!r} is not supported, only {' and '.join(ENCODERS)}"
         )
@@ -150,11 +150,9 @@ def _stanford_projection(source: Source, tensors: dict[str, Tensor], dtype: torc
 
 def _new_projection(in_features: int, out_features: int, dtype: torch.dtype, seed: int) -> Projection:
     logger.info("adding an untrained projection %d → %d (seed %d)", in_features, out_features, seed)
-    projection = Projection(in_features, out_features)
-    generator = torch.Generator().manual_seed(seed)
-    bound = in_features**-0.5  # nn.Linear's own initialisation, from our generator
-    nn.init.uniform_(projection.linear.weight, -bound, bound, generator=generator)
-    return projection.to(dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Projection(in_features, out_features).to(dtype)
 
 
 def _check_chain(source: Source, encoder: Encoder, projections: Iterable[Projection]) -> None:
@@ -229,7 +227,6 @@ def save(model: "ColBERT", directory: str | Path) -> None:
     settings, tokenizer = asdict(model.settings), model.tokenizer
     lower_case = settings.pop("do_lower_case")
     settings["skiplist_words"] = list(settings["skiplist_words"])
-    settings["prompts"] = {"query": "", "document": ""} | settings["prompts"]
     longest = max(model.settings.query_length, model.settings.document_length)
     modules = [("", "sentence_transformers.models.Transformer")]
     modules += [(f"{i}_Dense", "pylate.models.Dense.Dense") for i in range(1, len(model.projections) + 1)]

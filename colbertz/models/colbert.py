@@ -8,7 +8,7 @@ Legend: N tokens of the batch, H hidden size, E embedding dim.
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,8 @@ class ColBERT(nn.Module):
     ) -> Any:
         if isinstance(texts, str):
             return self._encode([texts], side, prompt, batch_tokens, normalize, False, None, finish)[0]
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+            raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
         tokenise = self.tokenizer.queries if side == "query" else self.tokenizer.documents
         tokens = tokenise(list(texts), prompt)
         if tokens.num_truncated:
@@ -246,6 +248,8 @@ class ColBERT(nn.Module):
             )
         # Neighbours in length share a batch, and the longest come first: memory peaks at once or never.
         order = tokens.ids.lengths.argsort(stable=True)
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
         budget = batch_tokens or _BATCH_TOKENS.get(self.device.type, 16384)
         sizes = [len(batch) for batch in tokens.ids[order].split(budget)] if len(order) else []
         batches = order.split(sizes)[::-1] if sizes else ()

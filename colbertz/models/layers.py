@@ -33,6 +33,21 @@ def check_activation(key: str, name: str) -> None:
 
 
 def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of `values` that the dataclass `cls` has a field for."""
-    names = {field.name for field in fields(cls)}
-    return {key: value for key, value in values.items() if key in names and value is not None}
+    """The entries of `values` that the dataclass `cls` has a field for.
+
+    Raises:
+        ValueError: if a number, a flag or a name is of another type, or a size is not positive.
+    """
+    accepted: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    picked = {}
+    for field in fields(cls):
+        value, kind = values.get(field.name), field.type
+        if value is None:
+            continue
+        if isinstance(kind, type) and kind in accepted:
+            if not isinstance(value, accepted[kind]) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{field.name} should be of type {kind.__name__}, found {value!r}")
+            if kind is int and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, found {value}")
+        picked[field.name] = value
+    return picked

@@ -82,6 +82,10 @@ def _modules(directory: Path) -> Source:
     saved = read_json(settings_path) if settings_path.is_file() else {}
     encoder, projections, mask = None, [], None
     for module in read_json(directory / FILES.modules, kind=list):
+        if not isinstance(module, dict):
+            raise CheckpointError(
+                f"{directory / FILES.modules} should list objects with path and type, found {module!r}"
+            )
         kind = str(module.get("type", "")).rpartition(".")[2]
         path = directory / str(module.get("path", ""))
         if kind == "Transformer":

@@ -67,5 +67,8 @@ def _activation(name: str) -> nn.Module:
         raise ValueError(
             f"activation_function {name!r} is not one of PyTorch's activations (torch.nn.modules.activation)"
         )
-    activation: nn.Module = cls()
+    try:
+        activation: nn.Module = cls()
+    except TypeError:
+        raise ValueError(f"activation_function {name!r} needs arguments, for which a checkpoint has no place") from None
     return activation

@@ -48,7 +48,12 @@ class ColBERTSettings:
     do_strip: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
+        words, prompts = self.skiplist_words, self.prompts
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"skiplist_words must be a list of strings, got {words!r}")
+        if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+            raise ValueError(f"prompts must map names to texts, got {prompts!r}")
+        object.__setattr__(self, "skiplist_words", tuple(words))
         for side in ("query", "document"):
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
             if not isinstance(length, int) or length < 4:
@@ -191,6 +196,13 @@ class ColBERTTokenizer:
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts must be strings, text {number} is {type(text).__name__}: {text!r:.80}")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                half = text[error.start]
+                raise ValueError(
+                    f"text {number} has {half!r}, half a character; decode it from its bytes again"
+                ) from None
         prompt = self.settings.prompt(side) if prompt is None else prompt
         # The strip comes after the prompt because that is the order in which the peers do it.
         inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]

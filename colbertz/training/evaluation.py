@@ -1,5 +1,9 @@
 """How well a model finds held-out documents: every query against all documents of the held-out pairs."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from colbertz.maxsim import maxsim
@@ -17,7 +21,10 @@ def evaluate(model: ColBERT, pairs: Pairs, k: int = 10) -> dict[str, float]:
     Returns:
         {"mrr@k": …, "recall@k": …}, in [0, 1].
     """
-    found = rankings(model.encode_query(pairs.queries, show_progress=False), _documents(model, pairs), k)
+    with truncation_unmentioned():
+        queries: Ragged = model.encode_query(pairs.queries, show_progress=False)
+        documents: Ragged = model.encode_document(pairs.documents, show_progress=False)
+    found = rankings(queries, documents, k)
     relevant = [{number} for number in range(len(pairs))]
     return {f"mrr@{k}": mrr(found, relevant, k), f"recall@{k}": recall(found, relevant, k)}
 
@@ -34,7 +41,13 @@ def rankings(queries: Ragged, documents: Ragged, k: int) -> list[list[int]]:
     return best[1].tolist()
 
 
-def _documents(model: ColBERT, pairs: Pairs) -> Ragged:
-    embeddings = model.encode_document(pairs.documents, show_progress=False)
-    assert isinstance(embeddings, Ragged)
-    return embeddings
+@contextmanager
+def truncation_unmentioned() -> Iterator[None]:
+    """Silences the encoder's warning about long texts, for lengths that whoever configured the run has chosen."""
+    logger = logging.getLogger("colbertz.models")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

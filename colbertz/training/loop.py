@@ -87,6 +87,7 @@ def train(config: TrainingConfig) -> Path:
                 state = distributed.mean(state).cpu()
                 if not state.isfinite().all():
                     raise TrainingDiverged(_divergence(step, float(state[0]), float(state[1]), config))
+                rate = scheduler.get_last_lr()[0]
                 optimizer.step()
                 scheduler.step()
 
@@ -96,7 +97,7 @@ def train(config: TrainingConfig) -> Path:
                 if step % config.log_every == 0 or last:
                     speed = len(window) * config.batch_size / (time.perf_counter() - since)
                     means = dict(zip(("loss", "grad_norm", "accuracy"), torch.stack(window).mean(0).tolist()))
-                    report(step, means | {"lr": scheduler.get_last_lr()[0], "pairs/s": speed})
+                    report(step, means | {"lr": rate, "pairs/s": speed})
                     window, since = [], time.perf_counter()
                 if held_out and (last or _due(step, config.eval_every)):
                     if world.is_main:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -155,6 +156,21 @@ def test_the_same_bits_every_time_and_for_every_number_of_threads() -> None:
         assert all(torch.equal(ours, first) for ours, first in zip(result, results[0]))
 
 
+def test_pytorchs_number_of_threads_stays_as_it_was() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    try:
+        torch.set_num_threads(3)
+        pool = cpu._pool(3)
+        seen += [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()]
+        later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3, 1, 3]
+
+
 def test_pairs_without_upstream_gradient_are_skipped() -> None:
     """Not only multiplied by 0: a NaN embedding elsewhere must not reach a text whose pairs have no gradient."""
     queries, documents = random_texts([3, 4], 8), random_texts([5, 6], 8)
@@ -180,12 +196,11 @@ def test_blocks_are_bounded_and_come_in_few_shapes(monkeypatch: pytest.MonkeyPat
         return a @ b.T
 
     monkeypatch.setattr(cpu, "product", recording)
-    bound = cpu._BLOCK * torch.get_num_threads()
     for _ in range(4):
         lengths = np.random.default_rng(len(shapes)).integers(20, 180, 100).tolist()
         cpu.maxsim(*arguments(random_texts([32] * 64, 4), random_texts(lengths, 4)))
-    assert max(rows * columns for rows, columns in shapes) <= bound
-    assert len(set(shapes)) <= 6, f"{len(set(shapes))} shapes: oneDNN would generate code for each"
+    assert max(rows * columns for rows, columns in shapes) <= cpu._BLOCK * 9 // 8
+    assert len(set(shapes)) <= 12 < len(shapes), f"{len(set(shapes))} shapes: oneDNN would generate code for each"
     shapes.clear()
     cpu.maxsim(*arguments(random_texts([1000], 4), random_texts([40_000], 4)))
     assert max(rows * columns for rows, columns in shapes) <= 32 * 40_064

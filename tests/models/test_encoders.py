@@ -1,4 +1,4 @@
-"""The encoders by themselves: batching, training mode, compilation, memory. Their values are checked in tests/parity."""
+"""The encoders by themselves: batching, training mode, compilation, memory. tests/parity checks their values."""
 
 import os
 import shutil
@@ -65,7 +65,10 @@ def test_texts_without_tokens(encoder):
 
 @ENCODERS
 def test_gradient_checkpointing_changes_nothing(encoder):
-    model, ids = encoder(attention_dropout=0.0, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0), batch(70, 3, 200)
+    model, ids = (
+        encoder(attention_dropout=0.0, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0),
+        batch(70, 3, 200),
+    )
     model.train()
     plain = gradients(model, ids)
     model.gradient_checkpointing = True
@@ -87,7 +90,13 @@ def test_gradient_checkpointing_changes_nothing(encoder):
 )
 @torch.no_grad()
 def test_dropout_is_active_in_training_only(encoder, which):
-    dropouts = ("embedding_dropout", "attention_dropout", "mlp_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    dropouts = (
+        "embedding_dropout",
+        "attention_dropout",
+        "mlp_dropout",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+    )
     model, ids = encoder(**dict.fromkeys(dropouts, 0.0) | {which: 0.5}), batch(70, 3)
     plain = encoder(**dict.fromkeys(dropouts, 0.0))(ids)
     assert torch.equal(model(ids), plain)

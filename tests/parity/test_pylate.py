@@ -100,7 +100,9 @@ def test_embeddings_of_shared_documents(models, name):
 def test_prompts(models, name):
     ours, theirs = models[name]
     for prompt in ("", "title: ", "  "):
-        assert_equal_embeddings(ours.encode_query(REAL, prompt=prompt), theirs_encoded(theirs, REAL, True, prompt=prompt))
+        assert_equal_embeddings(
+            ours.encode_query(REAL, prompt=prompt), theirs_encoded(theirs, REAL, True, prompt=prompt)
+        )
     if name == "colbert-zero":
         # A query's prompt for a document: asked for by name, it replaces the side's own.
         mine = ours.encode_document(ORDINARY, prompt_name="query")
@@ -134,13 +136,15 @@ def test_unnormalised(models, name):
 def test_scores(models, name):
     from pylate import scores
 
-    ours, theirs = models[name]
+    ours, _ = models[name]
     queries, documents = ours.encode_query(ORDINARY), ours.encode_document(ORDINARY)
     padded = [torch.nn.utils.rnn.pad_sequence(list(e), batch_first=True) for e in (queries, documents)]
     masks = [torch.arange(int(e.lengths.max())) < e.lengths[:, None] for e in (queries, documents)]
     expected = scores.colbert_scores(*padded, *(m.float() for m in masks))
     # PyLate multiplies masked similarities by zero: with all similarities to a token negative, its padding would win.
-    lowest = torch.stack([(q @ d.T).amax(1).min() for q in queries for d in documents]).view(len(queries), len(documents))
+    lowest = torch.stack([(q @ d.T).amax(1).min() for q in queries for d in documents]).view(
+        len(queries), len(documents)
+    )
     defined = (lowest > 0) | (documents.lengths == documents.lengths.max())
     assert defined.float().mean() > 0.5
     torch.testing.assert_close(ours.similarity(queries, documents)[defined], expected[defined], atol=1e-3, rtol=1e-4)
@@ -186,7 +190,7 @@ def test_overrides(directories, name, overrides):
 
 
 def test_prefixes_that_are_new_tokens(directories, tmp_path):
-    """Both add them to the end of the vocabulary; the rows of the matrix are ours to draw, so only tokens are compared."""
+    """Both add them at the end of the vocabulary. The new rows of the matrix are ours to draw: tokens are compared."""
     new = {"query_prefix": "[query]", "document_prefix": "[document]"}
     ours = ColBERT.from_pretrained(directories["colbert-zero"], "cpu", **new)
     theirs = pylate_model(directories["colbert-zero"], **new)

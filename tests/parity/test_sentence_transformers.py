@@ -1,4 +1,4 @@
-"""Checkpoints exchanged with the MultiVectorEncoder of sentence-transformers 6: its files read by us, ours read by it."""
+"""Checkpoints exchanged with sentence-transformers 6's MultiVectorEncoder: we read its files, it reads ours."""
 
 from pathlib import Path
 
@@ -17,7 +17,9 @@ TEXTS = [*REAL, TEN_THOUSAND_WORDS]
 PUNCTUATION = [".", ",", "!", "?", "no such token"]
 
 
-def build(directory: Path, encoder: Path, *, transformer: dict, dense: dict, skiplist: list[str], prompts: dict) -> Path:
+def build(
+    directory: Path, encoder: Path, *, transformer: dict, dense: dict, skiplist: list[str], prompts: dict
+) -> Path:
     """Let sentence-transformers put a model together and save it."""
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Normalize, Transformer
@@ -26,7 +28,12 @@ def build(directory: Path, encoder: Path, *, transformer: dict, dense: dict, ski
 
     body = Transformer(str(encoder), **transformer)
     projection = Dense(body.get_embedding_dimension(), 32, module_input_name="token_embeddings", **dense)
-    parts = [body, projection, MultiVectorMask(skiplist_words=skiplist), Normalize(module_input_name="token_embeddings")]
+    parts = [
+        body,
+        projection,
+        MultiVectorMask(skiplist_words=skiplist),
+        Normalize(module_input_name="token_embeddings"),
+    ]
     model = MultiVectorEncoder(modules=parts, prompts=prompts, device="cpu")
     model.save_pretrained(str(directory))
     return directory
@@ -55,14 +62,15 @@ MADE = {
     },
     "no expansion": {
         "encoder": modernbert,
-        "transformer": {"query_length": 64},
+        "transformer": {"query_length": 64, "document_length": 300},
         "dense": {"bias": False, "activation_function": torch.nn.Identity()},
         "skiplist": PUNCTUATION,
         "prompts": {},
     },
     "bert": {
         "encoder": bare_bert,
-        "transformer": {"query_expansion": {"strategy": "fixed", "length": 32}, "document_length": 180},
+        # No document_length: the tokenizer's model_max_length, 512, holds.
+        "transformer": {"query_expansion": {"strategy": "fixed", "length": 32}},
         "dense": {"bias": False, "activation_function": torch.nn.Tanh()},
         "skiplist": PUNCTUATION,
         "prompts": {"query": "query: ", "document": "passage: "},

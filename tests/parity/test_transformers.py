@@ -41,7 +41,7 @@ def modernbert_pair(**overrides: object) -> tuple[ModernBert, nn.Module]:
     """Ours and theirs with the same weights, in training mode without dropout."""
     config = modernbert_config(**overrides)
     if overrides.get("local_rope_theta", ...) is None:
-        # transformers 5 takes None for "the local default"; transformers 4, from which such files come, for "as global".
+        # transformers 4, from which such files come, takes None for "as global"; transformers 5 for its own default.
         theirs_config = config | {"local_rope_theta": config["global_rope_theta"]}
     else:
         theirs_config = config
@@ -70,7 +70,7 @@ def batch(lengths: list[int], vocabulary: int = 400, seed: int = 0) -> Ragged:
 
 
 def their_states(model: nn.Module, ids: Ragged, attended: Tensor | None = None) -> Tensor:
-    """(num_tokens, hidden) of a padded batch. Tokens that nobody attends to are real in the batch, masked in attention."""
+    """(num_tokens, hidden) of a padded batch. Tokens that nobody attends to are in the batch, but masked."""
     padded, real = ids.padded()
     mask = real if attended is None else ids.with_values(attended).padded()[0].bool() & real
     return model(input_ids=padded, attention_mask=mask.long()).last_hidden_state[real]

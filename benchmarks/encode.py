@@ -1,0 +1,201 @@
+"""Documents a second, ours and PyLate's, from one and the same random ModernBERT-base checkpoint on the CPU in float32.
+
+Run it where PyLate is installed: `.venv-pylate/bin/python benchmarks/encode.py`. Without PyLate only our own figures
+appear. Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on
+the spot. Writes results/encode.json and results/encode_breakdown.json, which says where our time goes.
+
+GFLOP count the arithmetic that the real tokens need: products with the weights, and attention over the tokens in reach.
+What a contender computes on padding is time, not work.
+"""
+
+import argparse
+import gzip
+import importlib.util
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import common
+import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+from colbertz import ColBERT
+from colbertz.kernels.linear import product
+from colbertz.models import ColBERTTokenizer, ModernBertConfig, modernbert
+from colbertz.models.layers import Linear
+
+CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a BEIR corpus file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
+
+
+def train_tokenizer(texts: list[str]) -> Tokenizer:
+    """Byte-level BPE with ModernBERT's special tokens; its pieces are about as long as those of the published one."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=30_000, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(f"[{name}]", special=True) for name in ("UNK", "CLS", "SEP", "PAD", "MASK")]
+    )
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def gflop(model: ColBERT, lengths: Tensor) -> dict[str, float]:
+    """Arithmetic for texts of these lengths, in the weights' products and in attention."""
+    weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, Linear))
+    config = model.encoder.config
+    reach = {"full_attention": lengths, "sliding_attention": lengths.clamp(max=config.local_attention + 1)}
+    pairs = sum(int((lengths * reach[kind]).sum()) for kind in config.layer_types)
+    return {"linear": 2e-9 * weights * int(lengths.sum()), "attention": 4e-9 * config.hidden_size * pairs}
+
+
+def gemm_rate() -> dict[str, float]:
+    """GFLOP/s of the fused QKV product of ModernBERT base: ours (oneDNN), and PyTorch's `x @ w.T` (MKL)."""
+    x, weight = torch.randn(8192, 768), torch.randn(2304, 768)
+    took = common.seconds({"oneDNN": lambda: product(x, weight), "MKL": lambda: x @ weight.T}, repeats=9)
+    return {name: 2e-9 * 8192 * 768 * 2304 / seconds for name, seconds in took.items()}
+
+
+def load_pylate(directory: Path) -> Any:
+    """PyLate's model of the directory, or None where PyLate is not installed."""
+    if importlib.util.find_spec("pylate") is None:
+        return None
+    from pylate.models import ColBERT as PyLateColBERT
+
+    return PyLateColBERT(str(directory), device="cpu", local_files_only=True)
+
+
+def check_equal(ours: ColBERT, theirs: Any, texts: list[str]) -> float:
+    """The largest difference between the embeddings of both. A benchmark of unequal results would mean nothing."""
+    expected = theirs.encode(texts, is_query=False, convert_to_tensor=True)
+    worst = 0.0
+    for mine, other in zip(ours.encode_document(texts), expected):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0)
+        worst = max(worst, float((mine - other).abs().max()))
+    return worst
+
+
+# -- where the time goes ---------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds by name, each without those of the named steps inside it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.inside = [0.0]
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        self.inside.append(0.0)
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - start
+            self.seconds[name] += taken - self.inside.pop()
+            self.inside[-1] += taken
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **settings: Any) -> Any:
+            with self.step(name):
+                return function(*args, **settings)
+
+        return run
+
+
+STEPS = [
+    ("tokenisation", ColBERTTokenizer, "documents"),
+    ("linear layers", Linear, "forward"),
+    ("attention", modernbert, "attention"),
+    ("rotary positions", modernbert, "rotate"),
+    ("norms", nn.LayerNorm, "forward"),
+    ("gated GELU", modernbert.MLP, "forward"),
+    ("residuals", modernbert.Layer, "forward"),
+    ("other in the model", ColBERT, "forward"),
+]
+
+
+def breakdown(
+    model: ColBERT, texts: list[str], work: dict[str, float], rates: dict[str, float]
+) -> list[dict[str, object]]:
+    """One more run, with every step timed."""
+    clock = Clock()
+    with ExitStack() as patches:
+        for name, owner, attribute in STEPS:
+            patches.enter_context(patch.object(owner, attribute, clock.timed(name, getattr(owner, attribute))))
+        with clock.step("batching and collecting"):
+            model.encode_document(texts)
+    total = sum(clock.seconds.values())
+    done = {"linear layers": work["linear"], "attention": work["attention"]}
+    return [
+        {
+            "step": name,
+            "seconds": seconds,
+            "share %": 100 * seconds / total,
+            "GFLOP/s": done[name] / seconds if name in done else "",
+            "of the GEMM rate %": 100 * done[name] / seconds / rates["oneDNN"] if name in done else "",
+        }
+        for name, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1])
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="corpus.jsonl.gz with real documents")
+    parser.add_argument("--documents", type=int, default=512)
+    parser.add_argument("--document-length", type=int, default=519, help="tokens at most; 519 is ColBERT-Zero's")
+    parser.add_argument("--repeats", type=int, default=3, help="timed rounds; the contenders take turns")
+    args = parser.parse_args()
+    everything = read_texts(args.corpus)
+    texts = everything[:: max(1, len(everything) // args.documents)][: args.documents]
+
+    with tempfile.TemporaryDirectory() as directory:
+        sizes = {"query_length": 39, "document_length": args.document_length}
+        ColBERT.from_scratch(ModernBertConfig(), train_tokenizer(everything), **sizes).save_pretrained(directory)
+        ours, theirs = ColBERT.from_pretrained(directory, "cpu"), load_pylate(Path(directory))
+    about = common.machine("tokenizers", *(["pylate", "sentence-transformers", "transformers"] if theirs else []))
+    lengths = ours.tokenizer.documents(texts).ids.lengths
+    work, rates = gflop(ours, lengths), gemm_rate()
+    about |= {"documents": len(texts), "tokens": int(lengths.sum()), "longest": int(lengths.max())}
+    about |= {f"GEMM GFLOP/s, {name}": round(rate) for name, rate in rates.items()}
+
+    contenders: dict[str, Callable[[], object]] = {"colbertz": lambda: ours.encode_document(texts)}
+    if theirs:
+        about["largest difference"] = f"{check_equal(ours, theirs, texts[:64]):.1e}"
+        contenders["PyLate, batch_size 32"] = lambda: theirs.encode(texts, is_query=False)
+    took = common.seconds(contenders, args.repeats)
+    reference = took.get("PyLate, batch_size 32")
+    rows = [
+        {
+            "contender": name,
+            "documents/s": len(texts) / seconds,
+            "tokens/s": int(lengths.sum()) / seconds,
+            "GFLOP/s": sum(work.values()) / seconds,
+            "of the GEMM rate %": 100 * sum(work.values()) / seconds / rates["oneDNN"],
+            "times PyLate": reference / seconds if reference else "",
+        }
+        for name, seconds in took.items()
+    ]
+    common.report("encode", about, rows)
+    print()
+    common.report("encode_breakdown", about, breakdown(ours, texts, work, rates))
+
+
+if __name__ == "__main__":
+    main()

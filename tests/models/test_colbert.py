@@ -1,0 +1,221 @@
+"""The model as its users meet it: encode functions, and as a module inside a module."""
+
+import logging
+import random
+
+import pytest
+import torch
+from published import bare_modernbert, colbert_zero, colbertv2, gte_moderncolbert, lateon_code
+from texts import ORDINARY, REAL, TEN_THOUSAND_WORDS
+from torch import nn
+
+from colbertz import ColBERT, Ragged
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> ColBERT:
+    return ColBERT.from_pretrained(colbert_zero(tmp_path_factory.mktemp("checkpoint") / "model"), "cpu")
+
+
+def test_embeddings_are_unit_vectors_for_every_token(model):
+    queries, documents = model.encode_query(REAL), model.encode_document(REAL)
+    assert isinstance(queries, Ragged)
+    assert queries.lengths.tolist() == [39] * len(REAL)
+    assert documents.values.shape[1] == model.embedding_dim == 32
+    for embeddings in (queries, documents):
+        assert embeddings.dtype == torch.float32
+        assert not embeddings.values.requires_grad
+        torch.testing.assert_close(embeddings.values.norm(dim=1), torch.ones(len(embeddings.values)))
+
+
+@pytest.mark.parametrize("side", ["encode_query", "encode_document"])
+def test_output_order_is_input_order(model, side):
+    encode = getattr(model, side)
+    texts = [*REAL, *REAL[:5]]
+    random.Random(0).shuffle(texts)
+    together = encode(texts, batch_tokens=200)
+    assert len(together) == len(texts)
+    for text, embeddings in zip(texts, together):
+        torch.testing.assert_close(embeddings, encode(text), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["encode_query", "encode_document"])
+def test_a_string_gives_a_tensor_and_a_list_a_ragged(model, side):
+    encode = getattr(model, side)
+    one, many = encode("some text"), encode(["some text"])
+    assert isinstance(one, torch.Tensor)
+    assert torch.equal(one, many[0])
+    assert torch.equal(encode(("some text", "more"))[0], encode(["some text", "more"])[0])
+    assert torch.equal(encode(iter(["some text"])).values, one)
+    empty = encode([])
+    assert len(empty) == 0
+    assert empty.values.shape == (0, 32)
+
+
+def test_the_size_of_a_batch_changes_nothing(model):
+    small, large = model.encode_document(ORDINARY, batch_tokens=1), model.encode_document(ORDINARY, batch_tokens=10**6)
+    torch.testing.assert_close(small.values, large.values, atol=1e-5, rtol=0)
+
+
+def test_one_warning_a_call_says_how_many_were_cut(model, caplog):
+    with caplog.at_level(logging.WARNING):
+        model.encode_document([TEN_THOUSAND_WORDS, "short", TEN_THOUSAND_WORDS])
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 3 texts were cut to 519 tokens (document_length)"
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        model.encode_document(["short"])
+    assert not caplog.records
+
+
+def test_prompts(model):
+    as_query = model.encode_document(ORDINARY, prompt_name="query")
+    assert torch.equal(as_query.values, model.encode_document(ORDINARY, prompt="search_query: ").values)
+    assert not torch.equal(as_query[0][:5], model.encode_document(ORDINARY)[0][:5])
+    texts = [f"search_document: {text}" for text in ORDINARY]
+    torch.testing.assert_close(model.encode_document(ORDINARY).values, model.encode_document(texts, prompt="").values)
+
+
+def test_unnormalised(model):
+    raw = model.encode_document(ORDINARY, normalize=False).values
+    assert (raw.norm(dim=1) - 1).abs().max() > 0.1
+    torch.testing.assert_close(nn.functional.normalize(raw, dim=1), model.encode_document(ORDINARY).values)
+
+
+@pytest.mark.parametrize("pool_factor", [2, 3])
+def test_pooling(model, pool_factor):
+    whole, pooled = model.encode_document(REAL), model.encode_document(REAL, pool_factor=pool_factor)
+    for before, after in zip(whole, pooled):
+        assert len(after) <= 1 + max(1, (len(before) - 1) // pool_factor)
+        assert torch.equal(before[0], after[0])
+    assert model.encode_document(ORDINARY[0], pool_factor=pool_factor).dim() == 2
+
+
+def test_similarity(model):
+    queries, documents = model.encode_query(ORDINARY[:3]), model.encode_document(ORDINARY[:4])
+    scores = model.similarity(queries, documents)
+    expected = torch.stack([torch.stack([(q @ d.T).amax(1).sum() for d in documents]) for q in queries])
+    torch.testing.assert_close(scores, expected)
+    assert model.similarity(queries[0], documents[1]).shape == (1, 1)
+    torch.testing.assert_close(model.similarity(queries[0], documents), expected[:1])
+
+
+def test_long_text(tmp_path):
+    """30,000 tokens, far more than any published setting."""
+    encoder = ColBERT.from_pretrained(
+        bare_modernbert(tmp_path / "bare"), "cpu", embedding_dim=16, document_length=30_000
+    )
+    embeddings = encoder.encode_document([TEN_THOUSAND_WORDS * 3, "short"])
+    assert embeddings.lengths[0] > 25_000  # 30,000 less the skiplist's
+    assert embeddings.values.isfinite().all()
+
+
+def test_encoding_leaves_the_mode_alone(model):
+    model.train()
+    model.encode_query("text")
+    assert model.training
+    model.eval()
+    model.encode_query("text")
+    assert not model.training
+
+
+# -- several processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("texts", [REAL, ["one"], []])
+def test_two_processes_give_what_one_gives(model, texts):
+    single = model.encode_document(texts, batch_tokens=100)
+    double = model.encode_document(texts, batch_tokens=100, devices=["cpu", "cpu"])
+    assert double.lengths.tolist() == single.lengths.tolist()
+    torch.testing.assert_close(double.values, single.values, atol=1e-6, rtol=0)
+
+
+def test_the_error_of_a_process_reaches_the_caller(model):
+    with pytest.raises(RuntimeError, match="no-such-device"):
+        model.encode_document(["text"], devices=["no-such-device"])
+
+
+# -- inside a user's own module --------------------------------------------------------------------------------------
+
+
+class Ranker(nn.Module):
+    """What docs/ shows: a ColBERT inside another model, with a head of its own."""
+
+    def __init__(self, colbert: ColBERT) -> None:
+        super().__init__()
+        self.colbert = colbert
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, queries: list[str], documents: list[str]) -> torch.Tensor:
+        tokenizer = self.colbert.tokenizer
+        embeddings = self.colbert(tokenizer.queries(queries)), self.colbert(tokenizer.documents(documents))
+        return self.scale * self.colbert.similarity(*embeddings)
+
+
+@pytest.mark.parametrize("build", [colbert_zero, gte_moderncolbert, lateon_code, colbertv2])
+def test_fine_tuned_inside_a_module(build, tmp_path):
+    ranker = Ranker(ColBERT.from_pretrained(build(tmp_path / "model"), "cpu")).train()
+    optimizer = torch.optim.SGD(ranker.parameters(), lr=1e-3)
+    ranker(ORDINARY[:3], ORDINARY[:3]).log_softmax(1).diagonal().sum().neg().backward()
+    for name, parameter in ranker.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert name.endswith("bias") or parameter.grad.abs().sum() > 0, name
+    before = ranker.colbert.encode_query("text")
+    optimizer.step()
+    assert not torch.equal(ranker.colbert.encode_query("text"), before)
+
+
+def test_frozen_inside_a_module(tmp_path):
+    ranker = Ranker(ColBERT.from_pretrained(colbert_zero(tmp_path / "model"), "cpu").requires_grad_(False))
+    ranker(ORDINARY[:3], ORDINARY[:3]).sum().backward()
+    assert ranker.scale.grad.abs() > 0
+    assert all(parameter.grad is None for parameter in ranker.colbert.parameters())
+    state = ranker.state_dict()
+    assert "colbert.projections.0.linear.weight" in state
+    other = Ranker(ColBERT.from_pretrained(colbert_zero(tmp_path / "other", seed=3), "cpu"))
+    other.load_state_dict(state)
+    assert torch.equal(other(ORDINARY[:2], ORDINARY[:2]), ranker(ORDINARY[:2], ORDINARY[:2]))
+
+
+def test_what_encode_gives_may_enter_a_training(model):
+    """Encoded once, outside any gradient, then used as constants beside trained parameters."""
+    documents = model.encode_document(ORDINARY[:4])
+    head = nn.Linear(32, 32, bias=False)
+    queries = model.encode_query(ORDINARY[:2])
+    model.similarity(queries.map(head), documents).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+
+
+def test_forward_equals_encode(model):
+    with torch.no_grad():
+        embeddings = model(model.tokenizer.documents(REAL))
+    torch.testing.assert_close(embeddings.values, model.encode_document(REAL).values, atol=1e-5, rtol=0)
+
+
+def test_from_scratch():
+    from checkpoints import modernbert_tokenizer
+
+    from colbertz.models import ModernBertConfig
+
+    sizes = ModernBertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    one, two = (
+        ColBERT.from_scratch(sizes, modernbert_tokenizer(), embedding_dim=16, query_length=12) for _ in range(2)
+    )
+    assert one.encode_query("text").shape == (12, 16)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    other = ColBERT.from_scratch(sizes, modernbert_tokenizer(), embedding_dim=16, seed=1)
+    assert not torch.equal(one.projections[0].linear.weight, other.projections[0].linear.weight)
+
+
+def test_from_scratch_is_saved_and_read(tmp_path):
+    from checkpoints import modernbert_tokenizer
+
+    from colbertz.models import ModernBertConfig
+
+    sizes = ModernBertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    fresh = ColBERT.from_scratch(sizes, modernbert_tokenizer(), embedding_dim=16).eval()
+    fresh.save_pretrained(tmp_path / "nano")
+    again = ColBERT.from_pretrained(tmp_path / "nano", "cpu")
+    assert torch.equal(again.encode_document(REAL).values, fresh.encode_document(REAL).values)
