@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .kernels import cpu
-from .ragged import Ragged
+from colbertz.kernels import cpu
+from colbertz.ragged import Ragged
 
 # Scores that the plain version for devices without a kernel holds at a time.
 _PLAIN_BLOCK = 1 << 26

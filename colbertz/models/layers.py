@@ -38,16 +38,16 @@ def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if a number, a flag or a name is of another type, or a size is not positive.
     """
-    accepted: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
-    picked = {}
+    picked: dict[str, Any] = {}
     for field in fields(cls):
-        value, kind = values.get(field.name), field.type
+        value = values.get(field.name)
         if value is None:
             continue
-        if isinstance(kind, type) and kind in accepted:
-            if not isinstance(value, accepted[kind]) or (isinstance(value, bool) and kind is not bool):
-                raise ValueError(f"{field.name} should be of type {kind.__name__}, found {value!r}")
-            if kind is int and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, found {value}")
+        kind: Any = field.type
+        types = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}.get(kind)
+        if types and (not isinstance(value, types) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"{field.name} should be of type {kind.__name__}, found {value!r}")
+        if kind is int and value < 1:
+            raise ValueError(f"{field.name} must be at least 1, found {value}")
         picked[field.name] = value
     return picked
