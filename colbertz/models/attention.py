@@ -154,7 +154,7 @@ def _blocked_window(q: Tensor, k: Tensor, v: Tensor, half_window: int, dropout: 
     q, k, v: (B, h, L, d) -> (B, h, L, d)
     """
     batch, heads, length, dim = q.shape
-    block = 2 * half_window
+    block = max(2 * half_window, 64)
     num_blocks = -(-length // block)
     tail = num_blocks * block - length
     span = block + 2 * half_window

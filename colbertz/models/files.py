@@ -131,7 +131,7 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
         if directory.exists():
             for old in directory.iterdir():
                 if not (fresh / old.name).exists():
-                    (shutil.copytree if old.is_dir() else shutil.copy2)(old, fresh / old.name)
+                    _carry_over(old, fresh / old.name)
             aside = fresh.with_name(f"{fresh.name}.old")
             directory.rename(aside)
             fresh.rename(directory)
@@ -141,6 +141,21 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+def _carry_over(old: Path, new: Path) -> None:
+    if old.is_dir():
+        shutil.copytree(old, new, copy_function=_link)
+    else:
+        _link(old, new)
+
+
+def _link(old: Path | str, new: Path | str) -> None:
+    """A second name for the same file costs nothing; where the file system has none, a copy."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
 
 
 def _umask() -> int:

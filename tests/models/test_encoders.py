@@ -188,3 +188,14 @@ def test_32768_tokens_of_one_text_in_less_than_8_gb():
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * 1024 < 8e9
+
+
+def test_a_window_of_one_token_sees_only_itself() -> None:
+    """Half a window of 0 once made blocks of no tokens."""
+    model = modernbert(local_attention=1, layer_types=["sliding_attention"] * 4)
+    ids = batch(300)
+    swapped = Ragged(ids.values.flip(0), ids.offsets)
+    alone = Ragged.from_lengths(ids.values, [1] * 300)
+    # Rotary positions turn queries and keys alike, so a token that sees itself alone does not feel its place.
+    torch.testing.assert_close(model(ids), model(alone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(swapped).flip(0), model(ids), rtol=1e-4, atol=1e-5)
