@@ -170,4 +170,4 @@ class Bert(nn.Module):
                 x = checkpoint(layer, x, packing, use_reentrant=False)
             else:
                 x = layer(x, packing)
-        return x if packing.restore is None else x[packing.restore]
+        return x[packing.restore]

@@ -208,7 +208,7 @@ class ModernBert(nn.Module):
         """
         packing = Packing.of(ids, attended, flash=uses_flash(self.token_embeddings.weight))
         x = self._encode(packing)
-        return x if packing.restore is None else x[packing.restore]
+        return x[packing.restore]
 
     def _encode(self, packing: Packing) -> Tensor:
         config = self.config
