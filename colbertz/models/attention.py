@@ -102,7 +102,10 @@ def attention(
     if half_window is not None and packing.max_length <= half_window + 1:
         half_window = None
     if packing.runs or not len(q):
-        return _attention_over_runs(q, k, v, packing, half_window, dropout)
+        over_runs = attention_over_runs
+        if torch.compiler.is_compiling():
+            from colbertz.models.untraced import attention_over_runs as over_runs
+        return over_runs(q, k, v, packing, half_window, dropout)
     return _flash_attention(q, k, v, packing, half_window, dropout)
 
 
@@ -123,10 +126,10 @@ def _flash_attention(
     return out
 
 
-@torch.compiler.disable  # a Python loop over lengths that differ from batch to batch: nothing to gain from tracing it
-def _attention_over_runs(
+def attention_over_runs(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, half_window: int | None, dropout: float
 ) -> Tensor:
+    """`attention` in PyTorch's scaled dot products, one for each run of texts of equal length."""
     sizes = [count * length for count, length in packing.runs]
     attended = [None] * len(sizes) if packing.attended is None else packing.attended.split(sizes)
     out = []

@@ -1,0 +1,45 @@
+"""The Python in the documentation runs as it stands, on a small checkpoint in place of a published one."""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from colbertz.models import Tokens
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def run_blocks(page: str, names: dict[str, object], replaced: dict[str, str]) -> dict[str, object]:
+    """Run the Python blocks of a page one after the other, in one namespace, and return it."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks, f"{page} shows no Python"
+    for block in blocks:
+        for old, new in replaced.items():
+            block = block.replace(old, new)
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_in_your_code(checkpoint: Path) -> None:
+    padded, mask = torch.randn(2, 3, 128), torch.ones(2, 3, dtype=torch.bool)
+    rows = [{"query": f"question {i}", "document": f"answer {i}"} for i in range(3)]
+    names: dict[str, object] = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, "Tokens": Tokens}
+    names |= {"DataLoader": DataLoader, "padded": padded, "mask": mask, "rows": rows, "keep": torch.ones(6).bool()}
+    replaced = {"lightonai/ColBERT-Zero": str(checkpoint), '"cuda"': '"cpu"', "num_workers=4": "num_workers=0"}
+    replaced[', multiprocessing_context="spawn"'] = ""
+    run_blocks("in-your-code.md", names, replaced)
+
+    tokenizer = names["tokenizer"]
+    queries, documents = tokenizer.queries(["a", "b c"]), tokenizer.documents(["a", "b c"])
+    reranker = names["Reranker"](str(checkpoint))
+    reranker(queries, documents).sum().backward()
+    assert reranker.gate.weight.grad is not None
+    assert all(p.grad is None for p in reranker.colbert.parameters())
+    tower = names["TwoTower"](str(checkpoint)).train()
+    tower(queries, documents).backward()
+    assert all(p.grad is not None for p in tower.parameters())
+    assert [len(side) for side in next(iter(names["loader"]))] == [3, 3]
