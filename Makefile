@@ -28,7 +28,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	rm -rf build/mypy && mkdir -p build/mypy/colbertz
 	ln -s $(CURDIR)/colbertz/* $(CURDIR)/kernels build/mypy/colbertz/
-	MYPYPATH=build/mypy $(BIN)/mypy -p colbertz
+	MYPYPATH=build/mypy $(BIN)/mypy --no-incremental -p colbertz
 
 format: .venv/installed
 	$(BIN)/ruff format .
