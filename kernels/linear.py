@@ -1,8 +1,8 @@
 """`x @ weight.T + bias` on the CPU through oneDNN, in float32 and differentiable.
 
 PyTorch sends float32 products on the CPU to MKL, which keeps to its slow code paths on processors that are not
-Intel's: on a Zen 5 core pair it reached 200 GFLOP/s where oneDNN, which ships inside the same PyTorch, reached 440
-(benchmarks/linear_cpu.py). oneDNN is reached through `torch.ops.mkldnn._linear_pointwise`, the operator that
+Intel's: on two Zen 5 cores it reached 175 to 190 GFLOP/s where oneDNN, which ships inside the same PyTorch, reached 320
+to 410 (benchmarks/linear_cpu.py). oneDNN is reached through `torch.ops.mkldnn._linear_pointwise`, the operator that
 torch.compile uses for its own CPU code. Every other device, dtype and a build without oneDNN take PyTorch's own path.
 """
 
