@@ -6,6 +6,7 @@ engine would. k1 and b are the best of a small grid for the split form on the sa
 leans towards BM25.
 """
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 
@@ -40,6 +41,7 @@ def rank(
     """
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it announces every index that it builds
     model = bm25s.BM25(k1=2.0, b=0.9)
     model.index([words(text) for text in documents], show_progress=False)
     found = model.retrieve([words(text) for text in queries], k=min(k, len(documents)), show_progress=False)
