@@ -8,6 +8,7 @@ and since every process took the mean over an equal share of the queries, that i
 the global batch: the same numbers as one process with the whole batch, scale included.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,11 @@ def world() -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size, device)
+        dist.barrier()  # nobody leaves while others still talk to them
     finally:
+        # DDP sits in reference cycles and has threads of its own: left to the end of the interpreter, which tears the
+        # process group down first, they abort the process now and then.
+        gc.collect()
         dist.destroy_process_group()
 
 
