@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from colbertz.models.bert import Bert, BertConfig
-from colbertz.models.files import CheckpointError, load_weights, read_json, read_tensors, replaced_directory
-from colbertz.models.layouts import FILES, Source, find_source
+from colbertz.models.files import FILES, CheckpointError, load_weights, read_json, read_tensors, replaced_directory
+from colbertz.models.layouts import Source, find_source
 from colbertz.models.modernbert import ModernBert, ModernBertConfig
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """Names inside a checkpoint directory."""
+
+    config: str = "config.json"
+    weights: str = "model.safetensors"
+    weights_index: str = "model.safetensors.index.json"
+    weights_pickled: str = "pytorch_model.bin"
+    weights_pickled_index: str = "pytorch_model.bin.index.json"
+    tokenizer: str = "tokenizer.json"
+    vocabulary: str = "vocab.txt"
+    tokenizer_config: str = "tokenizer_config.json"
+    special_tokens: str = "special_tokens_map.json"
+    modules: str = "modules.json"
+    transformer: str = "sentence_bert_config.json"
+    settings: str = "config_sentence_transformers.json"
+    stanford: str = "artifact.metadata"
+
+
+FILES = CheckpointFiles()
 
 
 class CheckpointError(ValueError):
@@ -37,20 +60,20 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def read_tensors(
-    directory: Path, name: str = "model.safetensors", pickled: str = "pytorch_model.bin"
-) -> dict[str, Tensor]:
+def read_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of a directory: one safetensors file, its shards, or a `.bin` that holds nothing but tensors.
 
     Raises:
         CheckpointError: if there are none, a file is damaged, or a weight is NaN or infinite.
     """
-    for file in (name, f"{name}.index.json", pickled, f"{pickled}.index.json"):
+    for file in (FILES.weights, FILES.weights_index, FILES.weights_pickled, FILES.weights_pickled_index):
         path = directory / file
         if path.is_file():
             break
     else:
-        raise CheckpointError(f"{directory} has no weights: neither {name} nor {pickled}, whole or in shards")
+        raise CheckpointError(
+            f"{directory} has no weights: neither {FILES.weights} nor {FILES.weights_pickled}, whole or in shards"
+        )
     if path.suffix == ".json":
         index = read_json(path)
         shards = sorted(set(index.get("weight_map", {}).values()))

@@ -1,7 +1,7 @@
 """The checkpoint directories that people have, each read into the same `Source`.
 
 PyLate and sentence-transformers (`modules.json`), Stanford (`HF_ColBERT`, `artifact.metadata`) and bare Hugging Face
-encoders. `CheckpointFiles` names every file; colbertz writes PyLate's layout, which the others read.
+encoders. colbertz writes PyLate's layout, which the others read.
 """
 
 import string
@@ -9,30 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colbertz.models.files import CheckpointError, read_json
+from colbertz.models.files import FILES, CheckpointError, read_json
 from colbertz.models.tokenizer import ColBERTSettings
-
-
-@dataclass(frozen=True)
-class CheckpointFiles:
-    """Names inside a checkpoint directory."""
-
-    config: str = "config.json"
-    weights: str = "model.safetensors"
-    weights_index: str = "model.safetensors.index.json"
-    weights_pickled: str = "pytorch_model.bin"
-    weights_pickled_index: str = "pytorch_model.bin.index.json"
-    tokenizer: str = "tokenizer.json"
-    vocabulary: str = "vocab.txt"
-    tokenizer_config: str = "tokenizer_config.json"
-    special_tokens: str = "special_tokens_map.json"
-    modules: str = "modules.json"
-    transformer: str = "sentence_bert_config.json"
-    settings: str = "config_sentence_transformers.json"
-    stanford: str = "artifact.metadata"
-
-
-FILES = CheckpointFiles()
 
 
 @dataclass(frozen=True)
@@ -94,10 +72,8 @@ def _modules(directory: Path) -> Source:
             projections.append(path)
         elif kind == "MultiVectorMask":
             mask = read_json(path / FILES.config)
-        elif kind not in (
-            "Normalize",
-            "Pooling",
-        ):  # normalisation always ends a ColBERT; sentence pooling has no place in it
+        # Normalisation ends every ColBERT without being asked, and sentence pooling has no place in one.
+        elif kind not in ("Normalize", "Pooling"):
             raise CheckpointError(f"{directory / FILES.modules}: module type {module.get('type')!r} is not supported")
     if encoder is None:
         raise CheckpointError(f"{directory / FILES.modules} lists no Transformer module")
