@@ -12,8 +12,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "colbertz/__init__.py").read_text(), re.MULTILINE)
 
-TRAIN = ["tensorboard"]
+TRAIN = ["datasets", "tensorboard"]
 EVAL = ["bm25s"]
+TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 
@@ -41,5 +42,5 @@ setup(
         "PyYAML",
         "jsonargparse[signatures]",
     ],
-    extras_require={"train": TRAIN, "eval": EVAL, "dev": [*TRAIN, *EVAL, *PEERS, *DEV]},
+    extras_require={"train": TRAIN, "eval": EVAL, "teachers": TEACHERS, "dev": [*TRAIN, *EVAL, *PEERS, *DEV]},
 )

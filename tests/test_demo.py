@@ -175,7 +175,8 @@ CONFIG = """
 output: {0}/run
 model: {{tokenizer: {0}/run/tokenizer.json, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
   embedding_dim: 16, query_length: 16, document_length: 32, do_query_expansion: false}}
-data: {{train: {0}/run/train.jsonl, eval: {0}/run/held-out.jsonl}}
+data: {{train: {0}/run/train.jsonl}}
+eval: {{pairs: {0}/run/held-out.jsonl}}
 batch_size: 8
 max_steps: 3
 """

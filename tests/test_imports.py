@@ -22,7 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "maxsim": {"ragged", "kernels"},
     "models": {"maxsim", "ragged", "kernels"},
     "index": {"maxsim", "ragged", "kernels"},
-    "training": {"models", "maxsim", "ragged", "config", "metrics"},
+    "inputs": set(),
+    "evaluation": {"models", "maxsim", "ragged", "metrics", "inputs"},
+    "training": {"models", "maxsim", "ragged", "config", "evaluation"},
 }
 PEERS = {"transformers", "sentence_transformers", "pylate", "fast_plaid"}
 

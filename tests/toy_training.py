@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from colbertz.config import DataConfig, ModelConfig, OptimConfig, TrainingConfig
+from colbertz.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainingConfig
 
 THINGS = "date file graph node path string token list index model score batch query tensor header message".split()
 DEEDS = {"parse": "loads", "find": "search", "count": "total", "copy": "clone", "remove": "discard", "sort": "arrange"}
@@ -28,10 +28,28 @@ def tokenizer() -> Tokenizer:
     return made
 
 
+def scored() -> list[dict[str, object]]:
+    """Rows of a query with two to four documents, the right one first, and a teacher's scores of them."""
+    found = []
+    for number, (query, document) in enumerate(pairs()):
+        others = [pairs()[(number + 7 * step) % 96][1] for step in range(1, 2 + number % 3)]
+        scores = [9.0, *(float(len(set(query.split()) & set(other.split()))) for other in others)]
+        found.append({"query": query, "document": [document, *others], "scores": scores})
+    return found
+
+
 def write(folder: Path) -> None:
-    """`pairs.jsonl` and `tokenizer.json` in `folder`."""
-    rows = (json.dumps({"query": query, "document": document}) for query, document in pairs())
-    (folder / "pairs.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    """`pairs.jsonl`, `negatives.jsonl`, `scored.jsonl` and `tokenizer.json` in `folder`."""
+    rows = {
+        "pairs": [{"query": query, "document": document} for query, document in pairs()],
+        "negatives": [
+            {"query": row["query"], "document": row["document"][0], "negatives": row["document"][1:]}
+            for row in scored()
+        ],
+        "scored": scored(),
+    }
+    for name, content in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)), encoding="utf-8")
     tokenizer().save(str(folder / "tokenizer.json"))
 
 
@@ -50,7 +68,8 @@ def settings(folder: Path, **changes: object) -> TrainingConfig:
             document_length=12,
             do_query_expansion=False,
         ),
-        "data": DataConfig(train=str(folder / "pairs.jsonl"), eval=str(folder / "pairs.jsonl")),
+        "data": DataConfig(train=str(folder / "pairs.jsonl")),
+        "eval": EvalConfig(pairs=str(folder / "pairs.jsonl")),
         "optim": OptimConfig(lr=1e-2),
         "batch_size": 16,
         "max_steps": 30,

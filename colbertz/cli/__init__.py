@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from colbertz import __version__
-from colbertz.cli import demo, encode, index, info, search, train
+from colbertz.cli import demo, encode, index, info, mine, score, search, train
 
 SUBCOMMANDS: dict[str, ModuleType] = {
     "train": train,
     "encode": encode,
     "index": index,
     "search": search,
+    "mine": mine,
+    "score": score,
     "info": info,
     "demo": demo,
 }

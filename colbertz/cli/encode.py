@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colbertz.cli.inputs import read_texts, require_file
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
+from colbertz.inputs import read_texts, require_file
 
 if TYPE_CHECKING:
     from colbertz.ragged import Ragged

@@ -4,8 +4,8 @@ import argparse
 import itertools
 import time
 
-from colbertz.cli.inputs import read_corpus, require_file
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
+from colbertz.inputs import read_corpus, require_file
 
 HELP = "encode a corpus and write a searchable index"
 

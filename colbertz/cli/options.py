@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from colbertz.models import ColBERT
 
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def positive(text: str) -> int:
@@ -25,7 +25,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
         "--model", required=required, help=model_help if required else f"{model_help} (default: the index's)"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    parser.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: float32)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32)")
 
 
 def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,11 @@ from colbertz.config import TrainingConfig
 from colbertz.demo import baseline
 from colbertz.demo.corpus import Function, collect, default_roots
 from colbertz.demo.tokenizer import train_tokenizer
+from colbertz.evaluation import evaluate, from_pairs
+from colbertz.evaluation.exact import truncation_unmentioned
 from colbertz.metrics import mrr, recall
 from colbertz.models import ColBERT
 from colbertz.searcher import Searcher
-from colbertz.training.data import Pairs
-from colbertz.training.evaluation import evaluate, truncation_unmentioned
 
 QUERIES = ("parse a date string", "shortest path between two nodes of a graph", "read a file line by line")
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         return
 
     with _stage(3, f"Training a model from scratch: train.py --config {args.config}"):
-        training.main(["--config", args.config])
+        training.main(["--config", args.config, "--overwrite", "true"])
     location = Path(config.output) / "model"
     model = ColBERT.from_pretrained(location)
 
@@ -108,7 +108,7 @@ def comparison(model: ColBERT, held_out: Sequence[Function]) -> str:
     ):
         found = baseline.rank(queries, documents, words)
         rows.append((f"BM25, {name}", mrr(found, relevant), recall(found, relevant)))
-    quality = evaluate(model, Pairs(queries, documents))
+    quality = evaluate(model, from_pairs("held-out functions", queries, documents))
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     rows.append((f"nano ColBERT, {parameters:.1f} M parameters", quality["mrr@10"], quality["recall@10"]))
     rule = "─" * 60
@@ -118,8 +118,11 @@ def comparison(model: ColBERT, held_out: Sequence[Function]) -> str:
 
 def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> list[Function]:
     """Write both halves to where the configuration reads them from, and return the held-out one."""
-    if config.data.eval is None or config.model.tokenizer is None:
-        raise ValueError("the demo's configuration must set data.eval and model.tokenizer; configs/demo.yaml does")
+    if config.eval.pairs is None or config.model.tokenizer is None or not isinstance(config.data.train, str):
+        raise ValueError(
+            "the demo's configuration must set data.train to a file, eval.pairs and model.tokenizer; "
+            "configs/demo.yaml does"
+        )
     held_out = [f for f in functions if f.held_out]
     trained_on = [f for f in functions if not f.held_out]
     if not held_out or len(trained_on) < config.batch_size:
@@ -127,11 +130,11 @@ def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> list
             f"found only {len(trained_on)} functions to train on and {len(held_out)} held-out ones; give other --roots"
         )
     Path(config.model.tokenizer).parent.mkdir(parents=True, exist_ok=True)
-    for path, part in ((Path(config.data.train), trained_on), (Path(config.data.eval), held_out)):
+    for path, part in ((Path(config.data.train), trained_on), (Path(config.eval.pairs), held_out)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for f in part:
-                row = {config.data.query: f.query, config.data.document: f.document, "id": f.id}
+                row = {"query": f.query, "document": f.document, "id": f.id}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return held_out
 

@@ -142,6 +142,12 @@ class Bert(nn.Module):
         return self.embeddings.word_embeddings
 
     @property
+    def layers(self) -> nn.ModuleList:
+        layers = self.encoder["layer"]
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
     def max_positions(self) -> int:
         """The longest text that has positions."""
         return self.config.max_position_embeddings
@@ -165,7 +171,7 @@ class Bert(nn.Module):
                 f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}"
             )
         x = self.embeddings(packing.ids.values, packing.positions)
-        for layer in self.encoder["layer"].children():
+        for layer in self.layers:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(layer, x, packing, use_reentrant=False)
             else:

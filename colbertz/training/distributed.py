@@ -11,13 +11,16 @@ the global batch: the same numbers as one process with the whole batch, scale in
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from colbertz.ragged import Ragged
 
@@ -43,16 +46,20 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them at the end: NCCL between GPUs, gloo between CPUs."""
+    """Join the processes that torchrun started, and leave them at the end: NCCL between GPUs, gloo between CPUs.
+
+    Within the block it may be asked for again, by each of several stages, and gives the same processes.
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
-        yield World(0, 1, device)
+    if size == 1 or dist.is_initialized():
+        yield World(dist.get_rank() if size > 1 else 0, size, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # While the first process evaluates, the others wait.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield World(dist.get_rank(), size, device)
         dist.barrier()  # nobody leaves while others still talk to them
@@ -70,9 +77,15 @@ def gather(texts: Ragged) -> Ragged:
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return texts
-    lengths = _gather_rows(texts.lengths)
-    values = _Gather.apply(texts.values)
-    return Ragged.from_lengths(values, lengths)
+    return Ragged.from_lengths(gather_rows(texts.values), _gather_rows(texts.lengths))
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (n, …) of all processes in order of rank, with gradient; n may differ. Conditions as for `gather`."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
 
 
 def mean(values: Tensor) -> Tensor:
@@ -82,6 +95,53 @@ def mean(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def maximum(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if not dist.is_initialized():
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def from_first(number: float) -> float:
+    """The first process's number."""
+    if not dist.is_initialized():
+        return number
+    shared = torch.tensor(number, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def any_of(text: str) -> str:
+    """The text of the first process that has one."""
+    if not dist.is_initialized():
+        return text
+    texts = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    return next(filter(None, texts), "")
+
+
+def mean_gradients(module: nn.Module) -> None:
+    """Replace the gradients of a small module that DDP does not wrap by their means over all processes."""
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            parameter.grad.copy_(mean(parameter.grad))
+
+
+@contextmanager
+def no_sync(network: nn.Module) -> Iterator[None]:
+    """A backward pass in here adds to the gradients of this process; the first one outside exchanges the sums."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(False)
+        yield
+        network.set_requires_gradient_sync(True)
+    else:
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext():
+            yield
 
 
 def barrier() -> None:

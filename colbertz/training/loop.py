@@ -1,152 +1,313 @@
 """A training run from top to bottom: settings, model, data, steps, checkpoints.
 
 Runs as one process or as many as torchrun starts, on CPUs or GPUs; the processes share a global batch and compute the
-same gradient as one would (see distributed.py).
+same gradient as one would (see distributed.py). Killed and started again, it goes on as if nothing had happened (see
+state.py).
 """
 
+import json
 import math
+import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from colbertz import config as settings
-from colbertz.config import ModelConfig, TrainingConfig
-from colbertz.maxsim import maxsim
-from colbertz.models import ColBERT, ModernBertConfig
-from colbertz.ragged import Ragged
-from colbertz.training import data, distributed, losses, optim
-from colbertz.training.evaluation import evaluate
-from colbertz.training.metrics_log import metrics_log
+from colbertz.config import EvalConfig, TrainingConfig
+from colbertz.evaluation import Collection, evaluate, from_pairs, read_beir
+from colbertz.models import ColBERT
+from colbertz.training import alignment, data, distributed, optim, state
+from colbertz.training.data import Batch
+from colbertz.training.distributed import World
+from colbertz.training.losses import Objective
+from colbertz.training.metrics_log import Report, check_reporters, metrics_log
+from colbertz.training.model import build_model, show, spectator, spread
+from colbertz.training.step import backward
+
+_RESULT = "result.json"
 
 
 class TrainingDiverged(ValueError):
     """The loss or the gradient is no longer a finite number."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run consists of, ready for its first step.
+
+    Attributes:
+        config: its settings.
+        world: its processes.
+        model: being trained.
+        network: the model spread over the processes.
+        judged: what is evaluated and saved: the model, or on the first process a copy with whole or averaged weights.
+        objective: the loss.
+        trained: the tensors that training changes.
+        batches: the data, a step at a time.
+        collections: what the model is evaluated on.
+    """
+
+    config: TrainingConfig
+    world: World
+    model: ColBERT
+    network: nn.Module
+    judged: ColBERT | None
+    objective: Objective
+    trained: state.Trained
+    batches: data.StepBatches
+    collections: list[Collection]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.batches)
+
+
 def train(config: TrainingConfig) -> Path:
-    """Train a model as `config` says.
+    """Train a model as `config` says, or go on with a run that was interrupted.
 
     Returns:
         The directory of the trained model, `<output>/model`, in PyLate's layout.
 
     Raises:
-        ValueError, FileNotFoundError: for settings, data or a checkpoint that cannot be used; before the first step.
+        ValueError, FileNotFoundError: for settings, data or a checkpoint that cannot be used; before the first step
+            unless it takes the data to notice.
         TrainingDiverged: if the loss is not finite. The last checkpoint stays.
-        SystemExit: after Ctrl-C or SIGTERM, once the model is saved.
+        SystemExit: after Ctrl-C or SIGTERM, once everything is saved.
     """
     output = Path(config.output)
     with distributed.world() as world:
-        pairs = data.read_pairs(config.data.train, config.data.query, config.data.document)
-        held_out = (
-            data.read_pairs(config.data.eval, config.data.query, config.data.document) if config.data.eval else None
-        )
-        num_steps = config.max_steps or max(1, int(config.epochs * (len(pairs) // config.batch_size)))
-        sampler = data.BatchSampler(len(pairs), config.batch_size, num_steps, config.seed, world.rank, world.size)
-
-        # Dropout differs between processes; the weights have the seed to themselves.
-        torch.manual_seed(config.seed + world.rank)
-        model = build_model(config.model, config.seed).to(world.device).train()
-        # A step runs the model twice, on queries and on documents; DDP adds the gradients of both and averages once.
-        encode = model if world.size == 1 else DistributedDataParallel(model)
-        optimizer, scheduler = optim.build(model, config.optim, num_steps)
-        on_cuda = world.device.type == "cuda"
-        batches = data.loader(pairs, sampler, model.tokenizer, num_workers=config.data.num_workers, pin_memory=on_cuda)
-
+        if _is_complete(config, world):
+            return output / "model"
+        check_reporters(config)
+        run = prepare(config, world)
+        progress = state.load(output, run.trained, world)
         if world.is_main:
             output.mkdir(parents=True, exist_ok=True)
             (output / "config.yaml").write_text(settings.dump(config), encoding="utf-8")
-            print(_summary(model, len(pairs), num_steps, config, world), flush=True)
+            print(_summary(run, progress.step), flush=True)
         with (
-            metrics_log(output, num_steps, tensorboard=config.tensorboard, enabled=world.is_main) as report,
+            metrics_log(output, run.num_steps, config, start=progress.step, enabled=world.is_main) as report,
             _stop_requests() as requests,
         ):
-            window: list[Tensor] = []  # what each step since the last report measured
-            since = time.perf_counter()
-            for step, batch in enumerate(batches, 1):
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=config.bf16 and on_cuda):
-                    queries: Ragged = encode(batch.queries.to(world.device, non_blocking=True))
-                    documents = distributed.gather(encode(batch.documents.to(world.device, non_blocking=True)))
-                scores = maxsim(queries, documents)
-                positives = torch.arange(len(queries), device=world.device) + world.rank * len(queries)
-                loss = losses.contrastive(scores, positives, config.loss.temperature)
-
-                optimizer.zero_grad()
-                loss.backward()
-                norm = optim.clip(model, config.optim.max_grad_norm)
-                # One exchange a step, in which all processes also agree on whether to go on.
-                correct = losses.accuracy(scores, positives)
-                state = torch.stack([loss.detach(), norm, correct, loss.new_tensor(float(len(requests)))])
-                state = distributed.mean(state).cpu()
-                if not state.isfinite().all():
-                    raise TrainingDiverged(_divergence(step, float(state[0]), float(state[1]), config))
-                rate = scheduler.get_last_lr()[0]
-                optimizer.step()
-                scheduler.step()
-
-                window.append(state)
-                stop = bool(state[3] > 0)
-                last = step == num_steps or stop
-                if step % config.log_every == 0 or last:
-                    speed = len(window) * config.batch_size / (time.perf_counter() - since)
-                    means = dict(zip(("loss", "grad_norm", "accuracy"), torch.stack(window).mean(0).tolist()))
-                    report(step, means | {"lr": rate, "pairs/s": speed})
-                    window, since = [], time.perf_counter()
-                if held_out and (last or _due(step, config.eval_every)):
-                    if world.is_main:
-                        judged = held_out if step == num_steps else _every_nth(held_out, config.eval_pairs)
-                        report(step, evaluate(model, judged) | {"held-out pairs": len(judged)})
-                    distributed.barrier()
-                    since = time.perf_counter()
-                if world.is_main and (last or _due(step, config.save_every)):
-                    model.save_pretrained(output / "model")
-                if stop:
-                    break
-        if stop:
+            stopped_by = _steps(run, progress, report, requests)
+        if stopped_by:
             if world.is_main:
-                print(f"stopped at step {step} of {num_steps}; the model so far is in {output / 'model'}", flush=True)
-            raise SystemExit(128 + (requests[0] if requests else signal.SIGTERM))
+                print(
+                    f"stopped at step {progress.step} of {run.num_steps}; the same command goes on from there, "
+                    f"and the model so far is in {output / 'model'}",
+                    flush=True,
+                )
+            raise SystemExit(128 + stopped_by)
     return output / "model"
+
+
+def prepare(config: TrainingConfig, world: World) -> Run:
+    """Open the data, build the model and everything else that a run needs; nothing is written.
+
+    Raises:
+        ValueError, FileNotFoundError: for settings, data or a checkpoint that cannot be used.
+    """
+    model = build_model(config.model, config.seed)
+    batches = data.open_batches(config, model.tokenizer, world.rank, world.size)
+    collections = _collections(config.eval)
+    too_long = [dim for dim in config.loss.matryoshka_dims if dim >= model.embedding_dim]
+    if too_long:
+        raise ValueError(
+            f"loss.matryoshka_dims holds {too_long[0]}, but embeddings have {model.embedding_dim} dimensions, "
+            "which are trained anyway; give smaller ones"
+        )
+    # Dropout differs between processes; the weights have the seed to themselves.
+    torch.manual_seed(config.seed + world.rank)
+    model = model.to(world.device).train()
+    judged = model if world.is_main else None
+    if config.fsdp or config.ema_decay:
+        judged = spectator(model) if world.is_main else None
+    network = spread(model, world, fsdp=config.fsdp)
+    objective = Objective(config.loss).to(world.device)
+    optimizer = optim.build(model, objective, config.optim)
+    named = [*model.named_parameters(), *objective.named_parameters()]
+    parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
+    averages = [p.detach().clone() for p in parameters.values()] if config.ema_decay else []
+    trained = state.Trained(parameters, optimizer, averages)
+    return Run(config, world, model, network, judged, objective, trained, batches, collections)
+
+
+def _steps(run: Run, progress: state.Progress, report: Report, requests: list[int]) -> int:
+    """Train from where `progress` is, and return the number of the signal that ended it, or 0."""
+    config, world = run.config, run.world
+    schedule = optim.schedule(config.optim, run.num_steps)
+    enough = _judge(run, progress, report)  # due now where a run was stopped just before
+    batches = data.loader(run.batches, progress.step, config.data.num_workers, pin_memory=world.device.type == "cuda")
+    since = time.perf_counter()
+    for batch in [] if enough else batches:
+        rate = optim.set_rate(run.trained.optimizer, schedule(progress.step))
+        stop = _step(run, progress, batch, requests)
+        if progress.step % config.log_every == 0 or progress.step == run.num_steps:
+            seconds = (time.perf_counter() - since) / len(progress.window)
+            report(progress.step, _means(run, progress) | {"lr": rate, "pairs/s": config.batch_size / seconds})
+            progress.window.clear()
+            since = time.perf_counter()
+        paused = time.perf_counter()
+        if stop:
+            _save_model(run, "model")
+        elif _judge(run, progress, report):
+            break
+        if stop or _due(progress.step, config.save_every):
+            state.save(Path(config.output), run.trained, progress, config.keep_checkpoints, world)
+        if stop:
+            return requests[0] if requests else signal.SIGTERM
+        since += time.perf_counter() - paused
+    _finish(run, progress, report)
+    return 0
+
+
+def _step(run: Run, progress: state.Progress, batch: Batch, requests: list[int]) -> bool:
+    """One optimizer step, and whether one of the processes was asked to stop.
+
+    Raises:
+        TrainingDiverged: before the weights are touched.
+        ValueError: if too many rows could not be used.
+    """
+    config, trained = run.config, run.trained
+    trained.optimizer.zero_grad()
+    measured = backward(run.network, run.objective, batch, config, run.world)
+    norm = optim.clip(run.model, config.optim.max_grad_norm)
+    # One exchange a step, in which all processes also agree on whether to go on.
+    notes = measured.new_tensor([len(batch.bad_rows) * run.world.size, len(requests)])
+    *row, bad_rows, stops = distributed.mean(torch.cat([measured, norm.detach()[None], notes])).tolist()
+    progress.bad_rows += round(bad_rows)
+    if progress.bad_rows > config.data.max_bad_rows:
+        raise ValueError(
+            f"{progress.bad_rows} rows could not be used, more than data.max_bad_rows {config.data.max_bad_rows}; "
+            f"the last: {distributed.any_of(next(iter(batch.bad_rows), ''))}"
+        )
+    if not all(map(math.isfinite, row)):
+        raise TrainingDiverged(_divergence(progress.step + 1, row[0], row[2], batch, config))
+    trained.optimizer.step()
+    run.objective.clamp()
+    if config.ema_decay:
+        optim.average(trained.average, list(trained.parameters.values()), config.ema_decay)
+    progress.step += 1
+    progress.window.append(row)
+    return stops > 0
+
+
+def _means(run: Run, progress: state.Progress) -> dict[str, float]:
+    """What the steps since the last report measured."""
+    means = torch.tensor(progress.window, dtype=torch.float64).mean(0).tolist()
+    metrics = dict(zip(("loss", "accuracy", "grad_norm"), means))
+    if run.config.loss.learn_temperature:
+        metrics["temperature"] = run.objective.temperature.item()
+    if progress.bad_rows:
+        metrics["bad rows"] = progress.bad_rows
+    return metrics
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def build_model(config: ModelConfig, seed: int) -> ColBERT:
-    """A model from a checkpoint, or with random weights and a tokenizer from a file.
+def _judge(run: Run, progress: state.Progress, report: Report) -> bool:
+    """Evaluate if it is time to, keep the model if it is the best so far, and say whether to stop early."""
+    config = run.config.eval
+    if not run.collections or not _due(progress.step, config.every) or progress.judged == progress.step:
+        return False
+    metrics = _evaluate(run, [c.some_queries(config.max_pairs) if c.name == "pairs" else c for c in run.collections])
+    if run.world.is_main:
+        report(progress.step, metrics)
+    value = distributed.from_first(metrics.get(config.metric, 0.0))
+    progress.judged = progress.step
+    progress.stale += 1
+    if progress.best is None or value > progress.best:
+        progress.best, progress.best_step, progress.stale = value, progress.step, 0
+        _save_model(run, "best")
+    return 0 < config.patience <= progress.stale
+
+
+def _finish(run: Run, progress: state.Progress, report: Report) -> None:
+    """Save the model, evaluate it on everything, and note that the run is complete."""
+    _save_model(run, "model")
+    metrics = _evaluate(run, run.collections) if run.collections else {}
+    if run.world.is_main:
+        if metrics:
+            report(progress.step, metrics)
+        result = {"steps": progress.step, "metrics": metrics, "best": progress.best, "best_step": progress.best_step}
+        path = Path(run.config.output) / _RESULT
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    distributed.barrier()
+
+
+def _evaluate(run: Run, collections: Sequence[Collection]) -> dict[str, float]:
+    """Metrics of the model on each collection, and their means; the first process does it, the others get none."""
+    _show(run)
+    if run.judged is None:
+        return {}
+    found = [evaluate(run.judged, collection) for collection in collections]
+    means = {name: sum(metrics[name] for metrics in found) / len(found) for name in found[0]}
+    if len(found) == 1:
+        return means
+    each = zip(collections, found)
+    return means | {f"{c.name}/{name}": value for c, metrics in each for name, value in metrics.items()}
+
+
+def _save_model(run: Run, name: str) -> None:
+    _show(run)
+    if run.judged is not None:
+        directory = Path(run.config.output) / name
+        run.judged.save_pretrained(directory)
+        alignment.record(run.judged, directory)
+    distributed.barrier()
+
+
+def _show(run: Run) -> None:
+    """Bring the copy that is evaluated and saved up to date, if it is one."""
+    if run.judged is run.model or not (run.config.fsdp or run.config.ema_decay):
+        return
+    show(run.judged, run.trained.average or list(run.model.parameters()))
+
+
+def _is_complete(config: TrainingConfig, world: World) -> bool:
+    """Whether the run was brought to its end before; with `overwrite`, make room for a new one.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint or tokenizer.
-        ValueError: if the tokenizer cannot be read.
+        ValueError: if the directory holds a run with other settings.
     """
-    names = ("query_length", "document_length", "do_query_expansion")
-    chosen = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    if config.init is not None:
-        return ColBERT.from_pretrained(config.init, "cpu", embedding_dim=config.embedding_dim, seed=seed, **chosen)
-    path = Path(config.tokenizer or "")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no tokenizer file {str(path)!r} (model.tokenizer)")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
-        raise ValueError(f"model.tokenizer {str(path)!r} is not a tokenizer.json: {error}") from None
-    sizes = ModernBertConfig(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        local_attention=config.local_attention,
-        global_attn_every_n_layers=config.global_attn_every_n_layers,
-    )
-    return ColBERT.from_scratch(sizes, tokenizer, embedding_dim=config.embedding_dim or 128, seed=seed, **chosen)
+    output = Path(config.output)
+    before = output / "config.yaml"
+    if config.overwrite:
+        if world.is_main:
+            for name in ("checkpoints", "best"):
+                shutil.rmtree(output / name, ignore_errors=True)
+            for name in (_RESULT, "metrics.jsonl", "config.yaml"):
+                (output / name).unlink(missing_ok=True)
+        distributed.barrier()
+        return False
+    complete = (output / _RESULT).is_file()
+    if before.is_file() and (complete or state.checkpoints(output)):
+        different = settings.differences(settings.load(["--config", str(before)]), config)
+        if different:
+            raise ValueError(
+                f"{output} holds a run with other settings ({'; '.join(different)}); give another output, or set "
+                "overwrite to true to replace it"
+            )
+    if complete and world.is_main:
+        print(f"this run is complete, its model is in {output / 'model'}; set overwrite to true to repeat it")
+    return complete
+
+
+def _collections(config: EvalConfig) -> list[Collection]:
+    found = [read_beir(directory, config.split) for directory in config.beir]
+    if config.pairs:
+        held_out = data.read_pairs(config.pairs)
+        found.append(from_pairs("pairs", held_out.queries, held_out.documents))
+    return found
 
 
 @contextmanager
@@ -168,25 +329,29 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _every_nth(pairs: data.Pairs, most: int) -> data.Pairs:
-    """At most `most` of the pairs, evenly spread, since files tend to be sorted."""
-    step = math.ceil(len(pairs) / most)
-    return data.Pairs(pairs.queries[::step], pairs.documents[::step])
-
-
-def _summary(model: ColBERT, num_pairs: int, num_steps: int, config: TrainingConfig, world: distributed.World) -> str:
-    parameters = sum(p.numel() for p in model.parameters())
+def _summary(run: Run, start: int) -> str:
+    config, world = run.config, run.world
+    parameters = sum(p.numel() for p in run.judged.parameters()) if run.judged else 0
     processes = f"{world.size} processes" if world.size > 1 else "1 process"
-    return (
-        f"{parameters / 1e6:.1f} M parameters, {num_pairs:,} pairs, {num_steps:,} steps of {config.batch_size} "
-        f"({num_steps * config.batch_size / num_pairs:.2g} epochs), {processes} on {world.device.type}"
-    )
+    lines = [
+        f"{parameters / 1e6:.1f} M parameters, {run.num_steps:,} steps of {config.batch_size:,} ({config.loss.kind}), "
+        f"{processes} on {world.device.type}",
+    ]
+    for number, source in enumerate(run.batches.sources):
+        rows = "a stream" if source.num_rows is None else f"{source.num_rows:,} rows"
+        steps = int((run.batches.schedule.sources == number).sum())
+        lines.append(f"  {source.name}: {rows}, {steps:,} steps")
+    if start:
+        lines.append(f"going on after step {start:,}")
+    return "\n".join(lines)
 
 
-def _divergence(step: int, loss: float, norm: float, config: TrainingConfig) -> str:
-    saved = Path(config.output) / "model"
-    kept = f"the last good checkpoint is in {saved}" if saved.is_dir() else "no checkpoint was saved yet"
+def _divergence(step: int, loss: float, norm: float, batch: Batch, config: TrainingConfig) -> str:
+    saved = state.checkpoints(Path(config.output))
+    kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
+    rows = ", ".join(map(str, batch.rows[:8].tolist()))
     return (
         f"step {step}: the loss is {loss:g} and the gradient's norm {norm:g}, so training stops here; {kept}. "
-        f"Try a smaller optim.lr than {config.optim.lr:g} or more optim.warmup_steps than {config.optim.warmup_steps}"
+        f"The batch is of {batch.source}, rows {rows} …; look at them, or try a smaller optim.lr than "
+        f"{config.optim.lr:g} or more optim.warmup_steps than {config.optim.warmup_steps}"
     )

@@ -1,40 +1,46 @@
 """Metrics of a run: a JSON line for each report, a progress bar, and TensorBoard's event files if wanted."""
 
+import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from tqdm import tqdm
+
+from colbertz.config import TrainingConfig, dump
 
 Report = Callable[[int, Mapping[str, float]], None]
 
 # What the progress bar shows, in this order; all of it is in metrics.jsonl.
-_IN_BAR = {"loss": "loss", "mrr@10": "held-out MRR@10", "pairs/s": "pairs/s"}
+_IN_BAR = {"loss": "loss", "ndcg@10": "nDCG@10", "pairs/s": "pairs/s"}
 
 
 @contextmanager
 def metrics_log(
-    directory: Path, num_steps: int, *, tensorboard: bool = False, enabled: bool = True
+    directory: Path, num_steps: int, config: TrainingConfig, *, start: int = 0, enabled: bool = True
 ) -> Iterator[Report]:
     """A function that records `{name: value}` for a step.
 
-    Metrics go to `metrics.jsonl` and `tensorboard/` under `directory`, where a run that starts anew replaces those of
-    the one before, and to a progress bar or, without a terminal, a line. With `enabled` false, as in all processes but
+    Metrics go to `metrics.jsonl` and, if the configuration wants them, `tensorboard/` under `directory` and Weights &
+    Biases; and to a progress bar or, without a terminal, a line. A run that goes on after step `start` keeps the lines
+    up to there, one that starts anew replaces those of the run before. With `enabled` false, as in all processes but
     the first, the function does nothing.
-
-    Raises:
-        ValueError: if TensorBoard is wanted and not installed.
     """
     if not enabled:
         yield lambda step, metrics: None
         return
-    board = _tensorboard(directory / "tensorboard") if tensorboard else None
+    board = _tensorboard(directory / "tensorboard") if config.tensorboard else None
+    online = _wandb(directory, config) if config.wandb else None
     shown: dict[str, float] = {}
+    path = directory / "metrics.jsonl"
+    _keep_lines(path, start)
     with (
-        (directory / "metrics.jsonl").open("w", encoding="utf-8") as lines,
-        tqdm(total=num_steps, desc="training", unit=" steps", disable=None) as bar,
+        path.open("a", encoding="utf-8") as lines,
+        tqdm(total=num_steps, initial=start, desc="training", unit=" steps", disable=None) as bar,
     ):
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
@@ -43,6 +49,8 @@ def metrics_log(
             if board is not None:
                 for name, value in metrics.items():
                     board.add_scalar(name, value, step)
+            if online is not None:
+                online.log(dict(metrics), step=step)
             shown.update({label: metrics[name] for name, label in _IN_BAR.items() if name in metrics})
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
@@ -56,13 +64,52 @@ def metrics_log(
         finally:
             if board is not None:
                 board.close()
+            if online is not None:
+                online.finish()
+
+
+def _keep_lines(path: Path, last_step: int) -> None:
+    """Drop the lines of later steps, which are about to be made again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if last_step and _step_of(line) <= last_step]
+    beside = path.with_name(f".{path.name}")
+    beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    beside.replace(path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; infinite for one that a crash cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")
+
+
+def check_reporters(config: TrainingConfig) -> None:
+    """Look for TensorBoard and Weights & Biases before anything is written.
+
+    Raises:
+        ValueError: if one is wanted and not installed.
+    """
+    wanted = {
+        "tensorboard": (config.tensorboard, 'pip install "colbertz[train]"'),
+        "wandb": (config.wandb, "pip install wandb"),
+    }
+    for name, (is_wanted, command) in wanted.items():
+        if is_wanted and importlib.util.find_spec(name) is None:
+            raise ValueError(f"{name} is set but not installed; run {command} or unset it")
 
 
 def _tensorboard(directory: Path):  # type: ignore[no-untyped-def]  # the type is only there with the extra
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            'tensorboard is set but not installed; run pip install "colbertz[train]" or unset it'
-        ) from None
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(directory))
+
+
+def _wandb(directory: Path, config: TrainingConfig):  # type: ignore[no-untyped-def]  # as above
+    import wandb
+
+    # The same run for the same directory, so that one that is resumed goes on there too.
+    name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
+    settings = yaml.safe_load(dump(config))
+    return wandb.init(project=config.wandb, id=name, resume="allow", dir=str(directory), config=settings)

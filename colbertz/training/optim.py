@@ -1,29 +1,29 @@
-"""AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101) and the course of its learning rate."""
+"""AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), the course of its learning rate, and averaged weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
 
 from colbertz.config import OptimConfig
 
 
-def build(model: nn.Module, config: OptimConfig, num_steps: int) -> tuple[AdamW, LambdaLR]:
-    """The optimizer of the parameters that need gradients, and its schedule, to be stepped once a step."""
-    optimizer = AdamW(
-        parameter_groups(model, config),
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,
-    )
-    return optimizer, LambdaLR(optimizer, schedule(config, num_steps))
+def build(model: nn.Module, objective: nn.Module, config: OptimConfig) -> AdamW:
+    """The optimizer of the parameters that need gradients; `set_rate` gives it its rate for a step."""
+    groups = parameter_groups(model, config)
+    learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if learned:
+        groups.append({"params": learned, "lr": config.lr, "weight_decay": 0.0})
+    for group in groups:
+        group["peak_lr"] = group["lr"]
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Matrices with weight decay; token embeddings with their own rate and, like norms and biases, without decay."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     matrices: list[nn.Parameter] = []
@@ -41,6 +41,13 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     return [group for group in groups if group["params"]]
 
 
+def set_rate(optimizer: Optimizer, factor: float) -> float:
+    """Give each group `factor` times its highest rate, and return that of the first group."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["peak_lr"]
+    return float(optimizer.param_groups[0]["lr"])
+
+
 def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:
     """The factor of the learning rate at each step, from 0 on: up to 1 in the warm-up, then down as configured."""
 
@@ -53,6 +60,14 @@ def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:
     return factor
 
 
-def clip(model: nn.Module, max_norm: float) -> torch.Tensor:
+def clip(model: nn.Module, max_norm: float) -> Tensor:
     """Scale all gradients down to a total norm of `max_norm` (0: leave them) and return the norm they had."""
-    return nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@torch.no_grad()
+def average(averages: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
+    """Move each average towards its parameter: average · decay + parameter · (1 - decay)."""
+    for mean, parameter in zip(averages, parameters):
+        mean.lerp_(parameter, 1 - decay)

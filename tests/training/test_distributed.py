@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from safetensors.torch import load_file, save_file
-from torch.nn.parallel import DistributedDataParallel
 from toy_training import settings, write
 
 from colbertz import config
-from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
-from colbertz.training import data, distributed, losses
-from colbertz.training.loop import build_model, train
+from colbertz.training import distributed
+from colbertz.training.loop import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,28 +31,6 @@ def join(rank: int, size: int, port: int) -> None:
     torch.set_num_threads(1)
 
 
-def gradients(folder: Path, world: distributed.World) -> dict[str, torch.Tensor]:
-    """One step's gradients as the loop computes them."""
-    chosen = settings(folder)
-    model = build_model(chosen.model, seed=0).train()
-    encode = model if world.size == 1 else DistributedDataParallel(model)
-    pairs = data.read_pairs(chosen.data.train)
-    sampler = data.BatchSampler(len(pairs), 16, 1, 0, world.rank, world.size)
-    (batch,) = data.loader(pairs, sampler, model.tokenizer)
-    queries, documents = encode(batch.queries), distributed.gather(encode(batch.documents))
-    positives = torch.arange(len(queries)) + world.rank * len(queries)
-    losses.contrastive(maxsim(queries, documents), positives, 0.05).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
-def save_gradients(rank: int, size: int, port: int, folder: Path) -> None:
-    join(rank, size, port)
-    with distributed.world() as world:
-        found = gradients(folder, world)
-        if world.is_main:
-            save_file(found, folder / "gradients.safetensors")
-
-
 def gather_unequal(rank: int, size: int, port: int, folder: Path) -> None:
     """Processes with 3 and 1 texts: order, values, and a gradient that is the sum over processes."""
     join(rank, size, port)
@@ -69,17 +44,6 @@ def gather_unequal(rank: int, size: int, port: int, folder: Path) -> None:
         rows = weights[:5] if rank == 0 else weights[5:]
         ok = ok and torch.equal(mine.grad, 3 * rows)  # weight 1 from the first process and 2 from the second
         (folder / f"gathered-{rank}").write_text(str(ok))
-
-
-def test_gradients_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    write(tmp_path)
-    one = gradients(tmp_path, distributed.World(0, 1, torch.device("cpu")))
-    mp.spawn(save_gradients, (2, free_port(), tmp_path), nprocs=2)
-    two = load_file(tmp_path / "gradients.safetensors")
-    assert one.keys() == two.keys()
-    for name, gradient in one.items():
-        assert gradient.norm() > 0, name
-        assert (two[name] - gradient).norm() < 1e-5 * gradient.norm(), name
 
 
 def test_processes_may_hold_different_numbers_of_tokens(tmp_path: Path) -> None:

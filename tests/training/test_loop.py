@@ -5,18 +5,21 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from toy_training import pairs, settings, write
 
 from colbertz import config
-from colbertz.config import DataConfig, ModelConfig, OptimConfig
+from colbertz.config import DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, SourceConfig
+from colbertz.evaluation import Collection, evaluate, from_pairs
+from colbertz.evaluation.exact import rankings
 from colbertz.models import ColBERT
 from colbertz.training import losses, main
-from colbertz.training.data import Pairs
-from colbertz.training.evaluation import evaluate, rankings
-from colbertz.training.loop import TrainingDiverged, build_model, train
+from colbertz.training.alignment import Mismatch
+from colbertz.training.loop import TrainingDiverged, train
+from colbertz.training.model import build_model
 from colbertz.training.optim import schedule
 
 
@@ -30,8 +33,16 @@ def reports(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
+def held_out(folder: Path, **changes: object) -> EvalConfig:
+    return EvalConfig(pairs=str(folder / "pairs.jsonl"), **changes)  # type: ignore[arg-type]
+
+
+def all_pairs() -> Collection:
+    return from_pairs("pairs", [query for query, _ in pairs()], [document for _, document in pairs()])
+
+
 def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
-    chosen = settings(folder, max_steps=60, eval_every=20, eval_pairs=50)
+    chosen = settings(folder, max_steps=60, eval=held_out(folder, every=20, max_pairs=50))
     untrained = evaluate(build_model(chosen.model, chosen.seed), all_pairs())
     assert train(chosen) == folder / "run" / "model"
 
@@ -40,32 +51,32 @@ def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
     assert len(losses_seen) == 6
     assert losses_seen[-1] < 0.3 * losses_seen[0]
     evaluations = [report for report in found if "mrr@10" in report]
-    assert [(report["step"], report["held-out pairs"]) for report in evaluations] == [(20, 48), (40, 48), (60, 96)]
+    assert [report["step"] for report in evaluations] == [20, 40, 60, 60]
 
     model = ColBERT.from_pretrained(folder / "run" / "model")
     assert (model.settings.query_length, model.settings.do_query_expansion, model.embedding_dim) == (12, False, 16)
     trained = evaluate(model, all_pairs())
-    assert trained["mrr@10"] == pytest.approx(evaluations[-1]["mrr@10"])
+    assert trained == {name: pytest.approx(evaluations[-1][name]) for name in ("ndcg@10", "mrr@10", "recall@10")}
     assert trained["mrr@10"] > max(0.9, untrained["mrr@10"] + 0.2)
     assert config.load(["--config", str(folder / "run" / "config.yaml")]) == chosen
-
-
-def all_pairs() -> Pairs:
-    return Pairs([query for query, _ in pairs()], [document for _, document in pairs()])
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert result["steps"] == 60
+    assert result["metrics"] == trained
+    assert result["best"] == max(report["ndcg@10"] for report in evaluations[:3])
 
 
 def test_the_same_settings_give_the_same_losses(folder: Path) -> None:
     seen = []
     for _ in range(2):
-        train(settings(folder, max_steps=5, log_every=1))
+        train(settings(folder, max_steps=5, log_every=1, overwrite=True))
         seen.append([report["loss"] for report in reports(folder) if "loss" in report])
     assert seen[0] == seen[1]
 
 
 def test_training_goes_on_from_a_checkpoint(folder: Path) -> None:
     first = train(settings(folder, max_steps=40, log_every=5))
-    end = reports(folder)[-2]["loss"]
-    kept = ModelConfig(init=str(first), query_length=10)
+    end = [report["loss"] for report in reports(folder) if "loss" in report][-1]
+    kept = ModelConfig(init=str(first), query_length=10, allow_mismatch=["query_length"])
     second = train(settings(folder, max_steps=5, log_every=5, model=kept, output=str(folder / "second")))
     start = json.loads((folder / "second" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     assert start < 2 * end + 0.1
@@ -78,15 +89,17 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 ) -> None:
     contrastive, calls = losses.contrastive, []
 
-    def broken(scores: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
+    def broken(*args: object, **kwargs: object) -> torch.Tensor:
         calls.append(None)
-        return contrastive(scores, positives, temperature) * (float("nan") if len(calls) == 7 else 1)
+        return contrastive(*args, **kwargs) * (float("nan") if len(calls) == 7 else 1)
 
     monkeypatch.setattr(losses, "contrastive", broken)
-    with pytest.raises(TrainingDiverged, match=r"step 7: the loss is nan.*last good checkpoint is in .*run/model"):
+    told = r"step 7: the loss is nan.*last good checkpoint is .*step-00000005. The batch is of pairs.*, rows \d+, \d+"
+    with pytest.raises(TrainingDiverged, match=told):
         train(settings(folder, save_every=5))
-    model = ColBERT.from_pretrained(folder / "run" / "model")
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    monkeypatch.undo()
+    train(settings(folder, save_every=5))
+    assert next(report for report in reports(folder) if "loss" in report)["step"] == 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -95,11 +108,11 @@ def test_a_signal_ends_the_step_saves_and_exits(
 ) -> None:
     accuracy, calls = losses.accuracy, []
 
-    def interrupted(scores: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+    def interrupted(*args: torch.Tensor) -> torch.Tensor:
         calls.append(None)
         if len(calls) == 3:
             os.kill(os.getpid(), number)
-        return accuracy(scores, positives)
+        return accuracy(*args)
 
     monkeypatch.setattr(losses, "accuracy", interrupted)
     before = signal.getsignal(number)
@@ -107,8 +120,8 @@ def test_a_signal_ends_the_step_saves_and_exits(
         train(settings(folder, max_steps=1000))
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) == before
-    assert "stopped at step 3 of 1000; the model so far is in" in capsys.readouterr().out
-    assert [report["step"] for report in reports(folder)] == [3, 3]
+    assert "stopped at step 3 of 1000; the same command goes on from there" in capsys.readouterr().out
+    assert reports(folder) == []
     ColBERT.from_pretrained(folder / "run" / "model")
 
 
@@ -132,7 +145,13 @@ def test_the_entry_point_reads_yaml_and_overrides(folder: Path) -> None:
         ({"data": DataConfig(train="gone.jsonl")}, FileNotFoundError, "gone.jsonl"),
         ({"model": ModelConfig(tokenizer="gone.json")}, FileNotFoundError, "gone.json.*model.tokenizer"),
         ({"model": ModelConfig(init="/gone")}, FileNotFoundError, "/gone"),
-        ({"batch_size": 97}, ValueError, "96 training pairs, fewer than batch_size 97"),
+        ({"batch_size": 97}, ValueError, "pairs.* has 96 rows, fewer than batch_size 97"),
+        ({"eval": EvalConfig(beir=["gone"])}, FileNotFoundError, "gone has no corpus.jsonl"),
+        ({"eval": EvalConfig(pairs="gone.jsonl")}, FileNotFoundError, "gone.jsonl"),
+        ({"fsdp": True}, ValueError, "fsdp.*torchrun"),
+        ({"loss": LossConfig(matryoshka_dims=[4, 16])}, ValueError, "matryoshka_dims holds 16.*16 dimensions"),
+        ({"loss": LossConfig(kind="distillation")}, ValueError, "pairs has none; name their column with scores"),
+        ({"wandb": "project"}, ValueError, "pip install wandb"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -154,7 +173,7 @@ def test_rankings_over_blocks_are_those_of_the_whole_matrix(folder: Path, monkey
     model = build_model(replace(chosen.model, embedding_dim=8), seed=3)
     queries, documents = model.encode_query(all_pairs().queries), model.encode_document(all_pairs().documents)
     whole = model.similarity(queries, documents)
-    monkeypatch.setattr("colbertz.training.evaluation._BLOCK", 7)
+    monkeypatch.setattr("colbertz.evaluation.exact._BLOCK", 7)
     found = rankings(queries, documents, 10)
     torch.testing.assert_close(whole.gather(1, torch.tensor(found)), whole.topk(10).values)
 
@@ -164,3 +183,106 @@ def test_the_reported_rate_is_the_one_that_the_step_was_made_with(folder: Path) 
     train(settings(folder, optim=chosen, max_steps=10, log_every=1))
     rates = [report["lr"] for report in reports(folder) if "lr" in report]
     assert rates == pytest.approx([1e-2 * schedule(chosen, 10)(step) for step in range(10)])
+
+
+def test_the_best_model_is_kept_and_a_run_that_gets_no_better_stops(folder: Path) -> None:
+    chosen = settings(
+        folder,
+        max_steps=400,
+        log_every=100,
+        optim=OptimConfig(lr=1e-2, schedule="constant"),
+        eval=held_out(folder, every=10, patience=3),
+    )
+    train(chosen)
+    scores = [report["ndcg@10"] for report in reports(folder) if "ndcg@10" in report]
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert result["steps"] < 400
+    assert result["best"] == max(scores)
+    assert scores.index(max(scores)) == result["best_step"] // 10 - 1 == len(scores) - 2 - 3
+    best = evaluate(ColBERT.from_pretrained(folder / "run" / "best"), all_pairs())
+    assert best["ndcg@10"] == pytest.approx(result["best"])
+
+
+def test_collections_in_beir_layout_are_evaluated_on_the_way(folder: Path) -> None:
+    for name, part in (("one", pairs()[:40]), ("two", pairs()[40:])):
+        (folder / name / "qrels").mkdir(parents=True)
+        for file, column in (("queries", 0), ("corpus", 1)):
+            rows = [{"_id": str(number), "text": pair[column]} for number, pair in enumerate(part)]
+            (folder / name / f"{file}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        lines = [f"{number}\t{number}\t1" for number in range(len(part))]
+        (folder / name / "qrels" / "dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
+    beir = [str(folder / "one"), str(folder / "two")]
+    train(settings(folder, max_steps=4, eval=EvalConfig(beir=beir, every=2)))
+    found = [report for report in reports(folder) if "ndcg@10" in report]
+    assert [report["step"] for report in found] == [2, 4, 4]
+    for report in found:
+        assert report["ndcg@10"] == pytest.approx((report["one/ndcg@10"] + report["two/ndcg@10"]) / 2)
+
+
+@pytest.mark.parametrize("kind", ["distillation", "margin_mse"])
+def test_distillation_learns_the_teachers_order(folder: Path, kind: Literal["distillation", "margin_mse"]) -> None:
+    data = DataConfig([SourceConfig(str(folder / "scored.jsonl"), scores="scores")])
+    loss = LossConfig(kind=kind, normalize_student=False, student_temperature=0.5)
+    train(settings(folder, data=data, loss=loss, max_steps=100, log_every=20, accumulation_steps=2))
+    found = [report for report in reports(folder) if "loss" in report]
+    assert found[-1]["loss"] < 0.7 * found[0]["loss"]
+    assert found[-1]["accuracy"] > 0.95
+
+
+def test_an_average_of_the_weights_is_what_is_saved(folder: Path) -> None:
+    train(settings(folder, max_steps=2, ema_decay=0.75, eval=EvalConfig()))
+    averaged = ColBERT.from_pretrained(folder / "run" / "model").state_dict()
+    weights = []
+    for steps in (1, 2):
+        chosen = settings(folder, max_steps=steps, eval=EvalConfig(), overwrite=True)
+        chosen = replace(chosen, optim=OptimConfig(lr=1e-2, schedule="constant"))
+        weights.append(chosen)
+    chosen = replace(weights[0], ema_decay=0.75)
+    start = build_model(chosen.model, chosen.seed).state_dict()
+    models = []
+    for run in weights:
+        train(run)
+        models.append(ColBERT.from_pretrained(folder / "run" / "model").state_dict())
+    train(replace(weights[1], ema_decay=0.75))
+    averaged = ColBERT.from_pretrained(folder / "run" / "model").state_dict()
+    for name, tensor in averaged.items():
+        first = 0.75 * start[name] + 0.25 * models[0][name]
+        torch.testing.assert_close(tensor, 0.75 * first + 0.25 * models[1][name])
+
+
+def test_too_many_bad_rows_stop_the_run_and_show_one(folder: Path) -> None:
+    lines = (folder / "pairs.jsonl").read_text().splitlines()
+    lines[3::4] = [json.dumps({"query": "fine", "document": " "})] * len(lines[3::4])
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    data = DataConfig(str(folder / "pairs.jsonl"), max_bad_rows=9)
+    with pytest.raises(ValueError, match=r"1\d rows could not be used, more than data.max_bad_rows 9.*pairs.jsonl:\d+"):
+        train(settings(folder, data=data, eval=EvalConfig()))
+    train(settings(folder, data=replace(data, max_bad_rows=1000), eval=EvalConfig(), max_steps=3, log_every=1))
+    assert reports(folder)[-1]["bad rows"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"query_length": 10}, "query_length was 12 and is 10"),
+        ({"query_prompt": "search_query: "}, "query_prompt was '' and is 'search_query: '"),
+        ({"document_prefix": "[X] "}, "document_prefix was '\\[D\\] ' and is '\\[X\\] '.*tokenizer was"),
+        ({"do_query_expansion": True}, "do_query_expansion was False and is True"),
+    ],
+)
+def test_a_stage_that_reads_texts_differently_is_stopped(folder: Path, changes: dict[str, object], named: str) -> None:
+    first = train(settings(folder, max_steps=1, output=str(folder / "first")))
+    model = ModelConfig(init=str(first), **changes)  # type: ignore[arg-type]
+    with pytest.raises(Mismatch, match=f"{named}.*model.allow_mismatch"):
+        train(settings(folder, model=model))
+    assert not (folder / "run").exists()
+    for allowed in (True, [*changes, "tokenizer"]):
+        train(settings(folder, model=replace(model, allow_mismatch=allowed), max_steps=1, overwrite=True))
+
+
+def test_a_tokenizer_changed_on_disk_is_noticed(folder: Path) -> None:
+    first = train(settings(folder, max_steps=1, output=str(folder / "first")))
+    path = first / "tokenizer.json"
+    path.write_text(path.read_text().replace('"Whitespace"', '"WhitespaceSplit"'))
+    with pytest.raises(Mismatch, match="tokenizer was"):
+        train(settings(folder, model=ModelConfig(init=str(first))))

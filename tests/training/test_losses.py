@@ -1,39 +1,252 @@
-"""The contrastive loss against a version written out by hand in float64, values and gradients."""
+"""Losses against versions written out by hand in float64, one query and one document at a time."""
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from colbertz.training.losses import accuracy, contrastive
+from colbertz.config import LossConfig
+from colbertz.ragged import Ragged
+from colbertz.training import losses
+from colbertz.training.losses import Labels, Objective
+
+DIM = 6
 
 
-def by_hand(scores: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
-    total = scores.new_zeros(())
-    for row, positive in zip(scores, positives.tolist()):
-        exponentials = [torch.exp((score - row.max()) / temperature) for score in row]
-        total = total - torch.log(exponentials[positive] / sum(exponentials))
-    return total / len(scores)
+def texts(lengths: list[int], seed: int) -> Ragged:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(sum(lengths), DIM, generator=generator)
+    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=-1), lengths)
 
 
-@pytest.mark.parametrize(("num_queries", "num_documents"), [(1, 2), (5, 5), (3, 12)])
-@pytest.mark.parametrize("temperature", [0.02, 0.3, 1.0])
-def test_equals_the_definition(num_queries: int, num_documents: int, temperature: float) -> None:
-    scores = torch.randn(num_queries, num_documents, dtype=torch.float64).requires_grad_()
-    positives = torch.randint(num_documents, (num_queries,))
-    expected = by_hand(scores, positives, temperature)
-    (gradient,) = torch.autograd.grad(expected, scores)
-    single = scores.detach().float().requires_grad_()
-    loss = contrastive(single, positives, temperature)
+def batch(counts: list[int], seed: int = 0) -> tuple[Ragged, Ragged, Labels]:
+    """Queries with so many documents each, of ragged lengths, a teacher's scores and keys that are all different."""
+    generator = torch.Generator().manual_seed(seed)
+    queries = texts(torch.randint(1, 5, (len(counts),), generator=generator).tolist(), seed + 1)
+    documents = texts(torch.randint(1, 9, (sum(counts),), generator=generator).tolist(), seed + 2)
+    teacher = torch.randn(sum(counts), generator=generator) * 3
+    keys = torch.arange(sum(counts))[:, None].repeat(1, 2)
+    return queries, documents, Labels(Ragged.from_lengths(torch.arange(sum(counts)), counts), teacher, keys)
+
+
+def number(value: Tensor) -> float:
+    return float(value.detach())
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------
+
+
+def maxsim(query: Tensor, document: Tensor) -> Tensor:
+    return sum((max((token @ other for other in document), key=number) for token in query), start=query.new_zeros(()))
+
+
+def all_scores(queries: Ragged, documents: Ragged) -> list[list[Tensor]]:
+    return [[maxsim(query, document) for document in documents] for query in queries]
+
+
+def xtr_scores(queries: Ragged, documents: Ragged, k: int) -> list[list[Tensor]]:
+    rows = []
+    for query in queries:
+        best: list[dict[int, Tensor]] = []
+        for token in query:
+            found = [(token @ other, d) for d, document in enumerate(documents) for other in document]
+            kept: dict[int, Tensor] = {}
+            for score, d in sorted(found, key=lambda pair: -number(pair[0]))[:k]:
+                kept.setdefault(d, score)
+            best.append(kept)
+        row = []
+        for d in range(len(documents)):
+            hits = [kept[d] for kept in best if d in kept]
+            row.append(sum(hits) / len(hits) if hits else torch.zeros((), dtype=torch.float64))
+        rows.append(row)
+    return rows
+
+
+def cross_entropy(logits: list[Tensor], target: int) -> Tensor:
+    top = max(number(logit) for logit in logits)
+    return top + torch.log(sum(torch.exp(logit - top) for logit in logits)) - logits[target]
+
+
+def contrastive(scores: list[list[Tensor]], labels: Labels, config: LossConfig) -> Tensor:
+    positives = labels.positives.tolist()
+    total = torch.zeros((), dtype=torch.float64)
+    kept: dict[tuple[int, int], bool] = {}
+    for q, own in enumerate(positives):
+        for d in range(len(scores[q])):
+            same = config.mask_duplicates and bool((labels.keys[d] == labels.keys[own]).any())
+            margin = config.false_negative_margin
+            above = margin is not None and number(scores[q][d]) > number(scores[q][own]) + margin
+            kept[q, d] = d == own or not (same or above)
+        row = [score / config.temperature for d, score in enumerate(scores[q]) if kept[q, d]]
+        total = total + cross_entropy(row, sum(kept[q, d] for d in range(own)))
+    total = total / len(positives)
+    if config.symmetric:
+        back = torch.zeros((), dtype=torch.float64)
+        for q, own in enumerate(positives):
+            column = [scores[p][own] / config.temperature for p in range(len(positives)) if kept[p, own]]
+            back = back + cross_entropy(column, sum(kept[p, own] for p in range(q)))
+        total = (total + back / len(positives)) / 2
+    return total
+
+
+def distillation(own: list[list[Tensor]], teacher: list[list[float]], config: LossConfig) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for ours, theirs in zip(own, teacher):
+        if config.normalize_student:
+            low, high = min(ours, key=number), max(ours, key=number)
+            ours = [(score - low) / (high - low + 1e-8) for score in ours]
+        ours = [score / config.student_temperature for score in ours]
+        wanted = [torch.tensor(score / config.teacher_temperature, dtype=torch.float64) for score in theirs]
+        for d in range(len(ours)):
+            log_wanted, log_ours = -cross_entropy(wanted, d), -cross_entropy(ours, d)
+            total = total + log_wanted.exp() * (log_wanted - log_ours)
+    return total / len(own) * config.student_temperature**2
+
+
+def margin_mse(own: list[list[Tensor]], teacher: list[list[float]]) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for ours, theirs in zip(own, teacher):
+        errors = [((ours[0] - a) - (theirs[0] - b)) ** 2 for a, b in zip(ours[1:], theirs[1:])]
+        total = total + sum(errors) / len(errors)
+    return total / len(own)
+
+
+def by_hand(config: LossConfig, queries: Ragged, documents: Ragged, labels: Labels) -> Tensor:
+    scores = xtr_scores(queries, documents, config.xtr_k) if config.score == "xtr" else all_scores(queries, documents)
+    lists = [numbers.tolist() for numbers in labels.candidates]
+    own = [[scores[q][d] for d in numbers] for q, numbers in enumerate(lists)]
+    teacher = [part.tolist() for part in labels.candidates.with_values(labels.teacher.double())]
+    loss = contrastive(scores, labels, config)
+    if config.kind == "distillation":
+        loss = distillation(own, teacher, config) + config.contrastive_weight * loss
+    elif config.kind == "margin_mse":
+        loss = margin_mse(own, teacher) + config.contrastive_weight * loss
+    for number, dim in enumerate(config.matryoshka_dims):
+        cut = [side.with_values(side.values[:, :dim]) for side in (queries, documents)]
+        cut = [side.map(lambda v: v / v.norm(dim=-1, keepdim=True)) for side in cut]
+        weight = (config.matryoshka_weights or [1.0] * 9)[number]
+        loss = loss + weight * by_hand(replace(config, matryoshka_dims=[], matryoshka_weights=[]), *cut, labels)
+    return loss
+
+
+CONFIGS = {
+    "contrastive": LossConfig(),
+    "sharp": LossConfig(temperature=0.02),
+    "symmetric": LossConfig(symmetric=True),
+    "duplicates kept": LossConfig(mask_duplicates=False),
+    "margin": LossConfig(false_negative_margin=0.05, symmetric=True),
+    "xtr": LossConfig(score="xtr", xtr_k=5, temperature=0.05),
+    "xtr over everything": LossConfig(score="xtr", xtr_k=10_000),
+    "distillation": LossConfig(kind="distillation"),
+    "distillation as sentence-transformers": LossConfig(
+        kind="distillation", normalize_student=False, student_temperature=0.5, teacher_temperature=2.0
+    ),
+    "distillation and contrastive": LossConfig(kind="distillation", contrastive_weight=0.3),
+    "xtr distillation": LossConfig(kind="distillation", score="xtr", xtr_k=7),
+    "margin_mse": LossConfig(kind="margin_mse"),
+    "margin_mse and contrastive": LossConfig(kind="margin_mse", contrastive_weight=2.0, symmetric=True),
+    "matryoshka": LossConfig(matryoshka_dims=[2, 4], matryoshka_weights=[0.5, 2.0]),
+    "matryoshka distillation": LossConfig(kind="distillation", matryoshka_dims=[3]),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("counts", [[2, 2, 2], [3, 2, 4, 2]], ids=["equal", "ragged"])
+def test_values_and_gradients_are_those_of_the_definition(name: str, counts: list[int]) -> None:
+    config = CONFIGS[name]
+    queries, documents, labels = batch(counts)
+    labels.keys[3, 0] = labels.keys[0, 0]  # document 3 has the text of document 0, the first query's own
+    labels.keys[1, 1] = labels.keys[counts[0], 1]  # document 1 has the id of the second query's own
+    leaves = [side.map(lambda v: v.double().requires_grad_()) for side in (queries, documents)]
+    expected = by_hand(config, *leaves, labels)
+    gradients = torch.autograd.grad(expected, [leaf.values for leaf in leaves])
+
+    single = [side.map(lambda v: v.clone().requires_grad_()) for side in (queries, documents)]
+    loss, accuracy = Objective(config)(*single, labels)
     loss.backward()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(single.grad.double(), gradient, rtol=1e-4, atol=1e-5)
+    for side, gradient in zip(single, gradients):
+        torch.testing.assert_close(side.values.grad.double(), gradient, rtol=1e-4, atol=2e-5 / config.temperature)
+    assert 0 <= float(accuracy) <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 1000))
+def test_any_number_of_hard_negatives(counts: list[int], seed: int) -> None:
+    config = LossConfig(temperature=0.1)
+    queries, documents, labels = batch(counts, seed)
+    doubled = [side.map(Tensor.double) for side in (queries, documents)]
+    found = Objective(config)(queries, documents, labels)[0]
+    torch.testing.assert_close(found.double(), by_hand(config, *doubled, labels), rtol=1e-4, atol=1e-5)
+
+
+def test_a_query_whose_negatives_are_all_masked_has_no_loss_and_no_gradient() -> None:
+    queries, documents, labels = batch([1, 1])
+    labels.keys[:] = 0
+    leaf = queries.map(lambda v: v.requires_grad_())
+    loss, _ = Objective(LossConfig(symmetric=True))(leaf, documents, labels)
+    loss.backward()
+    assert number(loss) == 0
+    assert leaf.values.grad.abs().max() == 0
+
+
+def test_a_part_of_the_queries_sees_its_own_labels() -> None:
+    _, _, labels = batch([2, 3, 1, 2])
+    part = labels[1:3]
+    assert part.positives.tolist() == [2, 5]
+    assert [numbers.tolist() for numbers in part.candidates] == [[2, 3, 4], [5]]
+    assert part.teacher.tolist() == labels.teacher[2:6].tolist()
+    assert part.keys is labels.keys
+
+
+def test_the_loss_is_a_mean_over_queries() -> None:
+    queries, documents, labels = batch([2, 3, 2, 4])
+    for name in set(CONFIGS) - {"symmetric", "margin", "margin_mse and contrastive"}:
+        objective = Objective(CONFIGS[name])
+        whole = objective(queries, documents, labels)[0]
+        parts = [objective(queries[a : a + 1], documents, labels[a : a + 1])[0] for a in range(len(queries))]
+        torch.testing.assert_close(torch.stack(parts).mean(), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_temperature_is_learned_within_its_bounds() -> None:
+    objective = Objective(LossConfig(temperature=0.05, learn_temperature=True, min_temperature=0.04))
+    queries, documents, labels = batch([1, 1, 1])
+    objective(queries, documents, labels)[0].backward()
+    assert objective.log_temperature.grad.abs() > 0
+    with torch.no_grad():
+        objective.log_temperature.fill_(-100)
+    objective.clamp()
+    assert math.isclose(number(objective.temperature), 0.04, rel_tol=1e-6)
+    assert not Objective(LossConfig()).log_temperature.requires_grad
+
+
+def test_the_temperature_has_the_gradient_of_finite_differences() -> None:
+    queries, documents, labels = batch([2, 2, 2])
+    objective = Objective(LossConfig(temperature=0.3, learn_temperature=True))
+    objective(queries, documents, labels)[0].backward()
+    scores = torch.tensor(all_scores(*(side.map(Tensor.double) for side in (queries, documents))))
+    values = [losses.contrastive(scores, labels.positives, 0.3 * math.exp(h)).double() for h in (-1e-3, 1e-3)]
+    assert float(objective.log_temperature.grad) == pytest.approx(float(values[1] - values[0]) / 2e-3, rel=1e-2)
 
 
 def test_half_precision_scores_are_summed_in_single() -> None:
-    scores = (torch.randn(64, 64) * 10).bfloat16()
+    scores = (torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * 10).bfloat16()
     positives = torch.arange(64)
-    torch.testing.assert_close(contrastive(scores, positives, 0.1), contrastive(scores.float(), positives, 0.1))
+    expected = losses.contrastive(scores.float(), positives, 0.1)
+    torch.testing.assert_close(losses.contrastive(scores, positives, 0.1), expected)
 
 
 def test_accuracy_counts_the_queries_whose_own_document_wins() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 5.0], [0.0, 1.0, 5.0], [0.0, 0.0, 1.0]])
-    assert accuracy(scores, torch.tensor([0, 1, 2, 0])) == 0.5
+    assert losses.accuracy(scores, torch.tensor([0, 1, 2, 0])) == 0.5
+
+
+def test_xtr_in_blocks_is_xtr(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, documents, _ = batch([2, 3, 2])
+    whole = losses.xtr(queries, documents, 4)
+    monkeypatch.setattr(losses, "_XTR_BLOCK", 1)
+    torch.testing.assert_close(losses.xtr(queries, documents, 4), whole)

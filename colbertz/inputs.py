@@ -29,7 +29,7 @@ def read_texts(source: str) -> Iterator[str]:
         ValueError: if a row is not as it should be, naming the line.
     """
     if _is_jsonl(source):
-        yield from (_text(row, where) for row, where in _rows(source))
+        yield from (_text(row, where) for row, where in read_rows(source))
     else:
         yield from (line for line, _ in _lines(source))
 
@@ -41,7 +41,7 @@ def read_corpus(source: str) -> Iterator[CorpusRow]:
         FileNotFoundError: if there is no such file.
         ValueError: if a row is not as it should be, naming the line.
     """
-    for row, where in _rows(source):
+    for row, where in read_rows(source):
         id = row.pop("_id", None)
         if not isinstance(id, str):
             raise ValueError(f"{where}: `_id` must be a string, {_found(id)}")
@@ -76,7 +76,13 @@ def _found(value: Any) -> str:
     return "there is none" if value is None else f"found {value!r:.60}"
 
 
-def _rows(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+def read_rows(source: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a .jsonl file, and where each stands, for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a line that is no JSON object.
+    """
     for line, where in _lines(source):
         if not line.strip():
             continue

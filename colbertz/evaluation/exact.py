@@ -1,4 +1,4 @@
-"""How well a model finds held-out documents: every query against all documents of the held-out pairs."""
+"""How well a model finds the documents of a collection: every query against all of them, exactly."""
 
 import logging
 from collections.abc import Iterator
@@ -6,27 +6,36 @@ from contextlib import contextmanager
 
 import torch
 
+from colbertz.evaluation.collections import Collection
 from colbertz.maxsim import maxsim
-from colbertz.metrics import mrr, recall
+from colbertz.metrics import mrr, ndcg, recall
 from colbertz.models import ColBERT
 from colbertz.ragged import Ragged
-from colbertz.training.data import Pairs
 
 _BLOCK = 512  # documents scored at a time: bounds memory, large enough for the kernel
 
 
-def evaluate(model: ColBERT, pairs: Pairs, k: int = 10) -> dict[str, float]:
-    """MRR@k and recall@k where the only right answer to a query is its own document.
+def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, float]:
+    """Metrics of the model's rankings, in which a query does not find the document that has its own id.
+
+    (As in BEIR, where each text of Quora is searched among all others; a document that is the right answer stays.)
 
     Returns:
-        {"mrr@k": …, "recall@k": …}, in [0, 1].
+        {"ndcg@k": …, "mrr@k": …, "recall@k": …}, in [0, 1].
     """
     with truncation_unmentioned():
-        queries: Ragged = model.encode_query(pairs.queries, show_progress=False)
-        documents: Ragged = model.encode_document(pairs.documents, show_progress=False)
-    found = rankings(queries, documents, k)
-    relevant = [{number} for number in range(len(pairs))]
-    return {f"mrr@{k}": mrr(found, relevant, k), f"recall@{k}": recall(found, relevant, k)}
+        queries: Ragged = model.encode_query(collection.queries, show_progress=False)
+        documents: Ragged = model.encode_document(collection.documents, show_progress=False)
+    relevant = collection.relevant
+    found = []
+    for own, gains, numbers in zip(collection.query_ids, relevant, rankings(queries, documents, k + 1)):
+        ids = [collection.document_ids[number] for number in numbers]
+        found.append([id for id in ids if id != own or id in gains][:k])
+    return {
+        f"ndcg@{k}": ndcg(found, relevant, k),
+        f"mrr@{k}": mrr(found, relevant, k),
+        f"recall@{k}": recall(found, relevant, k),
+    }
 
 
 def rankings(queries: Ragged, documents: Ragged, k: int) -> list[list[int]]:

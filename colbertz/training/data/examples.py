@@ -1,0 +1,130 @@
+"""One training example, and how it is read from a row of a data set.
+
+A row is a dict, whatever file it came from. One that cannot be used is refused here, with a reason that reads on from
+the place of the row ("pairs.jsonl:7 has …"); whoever knows the place puts it in front.
+"""
+
+import ast
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from colbertz.config import SourceConfig
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query and its documents.
+
+    Attributes:
+        query: the query.
+        documents: the one that answers it, then hard negatives; or those that a teacher scored.
+        scores: the teacher's, one a document; None for data without.
+        document_ids: one a document, "" where it is unknown; None for data without.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+    scores: tuple[float, ...] | None = None
+    document_ids: tuple[str, ...] | None = None
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the message says why and, once it has left its `Source`, where."""
+
+
+def read_example(row: dict[str, Any], config: SourceConfig) -> Example:
+    """The example in a row, found under the columns that `config` names.
+
+    Raises:
+        BadRow: for a column that is not there, a text that is empty, no string or not Unicode, or documents, scores and
+            ids whose numbers do not agree.
+    """
+    query = _text(_value(row, config.query), config.query)
+    documents = _texts(row, config.document)
+    if not documents:
+        raise BadRow(f"has no document under {config.document!r}")
+    num_ids = len(documents)
+    for column in config.negatives:
+        documents += _texts(row, column)
+    scores = None if config.scores is None else _scores(row, config.scores, len(documents))
+    ids = None if config.document_id is None else _ids(row, config.document_id, num_ids, len(documents))
+    limits = [len(documents)]
+    if config.max_negatives is not None:
+        limits.append(1 + config.max_negatives)
+    if config.max_documents is not None:
+        limits.append(config.max_documents)
+    most = min(limits)
+    if scores is not None and most < 2:
+        raise BadRow(f"has {most} scored document, and a teacher's scores mean something from 2 on")
+    return Example(
+        query,
+        tuple(documents[:most]),
+        None if scores is None else tuple(scores[:most]),
+        None if ids is None else tuple(ids[:most]),
+    )
+
+
+def read_list(row: dict[str, Any], column: str) -> list[Any]:
+    """A list, which some published data sets hold as a string that spells it.
+
+    Raises:
+        BadRow: if there is neither.
+    """
+    value = _value(row, column)
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise BadRow(f"has {value!r:.60} under {column!r}; a list is needed") from None
+    if not isinstance(value, list):
+        raise BadRow(f"has {value!r:.60} under {column!r}; a list is needed")
+    return value
+
+
+def _value(row: dict[str, Any], column: str) -> Any:
+    if column not in row:
+        raise BadRow(f"has no key {column!r}, only {sorted(row)}")
+    return row[column]
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow(f"has {value!r:.60} under {column!r}; a non-empty string is needed")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start]
+        raise BadRow(
+            f"has {half!r}, half a character, under {column!r}; decode the text from its bytes again"
+        ) from None
+    return value
+
+
+def _texts(row: dict[str, Any], column: str) -> list[str]:
+    value = _value(row, column)
+    if value is None:
+        return []
+    return [_text(text, column) for text in (value if isinstance(value, list) else [value])]
+
+
+def _scores(row: dict[str, Any], column: str, num_documents: int) -> list[float]:
+    scores = read_list(row, column)
+    for score in scores:
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise BadRow(f"has {score!r:.60} among the scores under {column!r}; finite numbers are needed")
+    if len(scores) != num_documents:
+        raise BadRow(f"has {len(scores)} scores under {column!r} for {num_documents} documents")
+    return [float(score) for score in scores]
+
+
+def _ids(row: dict[str, Any], column: str, num_first: int, num_documents: int) -> list[str]:
+    """The ids may cover all documents, or only those of the column `document` and not those of the negatives."""
+    value = _value(row, column)
+    ids = read_list(row, column) if isinstance(value, list) or num_first > 1 else [value]
+    for identifier in ids:
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
+            raise BadRow(f"has the id {identifier!r:.60} under {column!r}; a string or an integer is needed")
+    if len(ids) not in (num_first, num_documents):
+        raise BadRow(f"has {len(ids)} ids under {column!r} for {num_documents} documents")
+    return ["" if i is None else str(i) for i in ids] + [""] * (num_documents - len(ids))

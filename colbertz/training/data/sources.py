@@ -1,0 +1,156 @@
+"""Data sets to train on, opened from their settings: rows by number, read as examples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from colbertz.config import DataConfig, SourceConfig
+from colbertz.training.data.examples import BadRow, Example, read_example
+from colbertz.training.data.lookup import ScoredLists, build_lookup
+from colbertz.training.data.rows import JsonLines, Rows
+from colbertz.training.data.tables import Stream, Table, open_tables
+
+PUBLISHED = {
+    "nomic-unsupervised": "nomic-ai/nomic-embed-unsupervised-data",
+    "nomic-supervised": "nomic-ai/nomic-embed-supervised",
+    "ms-marco-scores": "lightonai/ms-marco-en-bge-gemma",
+}
+_SCORES_TABLES = {
+    "train": ("query_id", "document_ids", "scores"),
+    "queries": ("query_id", "text"),
+    "documents": ("document_id", "text"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One data set of a mixture.
+
+    Attributes:
+        name: short, for metrics and messages.
+        rows: the raw rows.
+        config: columns and limits with which `read_example` reads them.
+    """
+
+    name: str
+    rows: Rows
+    config: SourceConfig
+
+    @property
+    def weight(self) -> float | None:
+        return self.config.weight
+
+    @property
+    def scored(self) -> bool:
+        """Whether its examples have a teacher's scores."""
+        return self.config.scores is not None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether rows have to be read in rising order."""
+        return self.config.streaming
+
+    @property
+    def num_rows(self) -> int | None:
+        """None for a stream that does not say."""
+        return self.rows.num_rows
+
+    def __len__(self) -> int:
+        if self.num_rows is None:
+            raise TypeError(f"the stream {self.name} does not say how many rows it has")
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> Example:
+        """Read an example.
+
+        Raises:
+            BadRow: if the row cannot be used, with its place.
+        """
+        try:
+            return read_example(self.rows[index], self.config)
+        except BadRow as error:
+            raise BadRow(f"{self.rows.where(index)} {error}") from None
+
+
+def open_sources(config: SourceConfig, setting: str = "data.train[0]", seed: int = 0) -> list[Source]:
+    """Open what one entry of `data.train` names: one source, or one for each split of a nomic layout.
+
+    The nomic data sets hold `data/<split>-00000-of-….parquet` with the columns `query` and `document`, the supervised
+    one also `negative`, a list. `ms-marco-scores` has three tables, of which `train` lists ids and scores; on the hub
+    they are subsets, in a directory .jsonl or .jsonl.gz files, directories of Parquet files or what a README says.
+
+    Args:
+        config: the entry.
+        setting: its name in the configuration, for messages.
+        seed: of the order in which a stream comes; other data sets are shuffled by the batches.
+
+    Raises:
+        FileNotFoundError: if there is neither such a file or directory nor such a data set on the hub.
+        ValueError: for an empty file, a missing column, split or subset, or a file that cannot be streamed.
+    """
+    config = replace(config, path=config.path or PUBLISHED[config.layout])
+    if config.layout == "ms-marco-scores":
+        return [_scored_lists(config, setting, seed)]
+    if config.layout != "columns":
+        negatives = ["negative"] if config.layout == "nomic-supervised" else []
+        config = replace(config, query="query", document="document", negatives=negatives)
+    opened = open_rows(config, setting, seed)
+    for rows in opened.values():
+        there = rows.columns
+        for name in ("query", "document", "negatives", "scores", "document_id"):
+            value = getattr(config, name) or []
+            for column in value if isinstance(value, list) else [value]:
+                _check_column(there, column, str(config.path), f"choose with {setting}.{name}")
+    return [Source(name, rows, config) for name, rows in opened.items()]
+
+
+def open_mixture(config: DataConfig, seed: int = 0) -> list[Source]:
+    """Open all entries of `data.train`; arguments and errors as for `open_sources`."""
+    return [
+        source
+        for number, entry in enumerate(config.sources)
+        for source in open_sources(entry, f"data.train[{number}]", seed)
+    ]
+
+
+def open_rows(config: SourceConfig, setting: str, seed: int = 0) -> Mapping[str, JsonLines | Table | Stream]:
+    """The raw rows of one or more splits, each under a short name."""
+    path = Path(str(config.path))
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        if config.streaming or config.subset or config.split:
+            raise ValueError(f"{setting}.streaming, subset and split are for data sets on the hub; {path} is one file")
+        return {path.name.removesuffix(".gz").removesuffix(".jsonl"): JsonLines(path)}
+    tables = open_tables(config, setting, seed)
+    if config.layout != "columns":
+        return tables
+    name = "/".join([path.stem if path.is_file() else path.name, *([config.subset] if config.subset else [])])
+    return {f"{name}/{split}" if len(tables) > 1 else name: rows for split, rows in tables.items()}
+
+
+def _scored_lists(config: SourceConfig, setting: str, seed: int) -> Source:
+    folder = Path(str(config.path))
+    opened = {}
+    for table, needed in _SCORES_TABLES.items():
+        whole = replace(config, layout="columns")
+        if table != "train":
+            whole = replace(whole, split=None, streaming=False)
+        places = (folder / f"{table}.jsonl", folder / f"{table}.jsonl.gz", folder / table)
+        inside = [str(place) for place in places if place.exists()]
+        one = replace(whole, path=inside[0], subset=None) if inside else replace(whole, subset=table)
+        (opened[table],) = open_rows(one, setting, seed).values()
+        there = opened[table].columns
+        for column in needed:
+            _check_column(there, column, f"the table {table} of {folder}", "rename one to that")
+    queries, documents = opened["queries"], opened["documents"]
+    assert not isinstance(queries, Stream)
+    assert not isinstance(documents, Stream)
+    lists = ScoredLists(opened["train"], build_lookup(queries, "query_id"), build_lookup(documents, "document_id"))
+    config = replace(
+        config, query="query", document="documents", negatives=[], scores="scores", document_id="document_ids"
+    )
+    return Source(folder.name, lists, config)
+
+
+def _check_column(there: list[str] | None, column: str, place: str, advice: str) -> None:
+    if there is not None and column not in there:
+        raise ValueError(f"{place} has no column {column!r}, only {', '.join(there)}; {advice}")

@@ -1,0 +1,170 @@
+"""Everything that the `datasets` library opens: CSV, Parquet, saved directories, hub data sets, and streams of these.
+
+Tables are Arrow files mapped into memory, so their size does not matter, and rows come in any order. A stream has no
+local copy; its rows come in the order of a shuffled buffer and no other.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from colbertz.config import SourceConfig
+
+_BUFFER = 10_000  # rows of a stream among which the next one is drawn
+_RECENT = 1000  # rows of a stream that can be read once more: those that took the place of bad ones before their turn
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of a `datasets.Dataset`."""
+
+    name: str
+    data: Any
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.data)
+
+    @property
+    def columns(self) -> list[str]:
+        return self.data.column_names
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.data[index]
+
+    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several rows, faster than one by one."""
+        block = self.data[list(indices)]
+        return [dict(zip(block, values)) for values in zip(*block.values())]
+
+    def blocks(self, column: str) -> Iterator[list[Any]]:
+        """All values of a column, in order, many at a time."""
+        return (block[column] for block in self.data.select_columns([column]).iter(10_000))
+
+    def where(self, index: int) -> str:
+        return f"{self.name}, row {index},"
+
+
+class Stream:
+    """The rows of a `datasets.IterableDataset`, by position in its shuffled order, passes one after the other.
+
+    Positions are meant to rise: rows between two of them, which belong to other processes, are read and dropped, and so
+    are those before the first one when a run is resumed. To go back by more than 1,000 is to begin anew. Every process,
+    loader processes included, reads the whole stream.
+
+    The order comes from (seed, pass) alone. It is no random permutation: files are read in random order, a few at a
+    time, and the next row is one of 10,000 in a buffer. For data sorted by subject take a local copy instead.
+
+    Attributes:
+        num_rows: as the data set says; None if it does not.
+    """
+
+    def __init__(self, name: str, data: Any, seed: int) -> None:
+        self.name = name
+        splits = data.info.splits or {}
+        self.num_rows = splits[data.split].num_examples if data.split in splits else None
+        self._data = data.shuffle(seed=seed, buffer_size=_BUFFER)
+        self._rows: Iterator[dict[str, Any]] | None = None
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._next = 0  # position after the last row of these
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rows": None, "_recent": deque(maxlen=_RECENT), "_next": 0}
+
+    @property
+    def columns(self) -> list[str] | None:
+        """None where the data set does not say."""
+        return self._data.column_names
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self._rows is None or index < self._next - len(self._recent):
+            self._rows, self._next = self._passes(), 0
+            self._recent.clear()
+        while self._next <= index:
+            self._recent.append(next(self._rows))
+            self._next += 1
+        return self._recent[index - self._next]
+
+    def _passes(self) -> Iterator[dict[str, Any]]:
+        epoch = 0
+        while True:
+            self._data.set_epoch(epoch)
+            # In a loader process `for row in data` would give some of the files only; `iter` gives all.
+            for block in self._data.iter(1000):
+                yield from (dict(zip(block, values)) for values in zip(*block.values()))
+            epoch += 1
+
+    def where(self, index: int) -> str:
+        return f"{self.name}, row {index} of the stream,"
+
+
+def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Table | Stream]:
+    """The splits that `config` asks for: those it names, else all of a nomic layout, else the only one or `train`.
+
+    Args:
+        config: of which path, layout, subset, split and streaming count here.
+        setting: its name in the configuration, for messages.
+        seed: of the order of a stream.
+
+    Raises:
+        FileNotFoundError: if there is neither such a file or directory nor such a data set on the hub.
+        ValueError: if there is no such split or subset, a split has no rows, or `datasets` is not installed.
+    """
+    found = _load(config, setting)
+    splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
+    names = _named_splits(config)
+    if not names:
+        names = list(splits) if len(splits) == 1 or config.layout.startswith("nomic") else ["train"]
+    tables: dict[str, Table | Stream] = {}
+    for name in names:
+        if name not in splits:
+            raise ValueError(
+                f"{config.path} has no split {name!r}, only {', '.join(splits)}; choose with {setting}.split"
+            )
+        place = f"{config.path}{f' ({name})' if len(splits) > 1 else ''}"
+        tables[name] = Stream(place, splits[name], seed) if config.streaming else Table(place, splits[name])
+        if tables[name].num_rows == 0:
+            raise ValueError(f"{place} holds no rows")
+    return tables
+
+
+def _named_splits(config: SourceConfig) -> list[str]:
+    return [config.split] if isinstance(config.split, str) else config.split or []
+
+
+def _load(config: SourceConfig, setting: str) -> Any:
+    """A data set, or a dict of them by split."""
+    try:
+        import datasets  # type: ignore[import-untyped]
+    except ImportError:
+        raise ValueError(f'reading {config.path} needs the datasets library: pip install "colbertz[train]"') from None
+    path = Path(str(config.path))
+    kind = {".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
+    if kind and not path.is_file():
+        raise FileNotFoundError(f"there is no data file {str(path)!r}")
+    if path.is_file() and not kind:
+        raise ValueError(f"{path} is neither .jsonl, .jsonl.gz, .csv nor .parquet; convert it to one of these")
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if config.streaming or config.subset:
+            raise ValueError(f"{setting}.streaming and subset are for data sets on the hub; {path} was saved as one")
+        return datasets.load_from_disk(str(path))
+    # Named splits of the nomic data sets are fetched by their files: otherwise all 239 million pairs would come.
+    files = {name: f"data/{name}-*" for name in _named_splits(config) if config.layout.startswith("nomic")}
+    try:
+        if kind:
+            return datasets.load_dataset(kind, data_files=str(path), streaming=config.streaming)
+        return datasets.load_dataset(str(path), config.subset, data_files=files or None, streaming=config.streaming)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if files and isinstance(error, ValueError | datasets.exceptions.DataFilesNotFoundError):
+            there = ", ".join(datasets.get_dataset_split_names(str(path), config.subset))
+            raise ValueError(
+                f"{path} has not all of the splits {', '.join(files)}, only {there}; choose with {setting}.split"
+            ) from None
+        if isinstance(error, OSError):  # no such file, no such data set, no network
+            raise FileNotFoundError(
+                f"there is no data file or directory {str(path)!r}, and it cannot be had from the hub: {error}"
+            ) from None
+        # What went wrong while reading a file is the cause of an error that says no more than that.
+        raise ValueError(f"{setting}, {path}, cannot be opened: {error.__cause__ or error}") from None

@@ -1,0 +1,105 @@
+"""The model of a run: loaded or drawn at random, fitted to the configuration, and spread over the processes."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from colbertz.config import ModelConfig
+from colbertz.models import ColBERT, ModernBertConfig
+from colbertz.models.checkpoint import resolve
+from colbertz.models.layouts import find_source
+from colbertz.training import alignment
+from colbertz.training.distributed import World
+from colbertz.training.state import whole
+
+_SETTINGS = (
+    "query_length",
+    "document_length",
+    "do_query_expansion",
+    "attend_to_expansion_tokens",
+    "query_prefix",
+    "document_prefix",
+    "skiplist_words",
+)
+
+
+def build_model(config: ModelConfig, seed: int) -> ColBERT:
+    """A model from a checkpoint, or with random weights and a tokenizer from a file; in float32 on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint or tokenizer.
+        ValueError: if the tokenizer cannot be read, or the checkpoint was trained on texts that looked different
+            (see `alignment`).
+    """
+    chosen = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) is not None}
+    prompts = {side: getattr(config, f"{side}_prompt") for side in ("query", "document")}
+    prompts = {side: prompt for side, prompt in prompts.items() if prompt is not None}
+    if config.init is None:
+        model = _from_scratch(config, seed, {**chosen, "prompts": prompts})
+    else:
+        if prompts:
+            # Overrides replace the checkpoint's prompts as a whole, so those not named here are taken along.
+            chosen["prompts"] = {**find_source(resolve(config.init)).settings.prompts, **prompts}
+        model = ColBERT.from_pretrained(config.init, "cpu", embedding_dim=config.embedding_dim, seed=seed, **chosen)
+        alignment.check(config, model)
+    model.encoder.gradient_checkpointing = config.gradient_checkpointing
+    if config.compile:
+        model.encoder.compile(dynamic=True)
+    return model
+
+
+def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, object]) -> ColBERT:
+    path = Path(config.tokenizer or "")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no tokenizer file {str(path)!r} (model.tokenizer)")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
+        raise ValueError(f"model.tokenizer {str(path)!r} is not a tokenizer.json: {error}") from None
+    sizes = ModernBertConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        local_attention=config.local_attention,
+        global_attn_every_n_layers=config.global_attn_every_n_layers,
+    )
+    return ColBERT.from_scratch(sizes, tokenizer, embedding_dim=config.embedding_dim or 128, seed=seed, **settings)
+
+
+def spread(model: ColBERT, world: World, *, fsdp: bool) -> nn.Module:
+    """The model as the processes train it: copied to each (DDP) or sharded over them (FSDP2); itself if alone.
+
+    Raises:
+        ValueError: if it is to be sharded over one process.
+    """
+    if fsdp:
+        if world.size == 1:
+            raise ValueError("fsdp shards the weights over several processes, but there is one; start it with torchrun")
+        for layer in model.encoder.layers:
+            fully_shard(layer)
+        fully_shard(model)
+        return model
+    # Minibatches differ in number between processes; buffers, which none of the encoders trains, need no exchange.
+    return model if world.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def spectator(model: ColBERT) -> ColBERT:
+    """A copy to evaluate and save where the trained weights are sharded or averaged; `show` fills it."""
+    return copy.deepcopy(model).eval()
+
+
+@torch.no_grad()
+def show(copied: ColBERT | None, weights: Sequence[Tensor]) -> None:
+    """Put `weights`, one for each parameter, into a spectator. All processes must call this; None only takes part."""
+    targets = [None] * len(weights) if copied is None else list(copied.parameters())
+    for target, weight in zip(targets, weights):
+        full = whole(weight)
+        if target is not None:
+            target.copy_(full)

@@ -1,0 +1,188 @@
+"""What it takes to go on with an interrupted run as if nothing had happened.
+
+`<output>/checkpoints/step-00001500/` holds all tensors (weights, optimizer, moving average, random number generators of
+every process) in `tensors.safetensors` and the rest in `state.json`, with a checksum of the former. The directory
+appears by one rename when everything in it is on disk. A damaged one is passed over for the one before it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from colbertz.models.files import replaced_directory
+from colbertz.training.distributed import World, gather_rows
+
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        window: what each step since the last report measured.
+        best: the best value so far of the metric that decides, with its step.
+        best_step: its step.
+        stale: evaluations since then.
+        judged: step of the last evaluation.
+        bad_rows: rows that were passed over.
+    """
+
+    step: int = 0
+    window: list[list[float]] = field(default_factory=list)
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    judged: int = 0
+    bad_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The tensors that training changes.
+
+    Attributes:
+        parameters: by name; sharded over the processes under FSDP2.
+        optimizer: of these parameters.
+        average: the moving average of the parameters, in their order; empty without one.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: Optimizer
+    average: list[Tensor]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor under the name that it has in a checkpoint."""
+        for name, parameter in self.parameters.items():
+            yield f"weights.{name}", parameter.detach()
+            for key, value in self.optimizer.state[parameter].items():
+                yield f"optimizer.{key}.{name}", value
+        for name, average in zip(self.parameters, self.average):
+            yield f"average.{name}", average
+
+
+def save(output: Path, trained: Trained, progress: Progress, keep: int, world: World) -> None:
+    """Write a checkpoint and remove all but the newest `keep`. All processes must call this; the first one writes.
+
+    Args:
+        output: directory of the run.
+        trained: the tensors.
+        progress: how far they are.
+        keep: checkpoints to keep.
+        world: the processes.
+
+    Raises:
+        OSError: if the disk is full, say; earlier checkpoints are untouched.
+    """
+    tensors = {name: whole(tensor).cpu().contiguous() for name, tensor in trained.tensors()}
+    for name, state in _generators().items():
+        states = gather_rows(state[None].to(world.device))
+        tensors |= {f"generator.{name}.{rank}": row.cpu() for rank, row in enumerate(states)}
+    if not world.is_main:
+        return
+    folder = output / "checkpoints"
+    with replaced_directory(folder / f"step-{progress.step:08}") as directory:
+        save_file(tensors, directory / _TENSORS)
+        about = {"progress": asdict(progress), "sha256": _sha256(directory / _TENSORS)}
+        (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    for old in checkpoints(output)[:-keep]:
+        shutil.rmtree(old)
+
+
+def load(output: Path, trained: Trained, world: World) -> Progress:
+    """Continue from the newest checkpoint that is whole; from nothing if there is none. All processes must call this.
+
+    Raises:
+        ValueError: if there are checkpoints and all are damaged.
+    """
+    found = checkpoints(output)
+    damaged: list[str] = []
+    for directory in reversed(found):
+        problem = _problem(directory)
+        if problem is None:
+            if damaged and world.is_main:
+                print(f"{'; '.join(damaged)}; going on from {directory.name}", flush=True)
+            return _restore(directory, trained, world.rank)
+        damaged.append(f"checkpoint {directory} is damaged ({problem})")
+    if damaged:
+        raise ValueError(f"{'; '.join(damaged)}; set overwrite to true to start anew")
+    return Progress()
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(output.glob("checkpoints/step-*"))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all its shards; all processes must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, model: Tensor) -> Tensor:
+    """`tensor` on the device of `model` and sharded as it is."""
+    tensor = tensor.to(model.device, model.dtype)
+    return distribute_tensor(tensor, model.device_mesh, model.placements) if isinstance(model, DTensor) else tensor
+
+
+def _restore(directory: Path, trained: Trained, rank: int) -> Progress:
+    tensors = load_file(directory / _TENSORS)
+    with torch.no_grad():
+        for name, parameter in trained.parameters.items():
+            parameter.copy_(like(tensors[f"weights.{name}"], parameter))
+            trained.optimizer.state[parameter] = {
+                key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
+                if key == "step"
+                else like(tensors[f"optimizer.{key}.{name}"], parameter)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"optimizer.{key}.{name}" in tensors
+            }
+        for name, average in zip(trained.parameters, trained.average):
+            average.copy_(like(tensors[f"average.{name}"], average))
+    for name in _generators():
+        # A run may go on with more processes than it had; the new ones keep the state that the seed gave them.
+        state = tensors.get(f"generator.{name}.{rank}")
+        if state is not None and name == "cpu":
+            torch.set_rng_state(state)
+        elif state is not None:
+            torch.cuda.set_rng_state(state)
+    return Progress(**_read_state(directory)["progress"])
+
+
+def _generators() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _problem(directory: Path) -> str | None:
+    try:
+        expected = _read_state(directory)["sha256"]
+        found = _sha256(directory / _TENSORS)
+    except (OSError, ValueError, KeyError) as error:
+        return str(error)
+    return None if found == expected else f"{_TENSORS} is not what was written"
+
+
+def _read_state(directory: Path) -> dict[str, Any]:
+    content = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

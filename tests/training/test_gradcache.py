@@ -1,0 +1,192 @@
+"""Gradient caching against one big batch: every parameter's gradient, scale included, alone and on two processes."""
+
+import os
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from toy_training import settings, write
+
+from colbertz.config import DataConfig, LossConfig, SourceConfig, TrainingConfig
+from colbertz.models.modernbert import Attention
+from colbertz.ragged import Ragged
+from colbertz.training import distributed, gradcache
+from colbertz.training.gradcache import cached_backward, embed
+from colbertz.training.loop import Run, prepare
+from colbertz.training.losses import Labels, Objective
+from colbertz.training.model import build_model
+from colbertz.training.step import backward
+
+ONE = distributed.World(0, 1, torch.device("cpu"))
+# Smaller than most queries, so that minibatches hold one text or two, and the last one is not full.
+MINIBATCH = 17
+
+LOSSES = {
+    "contrastive": LossConfig(temperature=0.05),
+    "learned temperature": LossConfig(temperature=0.05, learn_temperature=True),
+    "symmetric": LossConfig(temperature=0.1, symmetric=True),
+    "masked": LossConfig(temperature=0.1, false_negative_margin=0.01),
+    "xtr": LossConfig(score="xtr", xtr_k=9, temperature=0.05),
+    "matryoshka": LossConfig(temperature=0.1, matryoshka_dims=[4, 8]),
+    "distillation": LossConfig(kind="distillation"),
+    "distillation and contrastive": LossConfig(kind="distillation", contrastive_weight=0.5, temperature=0.1),
+    "margin_mse": LossConfig(kind="margin_mse"),
+}
+
+
+def configured(folder: Path, loss: str, **changes: object) -> TrainingConfig:
+    """Hard negatives, in ragged numbers, for the contrastive losses and a teacher's scores for the others."""
+    chosen = LOSSES[loss]
+    path = folder / ("scored.jsonl" if chosen.needs_teacher else "negatives.jsonl")
+    source = SourceConfig(str(path), **({"scores": "scores"} if chosen.needs_teacher else {"negatives": ["negatives"]}))
+    return settings(folder, data=DataConfig([source]), loss=chosen, **changes)
+
+
+def gradients(run: Run) -> dict[str, torch.Tensor]:
+    """Of the run's second step, with the loss among them."""
+    measured = backward(run.network, run.objective, run.batches[1], run.config, run.world)
+    found = {name: p.grad.clone() for name, p in run.trained.parameters.items() if p.grad is not None}
+    return found | {"loss": distributed.mean(measured)[:1]}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.norm() > 0, name
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_cached_gradients_are_those_of_the_whole_batch(loss: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    config = configured(tmp_path, loss)
+    expected = gradients(prepare(config, ONE))
+    assert ("log_temperature" in expected) == config.loss.learn_temperature
+    assert_same(gradients(prepare(replace(config, minibatch_tokens=MINIBATCH), ONE)), expected)
+
+
+def test_scoring_the_queries_in_chunks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    config = configured(tmp_path, "learned temperature", minibatch_tokens=MINIBATCH)
+    expected = gradients(prepare(config, ONE))
+    monkeypatch.setattr(gradcache, "_ARGMAX_BYTES", 600)
+    run = prepare(config, ONE)
+    queries = Ragged.from_lengths(torch.randn(40, 16), [4] * 10)
+    assert len(gradcache._chunks(run.objective, queries, 30)) == 2
+    assert_same(gradients(run), expected)
+
+
+def test_parts_of_a_batch_accumulate_to_the_whole(tmp_path: Path) -> None:
+    write(tmp_path)
+    for loss in ("distillation", "margin_mse"):
+        config = configured(tmp_path, loss)
+        expected = gradients(prepare(config, ONE))
+        for changes in ({"accumulation_steps": 4}, {"accumulation_steps": 2, "minibatch_tokens": MINIBATCH}):
+            assert_same(gradients(prepare(replace(config, **changes), ONE)), expected)
+
+
+def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: Path) -> None:
+    write(tmp_path)
+    config = configured(tmp_path, "contrastive")
+    model = build_model(config.model, seed=0).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+        if isinstance(module, Attention):
+            module.dropout = 0.3
+    batch = prepare(config, ONE).batches[0]
+    labels = Labels(Ragged.from_lengths(torch.arange(len(batch.documents)), batch.counts), None, batch.keys)
+    objective = Objective(config.loss)
+
+    torch.manual_seed(5)
+    cached_backward(model, objective, batch.queries, batch.documents, labels, MINIBATCH)
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    after = torch.get_rng_state()
+
+    # The same minibatches after one another, with activations and without a cache.
+    model.zero_grad()
+    torch.manual_seed(5)
+    sides = []
+    for tokens in (batch.queries, batch.documents):
+        with torch.random.fork_rng():
+            side = embed(model, tokens, MINIBATCH)
+        assert len(side.minibatches) > 3
+        parts = [model(minibatch.tokens) for minibatch in side.minibatches]
+        sides.append(Ragged.cat(parts)[side.order.argsort()])
+    objective(*sides, labels)[0].backward()
+    assert_same(found, {name: p.grad for name, p in model.named_parameters()})
+    assert torch.equal(after, torch.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile's own, where it splits the graph
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
+def test_a_compiled_encoder_has_the_same_gradients(tmp_path: Path) -> None:
+    write(tmp_path)
+    config = configured(tmp_path, "contrastive", minibatch_tokens=100)
+    expected = gradients(prepare(config, ONE))
+    compiled = replace(config, model=replace(config.model, compile=True))
+    found = gradients(prepare(compiled, ONE))
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_recomputed_layers_have_the_same_gradients(tmp_path: Path) -> None:
+    write(tmp_path)
+    config = configured(tmp_path, "contrastive", minibatch_tokens=100)
+    again = replace(config, model=replace(config.model, gradient_checkpointing=True))
+    assert_same(gradients(prepare(again, ONE)), gradients(prepare(config, ONE)))
+
+
+# -- two processes -----------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def work(rank: int, port: int, folder: Path, cases: list[tuple[str, str, bool]]) -> None:
+    """Every case's gradients on two processes, and how often gradients were exchanged in the step."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with distributed.world() as world:
+        for name, loss, fsdp in cases:
+            for minibatch_tokens in (0, MINIBATCH):
+                run = prepare(configured(folder, loss, minibatch_tokens=minibatch_tokens, fsdp=fsdp), world)
+                exchanges: list[int] = []
+                if not fsdp:
+                    run.network.register_comm_hook(exchanges, _count)
+                found = {key: _whole(value) for key, value in gradients(run).items()}
+                if world.is_main:
+                    found |= {"exchanges": torch.tensor(float(len(exchanges)))}
+                    save_file(found, folder / f"{name}-{minibatch_tokens}.safetensors")
+
+
+def _count(exchanges: list[int], bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    exchanges.append(bucket.index())
+    tensor = bucket.buffer() / 2
+    return torch.distributed.all_reduce(tensor, async_op=True).get_future().then(lambda done: done.value()[0])
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    write(tmp_path)
+    cases = [(name, name, False) for name in LOSSES] + [("sharded", "learned temperature", True)]
+    mp.spawn(work, (free_port(), tmp_path, cases), nprocs=2)
+    for name, loss, fsdp in cases:
+        expected = gradients(prepare(configured(tmp_path, loss), ONE))
+        for minibatch_tokens in (0, MINIBATCH):
+            found = load_file(tmp_path / f"{name}-{minibatch_tokens}.safetensors")
+            exchanges = found.pop("exchanges")
+            assert fsdp or exchanges == 1, f"{name}: {exchanges} exchanges in a step of {minibatch_tokens}"
+            assert_same(found, expected)

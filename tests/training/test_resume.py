@@ -1,0 +1,190 @@
+"""Runs that are killed and started again: every later loss has the same bits as in a run that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_gradcache import free_port
+from toy_training import settings, write
+
+from colbertz import config
+from colbertz.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
+from colbertz.training import state
+from colbertz.training.loop import train
+
+ROOT = Path(__file__).parents[2]
+STEPS = 96
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and a checkpoint with dropout to start from."""
+    folder = tmp_path_factory.mktemp("resume")
+    write(folder)
+    train(settings(folder, max_steps=1, output=str(folder / "start"), eval=EvalConfig()))
+    described = folder / "start" / "model" / "config.json"
+    dropout = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1}
+    described.write_text(json.dumps(json.loads(described.read_text()) | dropout))
+    return folder
+
+
+def everything(folder: Path, name: str, **changes: object) -> TrainingConfig:
+    """A run in which everything that has a state has one."""
+    sources = [SourceConfig(str(folder / f"{file}.jsonl")) for file in ("pairs", "negatives")]
+    sources[1] = replace(sources[1], negatives=["negatives"])
+    return settings(
+        folder,
+        output=str(folder / name),
+        model=ModelConfig(init=str(folder / "start" / "model")),
+        data=DataConfig(sources, mixture_temperature=2.0),
+        loss=LossConfig(temperature=0.1, learn_temperature=True),
+        eval=EvalConfig(pairs=str(folder / "pairs.jsonl"), max_pairs=30, every=8),
+        max_steps=STEPS,
+        minibatch_tokens=60,
+        ema_decay=0.8,
+        log_every=1,
+        save_every=5,
+        **changes,
+    )
+
+
+def measured(folder: Path, name: str) -> list[dict[str, float]]:
+    lines = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key != "pairs/s"} for line in lines]
+
+
+def start(folder: Path, name: str, processes: int) -> list[subprocess.Popen[str]]:
+    """The run in so many processes; torchrun's own would outlive a kill of torchrun."""
+    (folder / f"{name}.yaml").write_text(config.dump(everything(folder, name)))
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / f"{name}.yaml")]
+    together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | together | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(processes)
+    ]
+
+
+def finish(runs: list[subprocess.Popen[str]]) -> str:
+    """Wait for the end and return what the first process printed."""
+    outputs = [run.communicate(timeout=120)[0] for run in runs]
+    assert all(run.returncode == 0 for run in runs), outputs
+    return outputs[0]
+
+
+def kill_after(folder: Path, name: str, lines: int, processes: int, number: signal.Signals) -> str:
+    """Start the run, wait for so many lines of metrics, and send all processes the signal."""
+    runs = start(folder, name, processes)
+    metrics = folder / name / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while runs[0].poll() is None and time.monotonic() < until:
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= lines:
+            break
+        time.sleep(0.002)
+    for run in runs:
+        run.send_signal(number)
+    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    assert all(run.returncode != 0 for run in runs), outputs
+    return outputs[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_any_step_it_goes_on_with_the_same_losses(folder: Path, processes: int) -> None:
+    whole = f"whole-{processes}"
+    finish(start(folder, whole, processes))
+    expected = measured(folder, whole)
+    assert len([line for line in expected if "loss" in line]) == STEPS
+
+    name = f"killed-{processes}"
+    for steps in (3, 30, 70):  # before the first checkpoint, and in two later places
+        kill_after(folder, name, steps, processes, signal.SIGKILL)
+    assert "going on after step" in finish(start(folder, name, processes))
+    assert measured(folder, name) == expected
+    for file in ("result.json", "model/model.safetensors", "best/model.safetensors"):
+        assert (folder / name / file).read_bytes() == (folder / whole / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_loses_nothing(folder: Path) -> None:
+    finish(start(folder, "calm", 1))
+    output = kill_after(folder, "asked", 7, 1, signal.SIGTERM)
+    assert "the same command goes on from there" in output
+    finish(start(folder, "asked", 1))
+    assert measured(folder, "asked") == measured(folder, "calm")
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "damaged"
+    train(everything(folder, name))
+    expected = measured(folder, name)
+    output = folder / name
+    kept = state.checkpoints(output)
+    assert [path.name for path in kept] == ["step-00000090", "step-00000095"]
+    (output / "result.json").unlink()
+    tensors = kept[1] / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-3] ^= 1
+    tensors.write_bytes(content)
+    train(everything(folder, name))
+    printed = capsys.readouterr().out
+    assert "step-00000095 is damaged" in printed
+    assert "going on from step-00000090" in printed
+    assert measured(folder, name) == expected
+
+    (output / "result.json").unlink()
+    for path in state.checkpoints(output):
+        (path / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged.*set overwrite to true"):
+        train(everything(folder, name))
+
+
+def test_a_complete_run_is_not_repeated_and_other_settings_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = everything(folder, "complete")
+    train(chosen)
+    model = folder / "complete" / "model" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    assert train(replace(chosen, log_every=7)) == folder / "complete" / "model"
+    assert "this run is complete" in capsys.readouterr().out
+    assert model.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"other settings \(batch_size: 16, now 8\); give another output, or set"):
+        train(replace(chosen, batch_size=8))
+    train(replace(chosen, batch_size=8, max_steps=2, overwrite=True))
+    assert [line["step"] for line in measured(folder, "complete") if "loss" in line] == [1, 2]
+    assert state.checkpoints(folder / "complete") == []
+
+
+def test_interrupted_writing_leaves_the_checkpoints_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = everything(folder, "full")
+    real, calls = state.save_file, []
+
+    def full_disk(tensors: object, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(state, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        train(chosen)
+    found = sorted(path.name for path in (folder / "full" / "checkpoints").iterdir())
+    assert found == ["step-00000005", "step-00000010"]
+    monkeypatch.undo()
+    train(chosen)
+    train(everything(folder, "roomy"))
+    assert measured(folder, "full") == measured(folder, "roomy")
