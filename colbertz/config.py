@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -141,7 +141,7 @@ class DataConfig:
         num_workers: processes that read and tokenise ahead of the training step; 0 to do so between steps.
     """
 
-    train: str | list[SourceConfig]
+    train: list[SourceConfig] | str
     mixture_temperature: float = 1.0
     max_bad_rows: int = 100
     num_workers: int = 0
@@ -153,6 +153,11 @@ class DataConfig:
             self.mixture_temperature > 0, f"data.mixture_temperature must be positive, got {self.mixture_temperature}"
         )
         _require(bool(self.train), "data.train is empty; name a file or a list of data sets")
+        _require(
+            not isinstance(self.train, str) or not self.train.lstrip().startswith(("[", "{")),
+            f"data.train is neither a path nor a valid list of data sets: {self.train!r:.200}; see SourceConfig in "
+            "colbertz/config.py for the keys and types of a data set",
+        )
 
     @property
     def sources(self) -> list[SourceConfig]:
@@ -453,14 +458,19 @@ def _check_arguments(argv: Sequence[str]) -> None:
             path = Path(value or next(arguments, ""))
             if not path.is_file():
                 raise FileNotFoundError(f"there is no configuration file {str(path)!r}; see configs/ for examples")
-            for found in _flattened(_read_yaml(path), valid):
+            for found in _flattened(read_yaml(path), valid):
                 if found not in valid:
                     raise ValueError(f"{path}: {_unknown(found, valid)}")
         elif key not in valid and key.removeprefix("no_") not in ("help", "print_config"):
             raise ValueError(_unknown(key, valid, "--"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        ValueError: if it is not YAML, or holds something else.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -478,6 +488,11 @@ def _keys(config: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
         if section:
             assert isinstance(kind, type)
             yield from _keys(kind, f"{prefix}{name}.")
+        for option in get_args(kind):
+            for part in get_args(option):
+                if is_dataclass(part):  # a list of sections
+                    assert isinstance(part, type)
+                    yield from _keys(part, f"{prefix}{name}[].")
 
 
 def _flattened(content: dict[str, Any], valid: dict[str, bool], prefix: str = "") -> Iterator[str]:
@@ -485,6 +500,9 @@ def _flattened(content: dict[str, Any], valid: dict[str, bool], prefix: str = ""
         key = f"{prefix}{name}"
         if isinstance(value, dict) and valid.get(key):
             yield from _flattened(value, valid, f"{key}.")
+        elif isinstance(value, list) and any(name.startswith(f"{key}[].") for name in valid):
+            for part in value:
+                yield from _flattened(part, valid, f"{key}[].") if isinstance(part, dict) else [key]
         else:
             yield key
 

@@ -6,6 +6,7 @@ import pytest
 
 from colbertz import config
 from colbertz.config import TrainingConfig
+from colbertz.training import recipe
 
 YAML = """
 output: runs/x
@@ -95,4 +96,5 @@ def test_missing_settings_and_files_are_named(tmp_path: Path) -> None:
 
 def test_the_configurations_of_the_project_are_valid() -> None:
     for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml"):
-        config.load(["--config", str(path)])
+        arguments = ["--config", str(path)]
+        assert recipe.runs(arguments) if recipe.is_recipe(arguments) else config.load(arguments)

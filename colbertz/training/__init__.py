@@ -1,12 +1,18 @@
 """Training of late-interaction models.
 
-loop.py          the run from settings to checkpoint: read this first
-losses.py        pure functions of scores
-data.py          pairs from files, in a reproducible order
-optim.py         AdamW and its learning rate
+loop.py          a run from settings to checkpoint: read this first
+step.py          one step: a batch goes in, gradients come out
+losses.py        functions of embeddings
+gradcache.py     batches far larger than memory
+data/            rows from files and data sets, in a reproducible order, as tokenised batches
+model.py         loading the model and spreading it over processes
+optim.py         AdamW, its learning rate, averaged weights
 distributed.py   several processes: who we are, and a gather that gradients flow through
-evaluation.py    MRR@10 and recall@10 on held-out pairs
-metrics_log.py   metrics to JSON lines, TensorBoard and the progress bar
+state.py         checkpoints to resume from
+alignment.py     the guard against stages that do not fit together
+recipe.py        several stages, one after the other
+dryrun.py        checks before a long run
+metrics_log.py   metrics to JSON lines, TensorBoard, Weights & Biases and the progress bar
 """
 
 import sys
@@ -14,15 +20,29 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`train.py`: read the settings from the command line and train.
+    """`train.py`: read the settings of a run or of a recipe from the command line, and train.
 
     Args:
-        argv: arguments after the program's name; None for those of this process.
+        argv: arguments after the program's name; None for those of this process. With `--dry-run` among them settings,
+            data and one step are checked and nothing is written.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: for settings, data or a checkpoint that cannot be used.
     """
     from colbertz import config
+    from colbertz.training import distributed, recipe
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    dry = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    runs = recipe.runs(arguments) if recipe.is_recipe(arguments) else [config.load(arguments)]
+    if dry:
+        from colbertz.training.dryrun import dry_run
+
+        dry_run(runs)
+        return
     from colbertz.training.loop import train
 
-    train(config.load(sys.argv[1:] if argv is None else argv))
+    with distributed.world():
+        for run in runs:
+            train(run)

@@ -1,0 +1,140 @@
+"""Recipes: several stages of training, each of which starts from the model of the one before.
+
+A recipe is a YAML file with the directory of all runs and the stages, in order:
+
+    output: runs/colbert-zero
+    stages:
+      unsupervised: {config: unsupervised.yaml}
+      supervised: {config: supervised.yaml, set: {batch_size: 32}}
+      distillation: {config: distillation.yaml, skip: true}
+
+`config` is the stage's own YAML file, relative to the recipe, `set` overrides settings in it, and `skip` leaves the
+stage out. The command line does the same with the stage's name in front: `--supervised.skip true`,
+`--supervised.batch_size 32`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from colbertz import config as settings
+from colbertz.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        config: YAML file of its settings.
+        arguments: what overrides them, as on the command line.
+        skip: whether it is left out.
+    """
+
+    config: Path
+    arguments: list[str] = field(default_factory=list)
+    skip: bool = False
+
+
+def is_recipe(argv: Sequence[str]) -> bool:
+    """Whether `--config` names a recipe rather than the settings of one run."""
+    path = _config_of(argv)
+    return path is not None and path.is_file() and "stages" in settings.read_yaml(path)
+
+
+def runs(argv: Sequence[str]) -> list[TrainingConfig]:
+    """The settings of every stage that is not skipped, in order, each starting where the one before it ends.
+
+    Raises:
+        ValueError: for a key or stage that does not exist, or anything that `config.load` refuses.
+        FileNotFoundError: if the file of a stage is not there.
+    """
+    path = _config_of(argv)
+    assert path is not None
+    output, stages = _read(path)
+    for key, value in _overrides(argv):
+        name, _, rest = key.partition(".")
+        if key == "output":
+            output = value
+        elif name not in stages or not rest:
+            raise ValueError(
+                f"there is no setting --{key} in a recipe; give --output, or a stage's, as in "
+                f"--{next(iter(stages))}.optim.lr"
+            )
+        elif rest == "skip":
+            stages[name] = replace(stages[name], skip=_boolean(key, value))
+        else:
+            stages[name] = replace(stages[name], arguments=[*stages[name].arguments, f"--{rest}={value}"])
+    found: list[TrainingConfig] = []
+    for name, stage in stages.items():
+        if stage.skip:
+            continue
+        arguments = ["--config", str(stage.config), f"--output={Path(output) / name}"]
+        if found:
+            arguments += [f"--model.init={Path(found[-1].output) / 'model'}", "--model.tokenizer=null"]
+        try:
+            found.append(settings.load([*arguments, *stage.arguments]))
+        except ValueError as error:
+            raise ValueError(f"stage {name} of {path}: {error}") from None
+    if not found:
+        raise ValueError(f"{path}: all stages are skipped")
+    return found
+
+
+def _read(path: Path) -> tuple[str, dict[str, Stage]]:
+    content = settings.read_yaml(path)
+    unknown = sorted(set(content) - {"output", "stages"})
+    if unknown or not isinstance(content.get("output"), str) or not isinstance(content["stages"], dict):
+        raise ValueError(
+            f"{path}: a recipe has the keys output (a directory) and stages (a mapping), got {sorted(content)}"
+        )
+    stages = {}
+    for name, stage in content["stages"].items():
+        if not isinstance(stage, dict) or set(stage) - {"config", "set", "skip"} or "config" not in stage:
+            raise ValueError(
+                f"{path}: stage {name} may have the keys config, set and skip and needs config, got {stage!r}"
+            )
+        overrides = [f"--{key}={_argument(value)}" for key, value in (stage.get("set") or {}).items()]
+        stages[str(name)] = Stage(path.parent / stage["config"], overrides, bool(stage.get("skip", False)))
+    if not stages:
+        raise ValueError(f"{path}: the recipe has no stages")
+    return content["output"], stages
+
+
+def _argument(value: Any) -> str:
+    """A value of YAML as it is written on the command line."""
+    return (
+        value
+        if isinstance(value, str)
+        else yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    )
+
+
+def _boolean(key: str, value: str) -> bool:
+    parsed = yaml.safe_load(value)
+    if not isinstance(parsed, bool):
+        raise ValueError(f"--{key} must be true or false, got {value!r}")
+    return parsed
+
+
+def _config_of(argv: Sequence[str]) -> Path | None:
+    return next((Path(value) for key, value in _pairs(argv) if key == "config"), None)
+
+
+def _overrides(argv: Sequence[str]) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in _pairs(argv) if key != "config"]
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """`--key value` and `--key=value` as pairs."""
+    found = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--"):
+            raise ValueError(f"expected --key value, got {argument!r}")
+        key, separator, value = argument[2:].partition("=")
+        found.append((key, value if separator else next(arguments, "")))
+    return found

@@ -1,0 +1,256 @@
+"""The same batch through our losses and those of PyLate and sentence-transformers: values, gradients of all weights.
+
+Each side reads the same random checkpoint, tokenises the same texts and computes its own scores, so that masks, query
+expansion and skiplist are compared along with the losses.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from published import PUBLISHED
+from texts import ORDINARY
+from torch import Tensor, nn
+
+from colbertz import ColBERT, Ragged
+from colbertz.config import LossConfig
+from colbertz.maxsim import maxsim
+from colbertz.training import losses
+from colbertz.training.gradcache import cached_backward
+from colbertz.training.losses import Labels, Objective
+
+QUERIES = ORDINARY[:5]
+WAYS = 3
+# Each query's documents; the first one answers it. They differ in length, so that peers must pad.
+DOCUMENTS = [ORDINARY[5 + WAYS * row : 5 + WAYS * (row + 1)] for row in range(5)]
+TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 2.5, -1.0], [0.0, 0.1, 0.2], [9.0, 1.0, 4.0], [1.0, 1.0, 0.0]])
+# With expansion of queries that nobody attends to, and with neither expansion nor skiplist.
+MODELS = pytest.mark.parametrize("name", ["colbert-zero", "lateon-code"])
+
+Result = tuple[float, list[Tensor]]
+
+
+def result(loss: Tensor, model: nn.Module) -> Result:
+    """The loss and the gradient of every weight, in the order in which all three keep them."""
+    return float(loss), [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+
+
+def ours(directory: Path, config: LossConfig, *, with_teacher: bool = False) -> Result:
+    """Through gradient caching, which tests/training holds to be the same as without."""
+    model = ColBERT.from_pretrained(directory, "cpu")
+    queries = model.tokenizer.queries(QUERIES)
+    documents = model.tokenizer.documents([text for row in DOCUMENTS for text in row])
+    candidates = Ragged.from_lengths(torch.arange(len(documents)), [WAYS] * len(queries))
+    labels = Labels(candidates, TEACHER.flatten() if with_teacher else None)
+    loss, _ = cached_backward(model, Objective(config), queries, documents, labels, minibatch_tokens=100)
+    return result(loss, model)
+
+
+def columns() -> list[list[str]]:
+    """The peers' batch: queries, their first documents, their second documents, …"""
+    return [QUERIES, *map(list, zip(*DOCUMENTS))]
+
+
+def assert_same(found: Result, expected: Result, factor: float = 1.0) -> None:
+    """`expected` may have a gradient that is `factor` times too large."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-4)
+    assert len(found[1]) == len(expected[1])
+    for mine, other in zip(found[1], expected[1]):
+        assert mine.shape == other.shape
+        assert other.norm() > 0
+        assert (factor * mine - other).norm() <= 1e-3 * other.norm()
+
+
+# -- sentence-transformers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peer() -> None:
+    """sentence-transformers 6.0 brought models with many vectors for a text."""
+    pytest.importorskip("sentence_transformers", minversion="6.0")
+
+
+def sentence_transformers_(directory: Path, loss_of: Callable[[Any], nn.Module], labels: Tensor | None) -> Result:
+    """Texts go through its own collator, with the prompts that the model has."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder.data_collator import MultiVectorEncoderDataCollator
+
+    model = MultiVectorEncoder(str(directory), device="cpu", local_files_only=True)
+    names = ["query", *(f"document_{way}" for way in range(WAYS))]
+    prompts = {name: model.prompts[name.split("_")[0]] for name in names}
+    collator = MultiVectorEncoderDataCollator(preprocess_fn=model.preprocess, prompts=prompts)
+    batch = collator([dict(zip(names, texts)) for texts in zip(*columns())])
+    features = [
+        {key.removeprefix(f"{name}_"): value for key, value in batch.items() if key.startswith(f"{name}_")}
+        for name in names
+    ]
+    loss = loss_of(model)(features, labels)
+    loss.backward()
+    return result(loss, model)
+
+
+def matryoshka(model: Any) -> nn.Module:
+    """Around the cached loss, the only one with many vectors that it fits."""
+    from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+
+    inner = CachedMultiVectorMultipleNegativesRankingLoss(model, scale=5, mini_batch_size=2)
+    return MatryoshkaLoss(model, inner, [model.get_embedding_dimension(), 16, 8], [1, 0.5, 2])
+
+
+def sentence_transformers_losses() -> dict[str, Callable[[Any], nn.Module]]:
+    """Those that the settings of the same name in SENTENCE_TRANSFORMERS describe."""
+    from sentence_transformers.multi_vector_encoder import losses as peers
+    from sentence_transformers.multi_vector_encoder.scoring import XTRKDScores, XTRScores
+
+    contrastive, xtr = peers.MultiVectorMultipleNegativesRankingLoss, XTRScores(top_k=40)
+    cached, distilled = peers.CachedMultiVectorMultipleNegativesRankingLoss, peers.MultiVectorDistillKLDivLoss
+    return {
+        "contrastive": partial(contrastive, scale=20),
+        "cached contrastive": partial(cached, scale=20, mini_batch_size=2),
+        "xtr": partial(contrastive, scale=20, similarity_fct=xtr),
+        "matryoshka": matryoshka,
+        "distillation": distilled,
+        "distillation, temperatures": partial(distilled, **TEMPERATURES),
+        "xtr distillation": partial(distilled, similarity_fct=XTRKDScores(top_k=40), **TEMPERATURES),
+        "margin_mse": peers.MultiVectorMarginMSELoss,
+    }
+
+
+TEMPERATURES = {"student_temperature": 0.5, "teacher_temperature": 2.0}
+DISTILLATION = LossConfig(kind="distillation", normalize_student=False)
+SENTENCE_TRANSFORMERS = {
+    "contrastive": LossConfig(temperature=0.05),
+    "cached contrastive": LossConfig(temperature=0.05),
+    "xtr": LossConfig(score="xtr", xtr_k=40, temperature=0.05),
+    "matryoshka": LossConfig(temperature=0.2, matryoshka_dims=[16, 8], matryoshka_weights=[0.5, 2]),
+    "distillation": DISTILLATION,
+    "distillation, temperatures": replace(DISTILLATION, **TEMPERATURES),
+    "xtr distillation": replace(DISTILLATION, **TEMPERATURES, score="xtr", xtr_k=40),
+    "margin_mse": LossConfig(kind="margin_mse"),
+}
+
+
+@MODELS
+@pytest.mark.parametrize("loss", SENTENCE_TRANSFORMERS)
+def test_losses_of_sentence_transformers(peer: None, name: str, loss: str, tmp_path: Path) -> None:
+    config = SENTENCE_TRANSFORMERS[loss]
+    directory = PUBLISHED[name](tmp_path / name)
+    labels = TEACHER if config.needs_teacher else None
+    expected = sentence_transformers_(directory, sentence_transformers_losses()[loss], labels)
+    assert_same(ours(directory, config, with_teacher=config.needs_teacher), expected)
+
+
+@pytest.mark.parametrize("k", [1, 7, 10_000])
+def test_xtr_scores_of_sentence_transformers(peer: None, k: int) -> None:
+    """Of embeddings that point anywhere, so that half of the similarities are negative."""
+    from sentence_transformers.multi_vector_encoder.scoring import xtr_scores
+
+    queries, documents = embeddings([3, 5, 1]), embeddings([4, 9, 1, 6, 2, 7])
+    leaves = [side.map(lambda values: values.requires_grad_()) for side in (queries, documents)]
+    weights = torch.randn(3, 6)
+    found = losses.xtr(*leaves, k)
+    gradients = torch.autograd.grad(found, [leaf.values for leaf in leaves], weights)
+    (q, q_mask), (d, d_mask) = (leaf.padded() for leaf in leaves)
+    expected = xtr_scores(
+        q, d.unflatten(0, (3, 2)), queries_mask=q_mask, documents_mask=d_mask.unflatten(0, (3, 2)), top_k=k
+    )
+    torch.testing.assert_close(found, expected)
+    for mine, other in zip(gradients, torch.autograd.grad(expected, [leaf.values for leaf in leaves], weights)):
+        torch.testing.assert_close(mine, other)
+
+
+def embeddings(lengths: list[int]) -> Ragged:
+    return Ragged.from_lengths(nn.functional.normalize(torch.randn(sum(lengths), 8), dim=1), lengths)
+
+
+# -- PyLate ------------------------------------------------------------------------------------------------------
+
+
+def pylate_(directory: Path, loss_of: Callable[[Any], nn.Module], *, with_teacher: bool = False) -> Result:
+    """Texts go through its own collator: for a teacher's scores a query's documents are one column of lists."""
+    from pylate.models import ColBERT as PyLateColBERT
+    from pylate.utils import ColBERTCollator
+
+    model = PyLateColBERT(str(directory), device="cpu", local_files_only=True)
+    names = ["query", "document"] if with_teacher else ["query", *(f"document_{way}" for way in range(WAYS))]
+    prompts = {name: model.prompts.get(name.split("_")[0]) for name in names}
+    texts: list[Any] = [QUERIES, DOCUMENTS] if with_teacher else columns()
+    if with_teacher:  # its collator puts prompts before texts, not before lists
+        texts[1] = [[(prompts.pop("document", "") or "") + text for text in row] for row in DOCUMENTS]
+    batch = ColBERTCollator(model.tokenize, prompts=prompts)([dict(zip(names, row)) for row in zip(*texts)])
+    parts = ("input_ids", "attention_mask")
+    loss = loss_of(model)([{part: batch[f"{name}_{part}"] for part in parts} for name in names], TEACHER)
+    loss.backward()
+    return result(loss, model)
+
+
+def assert_no_padding_wins(directory: Path) -> None:
+    """PyLate gives padding a similarity of 0, which wins over a document whose similarities are all negative."""
+    model = ColBERT.from_pretrained(directory, "cpu")
+    documents = model.encode_document([text for row in DOCUMENTS for text in row])
+    tokens = Ragged.from_list([token[None] for query in model.encode_query(QUERIES) for token in query])
+    assert maxsim(tokens, documents).min() > 0
+
+
+def pylate_losses() -> dict[str, Callable[[Any], nn.Module]]:
+    """Those that the settings of the same name in PYLATE describe."""
+    from pylate import losses as peers
+    from pylate.scores import XTRScores
+
+    return {
+        "contrastive": partial(peers.Contrastive, temperature=0.05),
+        "xtr": partial(peers.Contrastive, score_metric=XTRScores(k=20), temperature=0.05),
+        "distillation": peers.Distillation,
+        "distillation, scores as they are": partial(peers.Distillation, normalize_scores=False),
+        "cached contrastive": partial(peers.CachedContrastive, mini_batch_size=2, temperature=0.05),
+    }
+
+
+PYLATE = {
+    "contrastive": LossConfig(temperature=0.05),
+    # The 20 tokens nearest to a query token are all similar to it, and then PyLate divides by what we divide by.
+    "xtr": LossConfig(score="xtr", xtr_k=20, temperature=0.05),
+    "distillation": LossConfig(kind="distillation"),
+    "distillation, scores as they are": DISTILLATION,
+}
+
+
+@pytest.mark.pylate
+@MODELS
+@pytest.mark.parametrize("loss", PYLATE)
+def test_losses_of_pylate(name: str, loss: str, tmp_path: Path) -> None:
+    directory = PUBLISHED[name](tmp_path / name)
+    assert_no_padding_wins(directory)
+    config = PYLATE[loss]
+    expected = pylate_(directory, pylate_losses()[loss], with_teacher=config.needs_teacher)
+    assert_same(ours(directory, config, with_teacher=config.needs_teacher), expected)
+
+
+@pytest.mark.pylate
+@MODELS
+def test_pylate_multiplies_its_cached_gradient_by_the_batch_size(name: str, tmp_path: Path) -> None:
+    """PyLate 1.6 divides the loss by the number of queries when the gradients have been taken."""
+    directory = PUBLISHED[name](tmp_path / name)
+    assert_no_padding_wins(directory)
+    expected = pylate_(directory, pylate_losses()["cached contrastive"])
+    assert_same(ours(directory, PYLATE["contrastive"]), expected, factor=len(QUERIES))
+
+
+@pytest.mark.pylate
+def test_xtr_scores_of_pylate_divide_by_the_positive_maxima() -> None:
+    """And ours by the number of query tokens that retrieved something, which is the paper's Z."""
+    from pylate.scores import XTRScores
+
+    queries, documents = embeddings([4, 4, 4]), embeddings([3] * 6)
+    q, d = queries.padded()[0], documents.padded()[0].unflatten(0, (3, 2))
+    assert (queries.values @ documents.values.T).topk(3).values.min() > 0
+    torch.testing.assert_close(losses.xtr(queries, documents, 3), XTRScores(k=3)(q, d))
+
+    shares = torch.stack([((a @ b.T).amax(1) > 0).float().mean() for a in queries for b in documents]).view(3, 6)
+    assert (shares < 1).any() and (shares > 0).all()
+    torch.testing.assert_close(losses.xtr(queries, documents, 18) / shares, XTRScores(k=18)(q, d))
