@@ -1,5 +1,6 @@
 """The Python in the documentation runs as it stands, on a small checkpoint in place of a published one."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from colbertz import config
 from colbertz.models import Tokens
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -43,3 +45,19 @@ def test_in_your_code(checkpoint: Path) -> None:
     tower(queries, documents).backward()
     assert all(p.grad is not None for p in tower.parameters())
     assert [len(side) for side in next(iter(names["loader"]))] == [3, 3]
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("generate_settings", DOCS / "generate_settings.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run python docs/generate_settings.py"
+
+
+def test_the_settings_named_in_the_guide_exist() -> None:
+    known = {name for name, _ in config._keys(config.TrainingConfig)}
+    sections = {name.split(".")[0] for name in known if "." in name}
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    named = {key for key in re.findall(r"`-{0,2}([a-z_]+\.[a-z_]+)\b", text) if key.split(".")[0] in sections}
+    assert len(named) > 15
+    assert named <= known, named - known

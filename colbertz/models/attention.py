@@ -11,6 +11,7 @@ Legend: N tokens of the batch, B texts, L tokens of a text, h heads, d head dime
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -198,11 +199,35 @@ def rotary_table(max_length: int, dim: int, theta: float, device: torch.device) 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate queries or keys `x` (N, n, d) by `cos`, `sin` (N, 1, d / 2); the pairs are the halves. May reuse `x`."""
-    first, second = x.chunk(2, dim=-1)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    # Where no gradient is wanted, in place: half the traffic through memory.
+    if torch.is_grad_enabled():
+        rotated: Tensor = _Rotate.apply(x, cos, sin)
+        return rotated
+    # Where no gradient is wanted, in place.
+    return _rotate_into(x, x, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """Written out, it keeps no activations: the gradient is rotated back by the same angles."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate_into(torch.empty(x.shape, dtype=x.dtype, device=x.device), x, cos, sin)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate_into(torch.empty_like(grad), grad, cos, -sin), None, None
+
+
+def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x` rotated, in `out`, which may be `x`: half the traffic through memory of the formula in four operators."""
+    (first, second), (out_first, out_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     rotated = (first * cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).addcmul_(first, sin)
-    first.copy_(rotated)
-    return x
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+    out_first.copy_(rotated)
+    return out
