@@ -392,7 +392,8 @@ def load(argv: Sequence[str]) -> TrainingConfig:
     """
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog="train.py", description=TrainingConfig.__doc__, exit_on_error=False)
+    description = "Train as a YAML file says, or with --dry-run check its settings, its data and one step."
+    parser = jsonargparse.ArgumentParser(prog="train.py", description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; later arguments override it")
     parser.add_class_arguments(TrainingConfig, as_positional=False)
     _check_arguments(argv)

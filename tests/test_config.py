@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from colbertz import config
-from colbertz.config import TrainingConfig
+from colbertz.config import SourceConfig, TrainingConfig
 from colbertz.training import recipe
 
 YAML = """
@@ -98,3 +98,39 @@ def test_the_configurations_of_the_project_are_valid() -> None:
     for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml"):
         arguments = ["--config", str(path)]
         assert recipe.runs(arguments) if recipe.is_recipe(arguments) else config.load(arguments)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--accumulation_steps", "2"],
+            "accumulation_steps is 2, but this loss compares.*set minibatch_tokens instead",
+        ),
+        (
+            ["--loss.kind", "distillation", "--loss.contrastive_weight", "1", "--accumulation_steps", "2"],
+            "accumulation_steps is 2, but this loss compares",
+        ),
+        (["--loss.kind", "margin_mse", "--accumulation_steps", "3", "--batch_size", "64"], "64 cannot be cut into 3"),
+        (["--loss.temperature", "20"], "temperature must be between .* 0.001 and max_temperature 10, got 20"),
+        (["--loss.matryoshka_dims", "[8]", "--loss.matryoshka_weights", "[1, 2]"], "2 entries for 1 matryoshka_dims"),
+        (["--eval.patience", "2"], "set eval.every"),
+        (["--ema_decay", "1"], "ema_decay must be in"),
+        (["--data.train", "[{path: x, negatives: 3}]"], "neither a path nor a valid list of data sets"),
+        (["--data.train", "[{layout: columns}]"], "needs a path|neither a path nor"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(file: Path, more: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.load(["--config", str(file), *more])
+
+
+def test_a_list_of_data_sets_is_read_and_written(file: Path, tmp_path: Path) -> None:
+    file.write_text(YAML.replace("pairs.jsonl", "[{path: a.jsonl, negatives: [n]}, {layout: nomic-supervised}]"))
+    loaded = config.load(["--config", str(file)])
+    assert loaded.data.sources == [SourceConfig("a.jsonl", negatives=["n"]), SourceConfig(layout="nomic-supervised")]
+    (tmp_path / "again.yaml").write_text(config.dump(loaded))
+    assert config.load(["--config", str(tmp_path / "again.yaml")]) == loaded
+    file.write_text(YAML.replace("pairs.jsonl", "[{path: a.jsonl, negative: [n]}]"))
+    with pytest.raises(ValueError, match=r"no setting data.train\[\].negative; did you mean data.train\[\].negatives"):
+        config.load(["--config", str(file)])

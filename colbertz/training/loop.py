@@ -183,10 +183,11 @@ def _step(run: Run, progress: state.Progress, batch: Batch, requests: list[int])
     notes = measured.new_tensor([len(batch.bad_rows) * run.world.size, len(requests)])
     *row, bad_rows, stops = distributed.mean(torch.cat([measured, norm.detach()[None], notes])).tolist()
     progress.bad_rows += round(bad_rows)
+    progress.first_bad_row = progress.first_bad_row or next(iter(batch.bad_rows), "")
     if progress.bad_rows > config.data.max_bad_rows:
         raise ValueError(
             f"{progress.bad_rows} rows could not be used, more than data.max_bad_rows {config.data.max_bad_rows}; "
-            f"the last: {distributed.any_of(next(iter(batch.bad_rows), ''))}"
+            f"the first: {distributed.any_of(progress.first_bad_row)}"
         )
     if not all(map(math.isfinite, row)):
         raise TrainingDiverged(_divergence(progress.step + 1, row[0], row[2], batch, config))

@@ -38,6 +38,7 @@ class Progress:
         stale: evaluations since then.
         judged: step of the last evaluation.
         bad_rows: rows that were passed over.
+        first_bad_row: what was wrong with the first of them that this process read.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Progress:
     stale: int = 0
     judged: int = 0
     bad_rows: int = 0
+    first_bad_row: str = ""
 
 
 @dataclass(frozen=True)

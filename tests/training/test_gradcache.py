@@ -14,6 +14,7 @@ from toy_training import settings, write
 
 from colbertz.config import DataConfig, LossConfig, SourceConfig, TrainingConfig
 from colbertz.models.modernbert import Attention
+from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training import distributed, gradcache
 from colbertz.training.gradcache import cached_backward, embed
@@ -90,7 +91,8 @@ def test_parts_of_a_batch_accumulate_to_the_whole(tmp_path: Path) -> None:
             assert_same(gradients(prepare(replace(config, **changes), ONE)), expected)
 
 
-def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16 autocast"])
+def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: Path, half: bool) -> None:
     write(tmp_path)
     config = configured(tmp_path, "contrastive")
     model = build_model(config.model, seed=0).train()
@@ -103,8 +105,12 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
     labels = Labels(Ragged.from_lengths(torch.arange(len(batch.documents)), batch.counts), None, batch.keys)
     objective = Objective(config.loss)
 
+    def encode(tokens: Tokens) -> Ragged:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return model(tokens)
+
     torch.manual_seed(5)
-    cached_backward(model, objective, batch.queries, batch.documents, labels, MINIBATCH)
+    cached_backward(encode, objective, batch.queries, batch.documents, labels, MINIBATCH)
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     after = torch.get_rng_state()
 
@@ -114,12 +120,14 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
     sides = []
     for tokens in (batch.queries, batch.documents):
         with torch.random.fork_rng():
-            side = embed(model, tokens, MINIBATCH)
+            side = embed(encode, tokens, MINIBATCH)
         assert len(side.minibatches) > 3
-        parts = [model(minibatch.tokens) for minibatch in side.minibatches]
+        parts = [encode(minibatch.tokens) for minibatch in side.minibatches]
         sides.append(Ragged.cat(parts)[side.order.argsort()])
     objective(*sides, labels)[0].backward()
-    assert_same(found, {name: p.grad for name, p in model.named_parameters()})
+    for name, parameter in model.named_parameters():
+        # In half precision autocast adds up a weight's gradients in another order.
+        assert (found[name] - parameter.grad).norm() <= (1e-2 if half else 1e-5) * parameter.grad.norm(), name
     assert torch.equal(after, torch.get_rng_state())
 
 

@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -130,6 +133,20 @@ def test_tensorboard_files_are_written_when_wanted(folder: Path) -> None:
     train(settings(folder, max_steps=2, tensorboard=True))
     (events,) = (folder / "run" / "tensorboard").iterdir()
     assert events.stat().st_size > 0
+
+
+def test_weights_and_biases_gets_every_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    stand_in = ModuleType("wandb")
+    stand_in.__spec__ = ModuleSpec("wandb", None)
+    online = SimpleNamespace(log=lambda metrics, step: seen.append((step, metrics)), finish=lambda: seen.append("end"))
+    monkeypatch.setattr(stand_in, "init", lambda **options: seen.append(options) or online, raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    train(settings(folder, max_steps=2, log_every=1, wandb="mine"))
+    begun, *reported, end = seen
+    assert (begun["project"], begun["resume"], begun["config"]["batch_size"]) == ("mine", "allow", 16)
+    assert [{"step": step, **metrics} for step, metrics in reported] == reports(folder)
+    assert end == "end"
 
 
 def test_the_entry_point_reads_yaml_and_overrides(folder: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_dry_run_checks_every_stage_and_writes_nothing(folder: Path, capsys: p
     printed = capsys.readouterr().out
     assert printed.count("  step   loss") == 3
     assert "96 rows, 96 read, 0 bad" in printed
-    assert [printed.count(f"{count}.0 documents a query") for count in (1, 3)] == [1, 2]
+    assert [printed.count(f"with {count}.0 documents of") for count in (1, 3)] == [1, 2]
 
 
 def test_a_dry_run_notices_stages_that_do_not_fit_together(folder: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from test_gradcache import free_port
 from toy_training import settings, write
 
@@ -59,9 +60,9 @@ def measured(folder: Path, name: str) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "pairs/s"} for line in lines]
 
 
-def start(folder: Path, name: str, processes: int) -> list[subprocess.Popen[str]]:
+def start(folder: Path, name: str, processes: int, **changes: object) -> list[subprocess.Popen[str]]:
     """The run in so many processes; torchrun's own would outlive a kill of torchrun."""
-    (folder / f"{name}.yaml").write_text(config.dump(everything(folder, name)))
+    (folder / f"{name}.yaml").write_text(config.dump(everything(folder, name, **changes)))
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / f"{name}.yaml")]
     together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
@@ -84,9 +85,9 @@ def finish(runs: list[subprocess.Popen[str]]) -> str:
     return outputs[0]
 
 
-def kill_after(folder: Path, name: str, lines: int, processes: int, number: signal.Signals) -> str:
+def kill_after(folder: Path, name: str, lines: int, processes: int, number: signal.Signals, **changes: object) -> str:
     """Start the run, wait for so many lines of metrics, and send all processes the signal."""
-    runs = start(folder, name, processes)
+    runs = start(folder, name, processes, **changes)
     metrics = folder / name / "metrics.jsonl"
     until = time.monotonic() + 120
     while runs[0].poll() is None and time.monotonic() < until:
@@ -115,6 +116,20 @@ def test_killed_at_any_step_it_goes_on_with_the_same_losses(folder: Path, proces
     assert measured(folder, name) == expected
     for file in ("result.json", "model/model.safetensors", "best/model.safetensors"):
         assert (folder / name / file).read_bytes() == (folder / whole / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_and_resume_as_copied_ones_do(folder: Path) -> None:
+    """FSDP2 against DDP: the same losses but for rounding, and the same bits after a kill."""
+    finish(start(folder, "copied", 2))
+    finish(start(folder, "sharded", 2, fsdp=True))
+    kill_after(folder, "sharded-killed", 40, 2, signal.SIGKILL, fsdp=True)
+    assert "going on after step" in finish(start(folder, "sharded-killed", 2, fsdp=True))
+    assert measured(folder, "sharded-killed") == measured(folder, "sharded")
+    for found, expected in zip(measured(folder, "sharded")[:30], measured(folder, "copied")[:30]):
+        assert found == pytest.approx(expected, rel=0.02, abs=1e-3)
+    models = [load_file(folder / name / "model" / "model.safetensors") for name in ("sharded", "sharded-killed")]
+    assert all(tensor.equal(models[1][name]) for name, tensor in models[0].items())
 
 
 @pytest.mark.slow

@@ -1,0 +1,299 @@
+"""A training step with cached contrastive gradients: ours, PyLate's and sentence-transformers', on the CPU in float32.
+
+Each contestant is a process of its own, in its own environment, that reads the same random checkpoint and the same
+pairs, tokenises them as its own trainer does, and then goes forward, backward and through AdamW. They take turns, so
+that a busy moment of the machine meets all of them, and their losses of the first step must agree. Contestants whose
+environment is missing are left out. Writes results/train.json.
+
+`peak MB` is the largest resident size of the whole process, libraries and weights included. `loader` are the pairs a
+second that our data loader makes on its own; it must beat the step by far, or the model waits for data.
+"""
+
+import argparse
+import gzip
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import common
+import torch
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# The libraries are imported where they are used: a contestant's memory is not to hold those of the others.
+
+ROOT = Path(__file__).parents[1]
+QUERY_LENGTH, DOCUMENT_LENGTH = 39, 187
+MINIBATCH = 32  # texts
+# Untrained embeddings lie close together; a low temperature tells the scores of two implementations apart all the same.
+TEMPERATURE = 0.05
+RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Size:
+    """A ModernBERT, embeddings of 128 dimensions on top."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    vocabulary: int
+
+
+SIZES = {"nano": Size(6, 128, 192, 2, 16_384), "small": Size(12, 384, 576, 6, 46_080)}  # 2.9 M and 32.8 M parameters
+
+
+def read_pairs(directory: Path) -> list[dict[str, str]]:
+    """The pairs of all files of a directory."""
+    pairs = []
+    for path in sorted(directory.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            pairs += [{side: row[side] for side in ("query", "document")} for row in map(json.loads, lines)]
+    if not pairs:
+        raise SystemExit(f"there are no .jsonl.gz files in {directory}; name their directory with --pairs")
+    return pairs
+
+
+def spaced(pairs: list[dict[str, str]], count: int) -> list[dict[str, str]]:
+    """So many pairs at equal distances, which come from all of the files."""
+    return pairs[:: max(1, len(pairs) // count)][:count]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
+    """Byte-level BPE with ModernBERT's special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+    special = [f"[{name}]" for name in ("UNK", "CLS", "SEP", "PAD", "MASK")]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def write(directory: Path, size: Size, pairs: list[dict[str, str]], batch: int) -> int:
+    """A random checkpoint in PyLate's layout and one batch in `pairs.jsonl`; returns the number of parameters."""
+    from colbertz.models import ColBERT, ModernBertConfig
+
+    texts = [text for pair in spaced(pairs, 30_000) for text in pair.values()]
+    sizes = ModernBertConfig(
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+    )
+    lengths = {"query_length": QUERY_LENGTH, "document_length": DOCUMENT_LENGTH}
+    model = ColBERT.from_scratch(sizes, train_tokenizer(texts, size.vocabulary), **lengths)
+    model.save_pretrained(directory)
+    (directory / "pairs.jsonl").write_text("\n".join(map(json.dumps, spaced(pairs, batch))), encoding="utf-8")
+    return sum(p.numel() for p in model.parameters())
+
+
+def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
+    """Our training loop on what `write` wrote, every step of which goes through the same pairs."""
+    from colbertz.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainingConfig
+    from colbertz.training.distributed import World
+    from colbertz.training.loop import prepare
+
+    config = TrainingConfig(
+        output=str(directory / "run"),
+        model=ModelConfig(init=str(directory)),
+        data=DataConfig(str(directory / "pairs.jsonl")),
+        loss=LossConfig(temperature=TEMPERATURE, mask_duplicates=False),
+        optim=OptimConfig(lr=RATE),
+        batch_size=batch,
+        minibatch_tokens=minibatch_tokens,
+        max_steps=1000,
+    )
+    return prepare(config, World(0, 1, torch.device("cpu")))
+
+
+# -- contestants -----------------------------------------------------------------------------------------------------
+
+# What tokenises the batch, and what makes a step of it and returns the loss.
+Contestant = tuple[Callable[[], Any], Callable[[Any], float]]
+
+
+def colbertz(directory: Path, batch: int) -> Contestant:
+    from colbertz.training.step import backward
+
+    run = training_run(directory, batch, MINIBATCH * DOCUMENT_LENGTH)
+
+    def step(tokens: Any) -> float:
+        run.trained.optimizer.zero_grad()
+        measured = backward(run.network, run.objective, tokens, run.config, run.world)
+        run.trained.optimizer.step()
+        return measured[0].item()
+
+    return lambda: run.batches[0], step
+
+
+def pylate(directory: Path, batch: int) -> Contestant:
+    from pylate.losses import CachedContrastive
+    from pylate.models import ColBERT
+    from pylate.utils import ColBERTCollator
+
+    model = ColBERT(str(directory), device="cpu", local_files_only=True)
+    loss = CachedContrastive(model, mini_batch_size=MINIBATCH, temperature=TEMPERATURE)
+    return _peer(model, loss, ColBERTCollator(model.tokenize, prompts=model.prompts), directory)
+
+
+def sentence_transformers(directory: Path, batch: int) -> Contestant:
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder.data_collator import MultiVectorEncoderDataCollator
+    from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
+
+    model = MultiVectorEncoder(str(directory), device="cpu", local_files_only=True)
+    loss = CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=MINIBATCH, scale=1 / TEMPERATURE)
+    collator = MultiVectorEncoderDataCollator(preprocess_fn=model.preprocess, prompts=model.prompts)
+    return _peer(model, loss, collator, directory)
+
+
+def _peer(model: Any, loss: Any, collator: Any, directory: Path) -> Contestant:
+    pairs = [json.loads(line) for line in (directory / "pairs.jsonl").read_text("utf-8").splitlines()]
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=RATE, fused=True)
+
+    def tokenise() -> list[dict[str, Any]]:
+        columns = collator(pairs)
+        sides = ("query_", "document_")
+        return [{k.removeprefix(side): v for k, v in columns.items() if k.startswith(side)} for side in sides]
+
+    def step(features: list[dict[str, Any]]) -> float:
+        optimizer.zero_grad()
+        value = loss(features)
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    return tokenise, step
+
+
+CONTESTANTS = {"colbertz": colbertz, "pylate": pylate, "sentence-transformers": sentence_transformers}
+
+
+def contest(name: str, directory: Path, batch: int, out: IO[str]) -> None:
+    """Make a step for each line that comes in, and answer with what it took."""
+    tokenise, step = CONTESTANTS[name](directory, batch)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        tokens = tokenise()
+        between = time.perf_counter()
+        loss = step(tokens)
+        end = time.perf_counter()
+        # Not `ru_maxrss`, which a process inherits from the one that started it.
+        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+        row = {"step s": end - between, "tokenising s": between - start, "peak MB": peak, "loss of first step": loss}
+        print(json.dumps(row | {"version": importlib.metadata.version(name)}), file=out, flush=True)
+
+
+# -- the contest -----------------------------------------------------------------------------------------------------
+
+
+def start(python: str, *args: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [python, __file__, *map(str, args)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def ask(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """One step of a contestant."""
+    assert process.stdin is not None and process.stdout is not None
+    print("step", file=process.stdin, flush=True)
+    answer = process.stdout.readline()
+    if not answer:
+        raise SystemExit(f"{' '.join(map(str, process.args))} ended without an answer; see its error above")
+    row: dict[str, Any] = json.loads(answer)
+    return row
+
+
+def measure(pythons: dict[str, str], directory: Path, batch: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Each contestant's medians over `steps`, after a first step whose losses are compared."""
+    processes = {name: start(python, name, directory, batch) for name, python in pythons.items()}
+    try:
+        first = {name: ask(process) for name, process in processes.items()}
+        losses = {name: row["loss of first step"] for name, row in first.items()}
+        if max(losses.values()) - min(losses.values()) > 1e-3:
+            raise SystemExit(f"the contestants do not compute the same, their losses are {losses}")
+        rounds = [{name: ask(process) for name, process in processes.items()} for _ in range(steps)]
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    timed = ("step s", "tokenising s")
+    return {
+        name: row
+        | {key: statistics.median(answers[name][key] for answers in rounds) for key in timed}
+        | {"peak MB": rounds[-1][name]["peak MB"]}
+        for name, row in first.items()
+    }
+
+
+def loader_rate(directory: Path, batch: int, num_workers: int, num_batches: int = 16) -> float:
+    """Pairs a second of our data loader with nobody else at work, its start not counted."""
+    from colbertz.training.data import loader
+
+    run = training_run(directory, batch, 0)
+    batches = iter(loader(run.batches, 0, num_workers))
+    next(batches)
+    since = time.perf_counter()
+    for _ in range(num_batches):
+        next(batches)
+    return batch * num_batches / (time.perf_counter() - since)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, default=ROOT.parent / "shared/data/pairs", help="folder of .jsonl.gz")
+    parser.add_argument("--pylate-python", default=str(ROOT / ".venv-pylate/bin/python"))
+    parser.add_argument("--st-python", default=sys.executable, help="where sentence-transformers 6 is")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--batch", type=int, default=256, help="pairs")
+    parser.add_argument("--steps", type=int, default=5, help="timed, after one to warm up")
+    parser.add_argument("--output", type=Path, default=common.RESULTS, help="folder of the JSON file")
+    args = parser.parse_args()
+    common.RESULTS = args.output
+    everyone = {"colbertz": sys.executable, "pylate": args.pylate_python, "sentence-transformers": args.st_python}
+    pythons = {name: python for name, python in everyone.items() if Path(python).is_file()}
+
+    about = common.machine()
+    about |= {"batch": args.batch, "minibatch texts": MINIBATCH, "lengths": f"{QUERY_LENGTH}/{DOCUMENT_LENGTH}"}
+    pairs, rows = read_pairs(args.pairs), []
+    for size in args.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            parameters = write(Path(folder) / size, SIZES[size], pairs, args.batch)
+            measured = measure(pythons, Path(folder) / size, args.batch, args.steps)
+            rates = {f"loader, {n} workers": round(loader_rate(Path(folder) / size, args.batch, n)) for n in (0, 1)}
+        for name, row in measured.items():
+            about[name] = row.pop("version")
+            rows.append(
+                {"parameters": f"{parameters / 1e6:.1f} M", "contestant": name, **row}
+                | {"pairs/s": args.batch / row["step s"], "times ours": row["step s"] / measured["colbertz"]["step s"]}
+                | {key: rate if name == "colbertz" else "" for key, rate in rates.items()}
+            )
+    common.report("train", about, rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in CONTESTANTS:
+        answers = sys.stdout
+        with redirect_stdout(sys.stderr):  # what libraries print is no answer
+            contest(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), answers)
+    else:
+        main()
