@@ -17,12 +17,14 @@ from pathlib import Path
 import common
 import torch
 from torch import Tensor
-from train import DOCUMENT_LENGTH, QUERY_LENGTH, ROOT, SIZES, read_pairs, train_tokenizer, training_run, write
 
 from colbertz.models import ColBERT, ModernBertConfig
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
+from colbertz.training.data import Batch
+from colbertz.training.loop import Run
 from colbertz.training.step import backward
+from train import DOCUMENT_LENGTH, QUERY_LENGTH, ROOT, SIZES, read_pairs, train_tokenizer, training_run, write
 
 EMBEDDING_DIM = 128
 _ARGMAX_PLACES = 1 << 30  # as in colbertz/training/gradcache.py
@@ -65,12 +67,23 @@ def terms(parameters: int, pairs: int, embedded_tokens: int, longest: int, activ
     }
 
 
-def two_steps(directory: Path, batch: int, minibatch_tokens: int) -> None:
-    run = training_run(directory, batch, minibatch_tokens)
-    for step in range(2):
+def two_steps(run: Run, batch: Batch) -> None:
+    for _ in range(2):
         run.trained.optimizer.zero_grad()
-        backward(run.network, run.objective, run.batches[step], run.config, run.world)
+        backward(run.network, run.objective, batch, run.config, run.world)
         run.trained.optimizer.step()
+
+
+def measure(directory: Path, batch: int, minibatch_tokens: int) -> None:
+    """Print the size of this process before its first step, and how much the two steps add to it at most; both in MiB."""
+    small = training_run(directory, 4, 1000)
+    two_steps(small, small.batches[0])  # compiles and loads libraries
+    del small
+    run = training_run(directory, batch, minibatch_tokens)
+    texts = run.batches[0]
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+    print(common.peak_megabytes(lambda: two_steps(run, texts)))
 
 
 def measured(pairs_folder: Path, batch: int, minibatch_tokens: int) -> list[dict[str, object]]:
@@ -80,7 +93,7 @@ def measured(pairs_folder: Path, batch: int, minibatch_tokens: int) -> list[dict
         parameters = write(directory, SIZES["nano"], read_pairs(pairs_folder), batch)
         command = [sys.executable, __file__, "step", directory, batch, minibatch_tokens]
         done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
-        baseline, rise = map(float, done.stdout.split()[-2:])
+        before, rise = (2**20 * float(number) for number in done.stdout.split()[-2:])
         run = training_run(directory, batch, minibatch_tokens)
     texts = run.batches[0]
     documents = texts.documents
@@ -94,8 +107,9 @@ def measured(pairs_folder: Path, batch: int, minibatch_tokens: int) -> list[dict
     return [
         *rows,
         {"term": "all of these", "MB": sum(formula.values()) / MB},
-        {"term": "measured: peak above the process without model and batch", "MB": rise * 2**20 / MB},
-        {"term": "the process without model and batch", "MB": baseline * 2**20 / MB},
+        {"term": "measured: weights, and what the steps added", "MB": (4 * parameters + rise) / MB},
+        {"term": "the process before the steps, without weights", "MB": (before - 4 * parameters) / MB},
+        {"term": "measured: peak of the process", "MB": (before + rise) / MB},
         {"term": "activations of a token", "MB": per_token / MB},
     ]
 
@@ -114,7 +128,7 @@ def published() -> list[dict[str, object]]:
         model = ColBERT.from_scratch(ModernBertConfig(num_hidden_layers=layers), train_tokenizer([], 300))
         sizes = []
         for count in (8, 16):
-            ids = torch.randint(300, (count * 192,))
+            ids = torch.randint(256, (count * 192,))
             with torch.autocast("cpu", torch.bfloat16):
                 sizes.append(saved_bytes(model, Tokens(Ragged.from_lengths(ids, [192] * count))))
         return (sizes[1] - sizes[0]) / (8 * 192)
@@ -156,10 +170,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["step"]:
-        directory, batch, minibatch_tokens = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-        two_steps(directory, 4, 1000)  # compiles and loads libraries
-        status = Path("/proc/self/status").read_text()
-        print(int(status.split("VmRSS:")[1].split()[0]) / 1024)
-        print(common.peak_megabytes(lambda: two_steps(directory, batch, minibatch_tokens)))
+        measure(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     else:
         main()

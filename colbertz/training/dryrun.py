@@ -58,8 +58,8 @@ def _report(run: Run) -> str:
         rows = "a stream" if found.num_rows is None else f"{found.num_rows:,} rows"
         lines += [
             f"  data   {found.name}: {rows}, {found.num_read:,} read, {found.num_bad:,} bad",
-            f"         queries of {found.query_characters:.0f} characters, with {found.documents_per_query:.1f} documents"
-            f" of {found.document_characters:.0f} each",
+            f"         queries of {found.query_characters:.0f} characters, "
+            f"with {found.documents_per_query:.1f} documents of {found.document_characters:.0f} each",
         ]
         num_bad += found.num_bad
         if found.num_bad:
