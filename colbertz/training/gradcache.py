@@ -11,7 +11,7 @@ docs/training.md says how much memory that takes.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,38 +29,24 @@ _ARGMAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Texts that the model sees at once, and the random number generators as they were before it did."""
+    """Texts that the model sees at once.
 
+    Attributes:
+        numbers: their places in the batch.
+        tokens: the texts.
+        cpu_rng, cuda_rng: the random number generators as they were before the model first saw them.
+    """
+
+    numbers: Tensor
     tokens: Tokens
     cpu_rng: Tensor
     cuda_rng: Tensor | None
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> "Minibatch":
-        """Note the state of the generators."""
-        device = tokens.ids.device
-        return cls(tokens, torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
 
     def restore_rng(self) -> None:
         """Put the generators back, so that dropout drops what it dropped before."""
         torch.set_rng_state(self.cpu_rng)
         if self.cuda_rng is not None:
             torch.cuda.set_rng_state(self.cuda_rng, self.tokens.ids.device)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """One side of the batch after the first step.
-
-    Attributes:
-        embeddings: of each text, in the order of the batch, without activations.
-        order: the numbers of the texts in the order in which they were embedded.
-        minibatches: these texts.
-    """
-
-    embeddings: Ragged
-    order: Tensor
-    minibatches: list[Minibatch]
 
 
 def cached_backward(
@@ -89,27 +75,32 @@ def cached_backward(
     Returns:
         The loss and the accuracy of this process, as `Objective` gives them, without gradient.
     """
-    query_side, document_side = (embed(encode, tokens, minibatch_tokens) for tokens in (queries, documents))
-    measured, gradients = cache_gradients(objective, query_side.embeddings, document_side.embeddings, labels, share)
-    replay(encode, [query_side, document_side], gradients, no_sync)
+    query_embeddings, query_minibatches = embed(encode, queries, minibatch_tokens)
+    document_embeddings, document_minibatches = embed(encode, documents, minibatch_tokens)
+    measured, gradients = cache_gradients(objective, query_embeddings, document_embeddings, labels, share)
+    del query_embeddings, document_embeddings
+    replay(encode, [query_minibatches, document_minibatches], gradients, no_sync)
     return measured
 
 
-def embed(encode: Encode, tokens: Tokens, minibatch_tokens: int) -> Embedded:
-    """First step: the embeddings of all texts without activations, and what it takes to do that again."""
+def embed(encode: Encode, tokens: Tokens, minibatch_tokens: int) -> tuple[Ragged, list[Minibatch]]:
+    """First step: the embeddings of all texts without activations, and what it takes to embed them again."""
     # Neighbours in length share a minibatch, in which the encoder then computes on few different shapes. All processes
     # make the same number of minibatches, because sharded weights are collected for each of them.
     order = tokens.ids.lengths.argsort(stable=True)
-    ordered = tokens[order]
-    ends = ordered.ids.offsets
-    count = distributed.maximum(-(-len(ordered.ids.values) // minibatch_tokens))
-    bounds = torch.searchsorted(ends, torch.linspace(0, len(ordered.ids.values), count + 1, device=ends.device).long())
+    ends = tokens.ids.lengths[order].cumsum(0)
+    count = distributed.maximum(-(-len(tokens.ids.values) // minibatch_tokens))
+    targets = torch.linspace(0, len(tokens.ids.values), count + 1, device=ends.device).long()
+    bounds = torch.searchsorted(ends, targets, right=True).tolist()
+    cuda = tokens.ids.device.type == "cuda"
     minibatches, embeddings = [], []
     with torch.no_grad():
-        for start, end in pairwise(bounds.tolist()):
-            minibatches.append(Minibatch.of(ordered[start:end]))
+        for start, end in pairwise([0, *bounds[1:-1], len(order)]):
+            numbers = order[start:end]
+            states = torch.get_rng_state(), torch.cuda.get_rng_state(tokens.ids.device) if cuda else None
+            minibatches.append(Minibatch(numbers, tokens[numbers], *states))
             embeddings.append(encode(minibatches[-1].tokens))
-    return Embedded(Ragged.cat(embeddings)[order.argsort()], order, minibatches)
+    return Ragged.cat(embeddings)[order.argsort()], minibatches
 
 
 def cache_gradients(
@@ -156,20 +147,16 @@ def _chunks(objective: Objective, queries: Ragged, num_documents: int) -> list[R
 
 def replay(
     encode: Encode,
-    sides: Sequence[Embedded],
+    sides: Sequence[Sequence[Minibatch]],
     gradients: Sequence[Ragged],
     no_sync: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    """Third step: embed every minibatch again and send its cached gradient through the model."""
-    work = []
-    for side, gradient in zip(sides, gradients):
-        sizes = [len(minibatch.tokens) for minibatch in side.minibatches]
-        bounds = accumulate(sizes, initial=0)
-        ordered = gradient[side.order]
-        work += [(m, ordered[a:b].values) for m, (a, b) in zip(side.minibatches, pairwise(bounds))]
-    afterwards = Minibatch.of(work[0][0].tokens)
-    for number, (minibatch, gradient_values) in enumerate(work, 1):
+    """Third step: embed every minibatch again and send its cached gradient through the model.
+
+    The last one leaves the random number generators where the first step left them.
+    """
+    work = [(minibatch, gradient) for side, gradient in zip(sides, gradients) for minibatch in side]
+    for number, (minibatch, gradient) in enumerate(work, 1):
         minibatch.restore_rng()
         with no_sync() if number < len(work) else nullcontext():
-            encode(minibatch.tokens).values.backward(gradient_values)
-    afterwards.restore_rng()
+            encode(minibatch.tokens).values.backward(gradient[minibatch.numbers].values)

@@ -88,6 +88,7 @@ def train(config: TrainingConfig) -> Path:
         check_reporters(config)
         run = prepare(config, world)
         progress = state.load(output, run.trained, world)
+        distributed.barrier()  # everyone has read what is there before it is written anew
         if world.is_main:
             output.mkdir(parents=True, exist_ok=True)
             (output / "config.yaml").write_text(settings.dump(config), encoding="utf-8")
@@ -145,15 +146,16 @@ def _steps(run: Run, progress: state.Progress, report: Report, requests: list[in
     schedule = optim.schedule(config.optim, run.num_steps)
     enough = _judge(run, progress, report)  # due now where a run was stopped just before
     batches = data.loader(run.batches, progress.step, config.data.num_workers, pin_memory=world.device.type == "cuda")
-    since = time.perf_counter()
+    since, timed = time.perf_counter(), 0
     for batch in [] if enough else batches:
         rate = optim.set_rate(run.trained.optimizer, schedule(progress.step))
         stop = _step(run, progress, batch, requests)
+        timed += config.batch_size
         if progress.step % config.log_every == 0 or progress.step == run.num_steps:
-            seconds = (time.perf_counter() - since) / len(progress.window)
-            report(progress.step, _means(run, progress) | {"lr": rate, "pairs/s": config.batch_size / seconds})
+            speed = timed / (time.perf_counter() - since)
+            report(progress.step, _means(run, progress) | {"lr": rate, "pairs/s": speed})
             progress.window.clear()
-            since = time.perf_counter()
+            since, timed = time.perf_counter(), 0
         paused = time.perf_counter()
         if stop:
             _save_model(run, "model")
