@@ -25,7 +25,7 @@ def page() -> str:
     parts = [
         "# Settings of a training run",
         "Generated from colbertz/config.py by `python docs/generate_settings.py`. A dot leads into a section, in YAML "
-        "by indentation and on the command line as in `--optim.lr 1e-4`. Unknown keys are refused, with the nearest one.",
+        "by indentation and on the command line as in `--optim.lr 1e-4`. Unknown keys are refused.",
     ]
     for name, section in SECTIONS.items():
         summary, meanings = _parse(section)
