@@ -10,6 +10,7 @@ the global batch: the same numbers as one process with the whole batch, scale in
 
 import gc
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -63,9 +64,13 @@ def world() -> Iterator[World]:
     try:
         yield World(dist.get_rank(), size, device)
         dist.barrier()  # nobody leaves while others still talk to them
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        raise
     finally:
-        # DDP sits in reference cycles and has threads of its own: left to the end of the interpreter, which tears the
-        # process group down first, they abort the process now and then.
+        # DDP sits in reference cycles and has threads of its own: left to the end of the interpreter, which stops
+        # threads in the middle of C++ code, they abort the process now and then. So it has to go first, and whoever
+        # makes it makes it in a function that is over by now.
         gc.collect()
         dist.destroy_process_group()
 

@@ -81,32 +81,37 @@ def train(config: TrainingConfig) -> Path:
         TrainingDiverged: if the loss is not finite. The last checkpoint stays.
         SystemExit: after Ctrl-C or SIGTERM, once everything is saved.
     """
-    output = Path(config.output)
     with distributed.world() as world:
-        if _is_complete(config, world):
-            return output / "model"
-        check_reporters(config)
-        run = prepare(config, world)
-        progress = state.load(output, run.trained, world)
-        distributed.barrier()  # everyone has read what is there before it is written anew
-        if world.is_main:
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "config.yaml").write_text(settings.dump(config), encoding="utf-8")
-            print(_summary(run, progress.step), flush=True)
-        with (
-            metrics_log(output, run.num_steps, config, start=progress.step, enabled=world.is_main) as report,
-            _stop_requests() as requests,
-        ):
-            stopped_by = _steps(run, progress, report, requests)
-        if stopped_by:
-            if world.is_main:
-                print(
-                    f"stopped at step {progress.step} of {run.num_steps}; the same command goes on from there, "
-                    f"and the model so far is in {output / 'model'}",
-                    flush=True,
-                )
-            raise SystemExit(128 + stopped_by)
-    return output / "model"
+        # A function of its own, so that the model is gone before the processes part.
+        stopped_by = 0 if _is_complete(config, world) else _train(config, world)
+    if stopped_by:
+        raise SystemExit(128 + stopped_by)
+    return Path(config.output) / "model"
+
+
+def _train(config: TrainingConfig, world: World) -> int:
+    """Train or go on, and return the number of the signal that ended it, or 0."""
+    check_reporters(config)
+    output = Path(config.output)
+    run = prepare(config, world)
+    progress = state.load(output, run.trained, world)
+    distributed.barrier()  # everyone has read what is there before it is written anew
+    if world.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(settings.dump(config), encoding="utf-8")
+        print(_summary(run, progress.step), flush=True)
+    with (
+        metrics_log(output, run.num_steps, config, start=progress.step, enabled=world.is_main) as report,
+        _stop_requests() as requests,
+    ):
+        stopped_by = _steps(run, progress, report, requests)
+    if stopped_by and world.is_main:
+        print(
+            f"stopped at step {progress.step} of {run.num_steps}; the same command goes on from there, "
+            f"and the model so far is in {output / 'model'}",
+            flush=True,
+        )
+    return stopped_by
 
 
 def prepare(config: TrainingConfig, world: World) -> Run:

@@ -167,14 +167,18 @@ def work(rank: int, port: int, folder: Path, cases: list[tuple[str, str, bool]])
     with distributed.world() as world:
         for name, loss, fsdp in cases:
             for minibatch_tokens in (0, MINIBATCH):
-                run = prepare(configured(folder, loss, minibatch_tokens=minibatch_tokens, fsdp=fsdp), world)
-                exchanges: list[int] = []
-                if not fsdp:
-                    run.network.register_comm_hook(exchanges, _count)
-                found = {key: _whole(value) for key, value in gradients(run).items()}
-                if world.is_main:
-                    found |= {"exchanges": torch.tensor(float(len(exchanges)))}
-                    save_file(found, folder / f"{name}-{minibatch_tokens}.safetensors")
+                chosen = configured(folder, loss, minibatch_tokens=minibatch_tokens, fsdp=fsdp)
+                save_gradients(chosen, world, folder / f"{name}-{minibatch_tokens}.safetensors")
+
+
+def save_gradients(chosen: TrainingConfig, world: distributed.World, path: Path) -> None:
+    run = prepare(chosen, world)
+    exchanges: list[int] = []
+    if not chosen.fsdp:
+        run.network.register_comm_hook(exchanges, _count)
+    found = {key: _whole(value) for key, value in gradients(run).items()}
+    if world.is_main:
+        save_file(found | {"exchanges": torch.tensor(float(len(exchanges)))}, path)
 
 
 def _count(exchanges: list[int], bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:

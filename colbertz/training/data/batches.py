@@ -1,5 +1,6 @@
 """Tokenised batches by number of the step, made in this process or ahead of time in others."""
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -234,3 +235,5 @@ def _batch(
 def _one_core(worker: int) -> None:
     """A loader process must not take the cores of the training process; PyTorch sees to its own threads there."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # When the interpreter ends it stops the thread that sends batches, which in C++ code aborts the process.
+    atexit.register(os._exit, 0)
