@@ -26,8 +26,9 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, rows: int = 512) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """`grad.T @ x`. The reduction runs over the tokens; taken whole it falls out of the cache (see docs/log.md)."""
+    rows = 512 if grad.shape[1] + x.shape[1] >= 768 else 2048
     total = _product(grad[:rows].t(), x[:rows].t())
     for start in range(rows, len(x), rows):
         total += _product(grad[start : start + rows].t(), x[start : start + rows].t())

@@ -227,7 +227,8 @@ class _Rotate(torch.autograd.Function):
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x` rotated, in `out`, which may be `x`: half the traffic through memory of the formula in four operators."""
     (first, second), (out_first, out_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    rotated = (first * cos).addcmul_(second, sin, value=-1)
+    rotated = torch.mul(first, cos, out=None if out is x else out_first).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-    out_first.copy_(rotated)
+    if out is x:
+        out_first.copy_(rotated)
     return out
