@@ -106,8 +106,7 @@ def maximum(number: int) -> int:
     """The largest of the processes' numbers."""
     if not dist.is_initialized():
         return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    largest = torch.tensor(number, device=device)
+    largest = _exchangeable(number)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 
@@ -116,9 +115,14 @@ def from_first(number: float) -> float:
     """The first process's number."""
     if not dist.is_initialized():
         return number
-    shared = torch.tensor(number, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    shared = _exchangeable(number)
     dist.broadcast(shared, 0)
     return float(shared)
+
+
+def _exchangeable(number: float) -> Tensor:
+    """A number where the processes can exchange it."""
+    return torch.tensor(number, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def any_of(text: str) -> str:

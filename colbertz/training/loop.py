@@ -276,9 +276,8 @@ def _save_model(run: Run, name: str) -> None:
 
 def _show(run: Run) -> None:
     """Bring the copy that is evaluated and saved up to date, if it is one."""
-    if run.judged is run.model or not (run.config.fsdp or run.config.ema_decay):
-        return
-    show(run.judged, run.trained.average or list(run.model.parameters()))
+    if run.config.fsdp or run.config.ema_decay:
+        show(run.judged, run.trained.average or list(run.model.parameters()))
 
 
 def _is_complete(config: TrainingConfig, world: World) -> bool:
