@@ -7,20 +7,14 @@ The backward pass writes each query's and each document's rows from one thread, 
 same bits every time and for every number of threads.
 
 Each thread works through blocks of its own, from the product to the maxima, so a block stays in its core's cache and
-threads wait for each other once, at the end. They are Python threads (PyTorch and numba release the GIL): with one
-parallel product after another, a machine with other work on it spent nine tenths of the time in OpenMP's barriers, and
-numba's OpenMP pool beside PyTorch's spins against it, kills forked processes and is slow to compile.
+threads wait for each other once, at the end (see threads.py).
 
 Texts come as a flat tensor of tokens and offsets (see reference.py). Legend: B queries, A documents, S query tokens,
 T document tokens, E embedding dim, P pairs of a query and a document.
 """
 
 import functools
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -30,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .linear import product
+from .threads import parts, run
 
 # Elements of a block of scores per thread: 1 MB of float32, the usual size of a core's L2 cache.
 _BLOCK = 1 << 18
@@ -38,45 +33,6 @@ _COLUMNS = 512
 # Blocks are rounded up, to this and by `_round_rows`, with rows and columns that nobody reads, so that they come in few
 # shapes: oneDNN generates code for every new one, which takes longer than the product (measured: 1.3 ms against 0.7).
 _COLUMN_STEP = 32
-
-
-@functools.cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads in which PyTorch's operators run on one core each."""
-    started = threading.Barrier(num_threads + 1)
-
-    def start() -> None:
-        torch.get_num_threads()  # a thread takes over the global number when it first asks; then ours holds
-        torch.set_num_threads(1)
-        started.wait()
-
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="colbertz-maxsim", initializer=start)
-    for _ in range(num_threads):
-        pool.submit(int)
-    started.wait()
-    # PyTorch's number holds for the thread that sets it, and for all threads that come later: put the latter back.
-    torch.set_num_threads(num_threads)
-    return pool
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child inherits the object, but none of its threads
-
-
-def _run(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run the jobs on as many threads as PyTorch is set to use."""
-    num_threads = torch.get_num_threads()
-    if num_threads == 1 or len(jobs) <= 1:
-        for job in jobs:
-            job()
-        return
-    for done in [_pool(num_threads).submit(job) for job in jobs]:
-        done.result()
-
-
-def _parts(count: int) -> list[tuple[int, int]]:
-    """`range(count)` in consecutive parts, one for each of PyTorch's threads."""
-    num_parts = max(1, min(torch.get_num_threads(), count))
-    return list(pairwise(count * part // num_parts for part in range(num_parts + 1)))
 
 
 # -- forward -----------------------------------------------------------------------------------------------------
@@ -229,7 +185,7 @@ def maxsim(
         scores.numpy(),
         None if places is None else places.numpy(),
     )
-    _run(list(jobs))
+    run(list(jobs))
     return scores.view(num_queries, num_documents), places
 
 
@@ -267,7 +223,7 @@ def maxsim_candidates(
 
         own = queries[bounds[b] : bounds[b + 1]]
         jobs += _blocks(own, b, 1, query_offsets.numpy(), starts, rows, *outputs)
-    _run(jobs)
+    run(jobs)
     return scores, places
 
 
@@ -376,7 +332,7 @@ def maxsim_backward(
         dqueries = torch.zeros(queries.shape, dtype=dtype)
         tokens, out = documents.to(dtype).contiguous().numpy(), dqueries.numpy()
         args = (upstream, pair_offsets, candidates.numpy(), q_offsets, tokens, d_offsets, places, argmax_first, out)
-        _run([functools.partial(_query_gradient, *part, *args) for part in _parts(num_queries)])
+        run([functools.partial(_query_gradient, *part, *args) for part in parts(num_queries)])
         dqueries = dqueries.to(queries.dtype)
     if needs[1]:
         ddocuments = torch.zeros(documents.shape, dtype=dtype)
@@ -386,6 +342,6 @@ def maxsim_backward(
         bounds = np.concatenate([[0], candidates.bincount(minlength=num_documents).cumsum(0).numpy()])
         pairs = (upstream, pair_offsets, pair_queries, order, bounds)
         texts = (tokens, q_offsets, d_offsets, places, argmax_first, out)
-        _run([functools.partial(_document_gradient, *part, *pairs, *texts) for part in _parts(num_documents)])
+        run([functools.partial(_document_gradient, *part, *pairs, *texts) for part in parts(num_documents)])
         ddocuments = ddocuments.to(documents.dtype)
     return dqueries, ddocuments

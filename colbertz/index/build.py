@@ -1,189 +1,290 @@
-"""Writing an index: embeddings stream into a new segment, and one rename of the manifest makes it the index.
+"""Building an index from a stream of embeddings that may be larger than memory, in steps that survive being killed.
 
-Memory holds one batch of embeddings at a time, however many documents come. Until the manifest is renamed, readers and
-the next build see what was there before; what a killed build left is removed by the next one.
+    1. chunks     the stream is written to build/ as float16, a chunk at a time, while ids and texts go to SQLite
+    2. codec      centroids and buckets from a random sample of all tokens
+    3. codes      chunk after chunk is coded and appended to the segment's arrays
+    4. lists      inverted lists by counting sort
+    5. manifest   one rename makes it the index
+
+Called again after a kill, with the same arguments, a build takes the same steps and skips what is complete: chunks
+whose embeddings are the same, the codec, coded chunks. Memory: see `colbertz.index.Index.build`.
 """
 
-import fcntl
-import os
+import hashlib
+import json
 import shutil
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from colbertz.index.documents import Document, write_documents
-from colbertz.index.layout import Layout, Manifest, file_sha256, manifest_path, segment_name, sync_folder
+from colbertz.index import codec as codecs
+from colbertz.index.codec import Codec
+from colbertz.index.documents import Document, DocumentWriter, write_documents
+from colbertz.index.layout import BUILD, MANIFEST, Manifest, SegmentFiles, write_atomically
+from colbertz.index.stream import Described, Embeddings, checked, chunked
+from colbertz.index.write import (
+    CodeWriter,
+    commit,
+    next_name,
+    only_writer,
+    refuse_foreign,
+    remove_leftovers,
+    segment_info,
+    write_lists,
+)
 from colbertz.ragged import Ragged
+
+# Tokens a chunk: 64 MB of float16 at 128 dimensions. A longer document is a chunk of its own.
+CHUNK_TOKENS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an interrupted build must have in common with the call that continues it."""
+
+    nbits: int
+    seed: int
+    model: str | None
+    fingerprint: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive documents on their way into the index, on disk: build/chunks/000000.npy and .json.
+
+    Attributes:
+        sha256: of the float16 embeddings and the lengths.
+        described: SHA-256 of the documents' ids, texts and metadata.
+    """
+
+    doclens: list[int]
+    sha256: str
+    described: str
 
 
 def build(
     root: Path,
-    embeddings: Ragged | Iterable[Ragged],
+    embeddings: Embeddings,
+    settings: Settings,
     *,
     ids: Iterable[str] | None,
-    texts: Iterable[str] | None,
+    texts: Iterable[str | None] | None,
     metadata: Iterable[dict[str, Any]] | None,
-    model: str | None,
-    fingerprint: Sequence[float] | None,
     overwrite: bool,
+    show_progress: bool | None,
 ) -> None:
     """Write the index `root`; the arguments and errors are those of `Index.build`."""
-    _refuse_foreign(root, overwrite)
-    # Walked in step with the embeddings, so each may be a generator over a corpus larger than memory.
-    details = {"ids": _stream(ids, "ids"), "texts": _stream(texts, "texts"), "metadata": _stream(metadata, "metadata")}
-    with _only_writer(root):
-        old = Manifest.load(root) if manifest_path(root).exists() else None
-        _remove_segments(root, keep=old.segment if old else None)
-        layout = Layout(root, segment_name(old.generation + 1 if old else 1))
+    refuse_foreign(root, overwrite)
+    described = Described(ids, texts, metadata)
+    with only_writer(root):
+        old = Manifest.load(root) if (root / MANIFEST).exists() else None
+        remove_leftovers(root, old)
+        generation = old.generation + 1 if old else 1
+        work = _Work(root / BUILD, settings, None if show_progress is None else not show_progress)
         try:
-            layout.folder.mkdir()
-            doclens, embedding_dim = _write_segment(layout, _batches(embeddings), details)
-            for path in layout.files:
-                _sync(path)
-            sync_folder(layout.folder)
-            Manifest(
-                segment=layout.segment,
-                embedding_dim=embedding_dim,
-                num_documents=len(doclens),
-                num_tokens=sum(doclens),
-                sizes={path.name: path.stat().st_size for path in layout.files},
-                sha256={path.name: file_sha256(path) for path in layout.files},
-                model=model,
-                fingerprint=fingerprint,
-            ).save(root)
-        except BaseException:
-            _remove_segments(root, keep=old.segment if old else None)
+            segment = work.folder / "segment"
+            segment.mkdir(exist_ok=True)
+            chunks = work.store_chunks(embeddings, described, segment)
+            codec = work.train(chunks)
+            num_far = work.encode(chunks, codec, SegmentFiles(segment))
+            doclens = np.array([length for chunk in chunks for length in chunk.doclens], dtype=np.int64)
+            write_lists(SegmentFiles(segment), doclens, len(codec.centroids))
+        except (ValueError, TypeError):
+            shutil.rmtree(work.folder)  # the input is wrong: there is nothing to go on with
             raise
-        _remove_segments(root, keep=layout.segment)
-
-
-def _refuse_foreign(root: Path, overwrite: bool) -> None:
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"cannot build an index at {root}: it is a file; name a directory")
-    if manifest_path(root).exists():
-        Manifest.load(root)
-        if not overwrite:
-            raise FileExistsError(f"{root} already holds an index; pass overwrite=True (--overwrite) to replace it")
-    elif root.exists() and any(not path.name.startswith("segment-") for path in root.iterdir()):
-        raise FileExistsError(f"{root} holds other files and no index; name an empty or a new directory")
-
-
-@contextmanager
-def _only_writer(root: Path) -> Iterator[None]:
-    """Hold the directory for this process; the operating system lets go of it even if we are killed."""
-    created = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another process is building the index {root}; wait until it is done") from None
-        yield
-    finally:
-        os.close(handle)
-        if created and not any(root.iterdir()):
-            root.rmdir()
-
-
-def _remove_segments(root: Path, keep: str | None) -> None:
-    for folder in root.glob("segment-*"):
-        if folder.name != keep:
-            shutil.rmtree(folder)
-
-
-def _stream(items: Iterable[Any] | None, name: str) -> Iterator[Any] | None:
-    if isinstance(items, str | bytes):
-        raise TypeError(f"{name} must be a list or another iterable with one entry for each document, got a string")
-    return None if items is None else iter(items)
-
-
-def _batches(embeddings: Ragged | Iterable[Ragged]) -> Iterator[Ragged]:
-    for batch in [embeddings] if isinstance(embeddings, Ragged) else embeddings:
-        if not isinstance(batch, Ragged):
-            raise TypeError(f"embeddings must be a Ragged or an iterable of Ragged, got {type(batch).__name__}")
-        if len(batch):
-            yield batch
-
-
-def _write_segment(
-    layout: Layout, batches: Iterator[Ragged], details: dict[str, Iterator[Any] | None]
-) -> "tuple[array[int], int]":
-    """Returns the tokens of each document and the embedding dimension."""
-    doclens = array("i")
-    embedding_dim = None
-    with layout.embeddings.open("wb") as file, write_documents(layout.documents) as writer:
-        for batch in batches:
-            if embedding_dim is None:
-                embedding_dim = _dim(batch)
-                _write_header(file, (0, embedding_dim))
-            rows = _checked_rows(batch, embedding_dim, len(doclens))
-            file.write(rows.numpy().data)
-            writer.add(_next_documents(details, len(doclens), len(batch)))
-            doclens.extend(batch.lengths.tolist())
-        if embedding_dim is None:
-            raise ValueError("an index needs at least one document, got no embeddings")
-        for name, stream in details.items():
-            if stream is not None and next(stream, stream) is not stream:
-                raise ValueError(f"more {name} than embeddings: there are only {len(doclens)} documents")
-        file.seek(0)
-        _write_header(file, (sum(doclens), embedding_dim))
-    np.save(layout.doclens, np.array(doclens, dtype=np.int32), allow_pickle=False)
-    return doclens, embedding_dim
-
-
-def _dim(batch: Ragged) -> int:
-    if batch.values.dim() != 2 or not batch.dtype.is_floating_point:
-        shape = tuple(batch.values.shape)
-        raise ValueError(f"embeddings must be floating point rows of one dimension, got {batch.dtype} values {shape}")
-    return batch.values.shape[1]
-
-
-def _checked_rows(batch: Ragged, embedding_dim: int, first: int) -> torch.Tensor:
-    """The batch as float16 on the CPU. `first` is the number of its first document, for the messages."""
-    if _dim(batch) != embedding_dim:
-        raise ValueError(f"document {first} has dimension {_dim(batch)} and those before it {embedding_dim}")
-    empty = (batch.lengths == 0).nonzero()
-    if len(empty):
-        raise ValueError(f"document {first + int(empty[0])} has no tokens; leave it out of the index")
-    rows = batch.values.detach().to("cpu", torch.float16).contiguous()
-    broken = (~rows.isfinite().all(1)).nonzero()
-    if len(broken):
-        document = int(torch.searchsorted(batch.offsets.cpu(), int(broken[0]), right=True)) - 1
-        raise ValueError(
-            f"document {first + document} has embeddings that are NaN, infinite or too large for float16;"
-            " look for NaN weights in the model, or normalise the embeddings"
+        folders = [root / next_name(kind, generation) for kind in ("codec", "segment")]
+        for source, target in zip((work.folder / "codec", segment), folders):
+            source.rename(target)
+        manifest = Manifest(
+            generation=generation,
+            codec=folders[0].name,
+            segments=(segment_info(folders[1].name, doclens, num_far),),
+            files={},
+            embedding_dim=codec.embedding_dim,
+            nbits=codec.nbits,
+            next_number=len(doclens),
+            trained_on=int(doclens.sum()),
+            model=settings.model,
+            fingerprint=settings.fingerprint,
         )
-    return rows
+        commit(root, manifest, folders)
+        shutil.rmtree(work.folder)
 
 
-def _next_documents(details: dict[str, Iterator[Any] | None], first: int, count: int) -> Iterator[Document]:
-    """(id, text, metadata) of the next `count` documents, with defaults for what the user did not give."""
-    columns: dict[str, list[Any]] = {
-        "ids": [str(number) for number in range(first, first + count)],
-        "texts": [None] * count,
-        "metadata": [{}] * count,
-    }
-    for name, stream in details.items():
-        if stream is not None:
-            columns[name] = list(islice(stream, count))
-            if len(columns[name]) < count:
-                raise ValueError(f"fewer {name} than embeddings: the {name} end after {first + len(columns[name])}")
-    yield from zip(columns["ids"], columns["texts"], columns["metadata"])
+class _Work:
+    """The folder build/ and what is complete in it."""
+
+    def __init__(self, folder: Path, settings: Settings, quiet: bool | None) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.quiet = quiet
+        wanted = json.loads(json.dumps(asdict(settings)))
+        self.progress: dict[str, Any] = {"settings": wanted, "codec": False, "encoded": 0, "num_far": 0}
+        try:
+            self.progress = json.loads(self._progress_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            pass
+        if self.progress["settings"] != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.progress = {"settings": wanted, "codec": False, "encoded": 0, "num_far": 0}
+        (folder / "chunks").mkdir(parents=True, exist_ok=True)
+        self._save()
+
+    @property
+    def _progress_file(self) -> Path:
+        return self.folder / "progress.json"
+
+    def _save(self, **changes: Any) -> None:
+        self.progress |= changes
+        write_atomically(self._progress_file, json.dumps(self.progress))
+
+    def _chunk_files(self, number: int) -> tuple[Path, Path]:
+        folder = self.folder / "chunks"
+        return folder / f"{number:06d}.npy", folder / f"{number:06d}.json"
+
+    def _stored(self, number: int) -> Chunk | None:
+        """A chunk that an interrupted build has left complete."""
+        rows, about = self._chunk_files(number)
+        if not about.exists():
+            return None
+        chunk = Chunk(**json.loads(about.read_text()))
+        with rows.open("rb") as file:
+            return chunk if hashlib.file_digest(file, "sha256").hexdigest() == chunk.sha256 else None
+
+    def store_chunks(self, embeddings: Embeddings, described: Described, segment: Path) -> list[Chunk]:
+        """Step 1. Documents and embeddings are walked in step, so each may be a generator."""
+        files = SegmentFiles(segment)
+        files.documents.unlink(missing_ok=True)
+        chunks: list[Chunk] = []
+        with (
+            write_documents(files.documents) as writer,
+            tqdm(desc="storing", unit=" tokens", unit_scale=True, disable=self.quiet, leave=False) as bar,
+        ):
+            if callable(embeddings):
+                chunks = self._keep(described, writer)
+                bar.update(sum(sum(chunk.doclens) for chunk in chunks))
+                embeddings = embeddings(writer.count)
+            for part in chunked(checked(embeddings, first=writer.count), CHUNK_TOKENS):
+                documents = described.take(len(part))
+                writer.add(documents)
+                chunks.append(self._store(len(chunks), part, _sha256(documents)))
+                bar.update(len(part.values))
+            described.check_exhausted()
+        if not chunks:
+            raise ValueError("an index needs at least one document, got no embeddings")
+        if self._chunk_files(len(chunks))[1].exists():
+            self._forget(len(chunks))
+        return chunks
+
+    def _keep(self, described: Described, writer: DocumentWriter) -> list[Chunk]:
+        """The stored chunks of documents that have the same ids, texts and metadata now."""
+        kept: list[Chunk] = []
+        while (chunk := self._stored(len(kept))) is not None:
+            documents = described.take(len(chunk.doclens))
+            if _sha256(documents) != chunk.described:
+                described.put_back(documents)
+                break
+            writer.add(documents)
+            kept.append(chunk)
+        return kept
+
+    def _store(self, number: int, part: Ragged, described: str) -> Chunk:
+        path, about = self._chunk_files(number)
+        temporary = path.with_suffix(".new")
+        with temporary.open("wb") as file:
+            np.lib.format.write_array(file, part.values.numpy(), allow_pickle=False)
+        with temporary.open("rb") as file:
+            chunk = Chunk(part.lengths.tolist(), hashlib.file_digest(file, "sha256").hexdigest(), described)
+        if about.exists():
+            if Chunk(**json.loads(about.read_text())) == chunk and path.exists():
+                temporary.unlink()
+                return chunk
+            self._forget(number)
+        temporary.replace(path)
+        write_atomically(about, json.dumps(asdict(chunk)))
+        return chunk
+
+    def _forget(self, first: int) -> None:
+        """The input has changed from chunk `first` on: so has the sample, and with it everything later."""
+        self._save(codec=False, encoded=0, num_far=0)
+        for path in sorted((self.folder / "chunks").glob("*.json"), reverse=True):
+            if int(path.stem) >= first:
+                path.unlink()
+
+    def train(self, chunks: Sequence[Chunk]) -> Codec:
+        """Step 2."""
+        folder = self.folder / "codec"
+        if self.progress["codec"]:
+            return Codec.load(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        num_tokens = sum(sum(chunk.doclens) for chunk in chunks)
+        sample = self._sample(chunks, num_tokens)
+        with tqdm(total=5, desc="training", bar_format="{desc} {elapsed}", disable=self.quiet, leave=False) as bar:
+            codec = codecs.train(
+                sample, num_tokens, self.settings.nbits, self.settings.seed, lambda what: bar.set_description(what)
+            )
+        codec.save(folder)
+        self._save(codec=True)
+        return Codec.load(folder)
+
+    def _sample(self, chunks: Sequence[Chunk], num_tokens: int) -> torch.Tensor:
+        """Random tokens of the whole collection, in random order."""
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        size = codecs.sample_size(num_tokens)
+        chosen = torch.randperm(num_tokens, generator=generator)[:size]
+        order = chosen.argsort()
+        wanted = chosen[order].numpy()
+        rows = None
+        begin = 0
+        for number, chunk in enumerate(chunks):
+            end = begin + sum(chunk.doclens)
+            first, last = np.searchsorted(wanted, (begin, end))
+            part = np.load(self._chunk_files(number)[0], mmap_mode="r", allow_pickle=False)
+            if rows is None:
+                rows = torch.empty(size, part.shape[1])
+            rows[order[first:last]] = torch.from_numpy(part[wanted[first:last] - begin]).float()
+            begin = end
+        assert rows is not None
+        return rows
+
+    def encode(self, chunks: Sequence[Chunk], codec: Codec, files: SegmentFiles) -> int:
+        """Step 3. Returns the number of tokens that are far from their centroids."""
+        doclens = [sum(chunk.doclens) for chunk in chunks]
+        done = self.progress["encoded"]
+        writer = CodeWriter(files, codec, sum(doclens), first=sum(doclens[:done]))
+        try:
+            with tqdm(
+                total=sum(doclens),
+                initial=sum(doclens[:done]),
+                desc="coding",
+                unit=" tokens",
+                unit_scale=True,
+                disable=self.quiet,
+                leave=False,
+            ) as bar:
+                for number in range(done, len(chunks)):
+                    rows = np.load(self._chunk_files(number)[0], allow_pickle=False)
+                    encoded, distances = codec.encode(torch.from_numpy(rows))
+                    writer.write(encoded)
+                    writer.sync()
+                    far = int((distances > codec.cluster_threshold).sum())
+                    self._save(encoded=number + 1, num_far=self.progress["num_far"] + far)
+                    bar.update(len(rows))
+        finally:
+            writer.close()
+        num_far: int = self.progress["num_far"]
+        return num_far
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    """Numpy pads a header so that it keeps its size while the first axis grows: it can be written again at the end."""
-    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def _sha256(documents: Iterable[Document]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        # Whatever cannot be written is refused by the writer of documents, with a better message.
+        digest.update(repr((document.id, document.text, document.metadata)).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()

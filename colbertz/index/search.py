@@ -1,58 +1,322 @@
-"""Exact search: every document is scored with MaxSim, a block of documents at a time, and the best k are kept.
+"""Searching a snapshot of an index: a cascade on the CPU, and brute force for comparison and for small sets.
 
-Letters: B queries, A documents of a block, K hits kept.
+    1. all centroids are scored for all query tokens, and the best cells of each token are probed
+    2. walking the probed cells' lists gives a first score: over query tokens, the sum of the best probed centroid's
+       score less that of the best centroid not probed, so that what no list holds counts nothing
+    3. the best `n_full_scores` documents get the MaxSim of their centroids
+    4. the best quarter of these get MaxSim with residuals, in integers
+    5. the best of these get exact MaxSim over decoded vectors, which is the score that is returned
+
+Stages 1 to 4 are kernels/plaid_cpu.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
+missing similarities in WARP (Scheerer et al. 2025), which needs no sort and no table of documents.
+
+Legend: S query tokens, K centroids, A documents.
 """
 
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from colbertz.index.codec import Codec
+from colbertz.index.layout import Manifest
+from colbertz.index.segment import Segment
+from colbertz.kernels import plaid_cpu, residuals_cpu
+from colbertz.kernels.threads import parts, run
 from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 
-# Tokens a block: 128 dimensions of float32 take 64 MB. Queries are scored as many at a time.
+# Tokens decoded at a time by brute force: 64 MB of float32 at 128 dimensions. Queries are scored as many at a time.
 BLOCK_TOKENS = 131_072
 QUERY_TOKENS = 16_384
+# A longer query is scored by brute force: its tables of centroid scores would no longer fit a cache, or memory.
+_LONGEST_QUERY = 1024
+# Documents scored exactly beyond k, and how far below the k-th approximate score (per query token) they may lie.
+_EXACT_BEYOND, _EXACT_MARGIN = 16, 0.002
+_FINE, _COARSE = 32767, 127
+
+# For each query: numbers of the documents found, best first, and their scores.
+Found = tuple[np.ndarray, np.ndarray]
 
 
-def exact_search(queries: Ragged, embeddings: np.ndarray, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best `k` documents for each query, by score and then by document number.
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """An index as it was when it was opened: nothing a writer does later changes it.
+
+    Attributes:
+        firsts: (segments + 1,) int64, the number of each segment's first document; documents are numbered through.
+    """
+
+    manifest: Manifest
+    codec: Codec
+    segments: tuple[Segment, ...]
+    firsts: np.ndarray
+
+    @functools.cached_property
+    def centroids(self) -> plaid_cpu.PackedCentroids:
+        return plaid_cpu.pack_centroids(self.codec.centroids.numpy())
+
+    @functools.cached_property
+    def levels(self) -> tuple[np.ndarray, float, float]:
+        """Bucket weights in 7 bits, w ≈ low + level · step: the levels of each byte of codes, `low` and `step`."""
+        weights = self.codec.bucket_weights.numpy()
+        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
+        levels = np.rint((weights - low) / step).astype(np.uint8)
+        of_byte = np.ascontiguousarray(levels[residuals_cpu.buckets_of_byte(self.codec.nbits)])
+        return of_byte.view(f"u{of_byte.shape[1]}").reshape(256), low, step
+
+    def locate(self, numbers: np.ndarray) -> Iterator[tuple[int, slice]]:
+        """The segments of sorted document numbers: which, and the part of `numbers` that is there."""
+        bounds = np.searchsorted(numbers, self.firsts)
+        for segment in range(len(self.segments)):
+            if bounds[segment] < bounds[segment + 1]:
+                yield segment, slice(int(bounds[segment]), int(bounds[segment + 1]))
+
+    def decode(self, numbers: np.ndarray) -> Ragged:
+        """The decoded embeddings of documents whose numbers are sorted."""
+        return Ragged.cat(
+            self.segments[segment].decode(self.codec, numbers[part] - self.firsts[segment])
+            for segment, part in self.locate(numbers)
+        )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a search looks at.
+
+    Attributes:
+        n_ivf_probe: cells probed for each query token.
+        n_full_scores: documents that get the MaxSim of their centroids; a quarter of them get residuals too.
+    """
+
+    n_ivf_probe: int
+    n_full_scores: int
+
+
+def search(
+    snapshot: Snapshot, queries: Ragged, k: int, effort: Effort, allowed: Sequence[np.ndarray | None]
+) -> list[Found]:
+    """The `k` best documents for each query; see `Index.search`.
 
     Args:
-        queries: B texts of (num_tokens, E) float32 rows; the scoring runs on their device.
-        embeddings: (num_tokens, E) float16, usually memory-mapped: a block is read when its turn comes.
-        offsets: (num_documents + 1,) int64, where each document begins in `embeddings`.
-        k: hits a query, at most the number of documents.
-
-    Returns:
-        Scores (B, k) float32 and document numbers (B, k) int64, on the CPU.
+        snapshot: what to search.
+        queries: float32 on the CPU.
+        k: hits a query.
+        effort: how far to look.
+        allowed: for each segment, which of its documents may be found (bool), or None for all.
     """
-    results = [_search_some(part, embeddings, offsets, k) for part in queries.split(QUERY_TOKENS)]
-    return torch.cat([scores for scores, _ in results]), torch.cat([numbers for _, numbers in results])
+    num_allowed = sum(
+        len(segment) if mask is None else int(mask.sum()) for segment, mask in zip(snapshot.segments, allowed)
+    )
+    k = min(k, num_allowed)
+    if k == 0:
+        return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in range(len(queries))]
+    found: list[Found] = [(np.empty(0), np.empty(0))] * len(queries)
+
+    def answer(number: int) -> None:
+        query = queries[number].numpy()
+        found[number] = _Cascade(snapshot, query, k, _scaled(effort, k, num_allowed, snapshot), allowed).run()
+
+    long = int(queries.lengths.max()) > _LONGEST_QUERY
+    if long or num_allowed <= k + _EXACT_BEYOND:
+        return exact_search(snapshot, queries, k, allowed)
+    if len(queries) == 1:
+        answer(0)
+    else:
+        run([functools.partial(answer, number) for number in range(len(queries))])
+    return found
+
+
+def _scaled(effort: Effort, k: int, num_allowed: int, snapshot: Snapshot) -> Effort:
+    """More for larger k and for filters, so that there is enough left to choose from."""
+    share = num_allowed / max(1, int(snapshot.firsts[-1]))
+    probes = min(len(snapshot.codec.centroids), int(np.ceil(effort.n_ivf_probe / share)))
+    return Effort(probes, max(effort.n_full_scores, 8 * k))
+
+
+class _Cascade:
+    """One query on its way through the stages."""
+
+    def __init__(
+        self, snapshot: Snapshot, query: np.ndarray, k: int, effort: Effort, allowed: Sequence[np.ndarray | None]
+    ) -> None:
+        self.snapshot, self.query, self.k, self.effort, self.allowed = snapshot, query, k, effort, allowed
+        self.packed = plaid_cpu.pack_query(query)
+        # Scores are stored as steps of this: no score can be larger than the product of the longest vectors.
+        self.longest = self.packed.longest * snapshot.centroids.longest * 1.02
+        self.fine, self.coarse = _tables(len(self.packed.units) // plaid_cpu.COLUMNS, snapshot.centroids.num_centroids)
+
+    def run(self) -> Found:
+        cells, gains = self.probe()
+        numbers, scores = self.walk(cells, gains)
+        if len(numbers) < max(self.k + _EXACT_BEYOND, min(self.effort.n_full_scores // 4, 4 * self.k)):
+            numbers, scores = self.everything()
+        numbers = self.best(numbers, scores, self.effort.n_full_scores)
+        numbers = self.best(numbers, self.centroid_maxsim(numbers), max(self.effort.n_full_scores // 4, 2 * self.k))
+        return self.exact(numbers, self.residual_maxsim(numbers))
+
+    def probe(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stage 1: fills the tables of centroid scores; the cells (S, n_ivf_probe) to probe and what each is worth."""
+        centroids, packed = self.snapshot.centroids, self.packed
+        blocks, num_centroids = self.fine.shape[:2]
+        unit = centroids.unit / self.longest * _FINE
+        factors = packed.units * np.float32(unit)
+        shifts = -64 * packed.sums * factors
+        n = min(self.effort.n_ivf_probe, num_centroids - 1) + 1
+        bounds = [
+            (first * plaid_cpu.ROWS, min(last * plaid_cpu.ROWS, num_centroids))
+            for first, last in parts(-(-num_centroids // plaid_cpu.ROWS))
+        ]
+        cells = np.empty((len(bounds), blocks, plaid_cpu.COLUMNS, n), np.int32)
+        scores = np.empty_like(cells)
+
+        def score(part: int) -> None:
+            first, last = bounds[part]
+            for block in range(blocks):
+                plaid_cpu.score_centroids(
+                    centroids.rows, first, last, packed.rows, block, factors, shifts, self.fine, self.coarse
+                )
+                plaid_cpu.best_cells(self.fine, block, first, last, cells[part, block], scores[part, block])
+
+        run([functools.partial(score, part) for part in range(len(bounds))])
+        # (blocks · COLUMNS, parts · n), of which the first S rows are query tokens.
+        cells, scores = (x.transpose(1, 2, 0, 3).reshape(blocks * plaid_cpu.COLUMNS, -1) for x in (cells, scores))
+        cells, scores = cells[: packed.num_tokens], scores[: packed.num_tokens]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
+        cells, scores = np.take_along_axis(cells, best, 1), np.take_along_axis(scores, best, 1)
+        return np.ascontiguousarray(cells[:, :-1]), scores[:, :-1] - scores[:, -1:]
+
+    def walk(self, cells: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Stage 2: the documents in the probed cells, and their first scores."""
+        numbers, scores = [], []
+        for segment, allowed, first_number in zip(self.snapshot.segments, self.allowed, self.snapshot.firsts):
+            gained = np.zeros(len(segment), np.int64)
+            walk = functools.partial(plaid_cpu.walk_lists, cells, gains, segment.ivf, segment.ivf_offsets)
+            run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))])
+            reached, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
+            count = plaid_cpu.reached(gained, allowed, reached, first_scores)
+            numbers.append(reached[:count] + first_number)
+            scores.append(first_scores[:count])
+        return np.concatenate(numbers), np.concatenate(scores)
+
+    def everything(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where probing finds too few, all allowed documents, by the MaxSim of their centroids."""
+        numbers = allowed_numbers(self.snapshot, self.allowed)
+        return numbers, self.centroid_maxsim(numbers)
+
+    def best(self, numbers: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+        if len(numbers) <= count:
+            return numbers
+        places = np.empty(count, np.int64)
+        return numbers[places[: plaid_cpu.select(scores, count, places)]]
+
+    def centroid_maxsim(self, numbers: np.ndarray) -> np.ndarray:
+        """Stage 3."""
+        return self.on_segments(
+            numbers,
+            np.int64,
+            lambda segment: functools.partial(plaid_cpu.centroid_maxsim, self.coarse, self.packed.num_tokens),
+            lambda segment: (segment.offsets, segment.codes),
+        )
+
+    def residual_maxsim(self, numbers: np.ndarray) -> np.ndarray:
+        """Stage 4."""
+        levels, low, step = self.snapshot.levels
+        factors = self.packed.units * np.float32(step)
+        shifts = self.packed.units * self.packed.sums * np.float32(low)
+        unit = self.longest / _FINE
+        head = (self.fine, unit, self.packed.rows, factors, shifts, self.packed.num_tokens)
+        return self.on_segments(
+            numbers,
+            np.float32,
+            lambda segment: functools.partial(plaid_cpu.residual_maxsim, *head),
+            lambda segment: (
+                segment.offsets,
+                segment.codes,
+                segment.residuals,
+                levels,
+                self.snapshot.centroids.rows.shape[1],
+                segment.inverse_norms,
+            ),
+        )
+
+    def on_segments(self, numbers: np.ndarray, dtype: Any, kernel: Any, arrays: Any) -> np.ndarray:
+        """Run a kernel on each segment's part of the documents, in parts for threads."""
+        scores = np.empty(len(numbers), dtype)
+        jobs = []
+        for at, part in self.snapshot.locate(numbers):
+            segment = self.snapshot.segments[at]
+            documents = numbers[part] - self.snapshot.firsts[at]
+            for first, last in parts(len(documents)):
+                jobs.append(functools.partial(kernel(segment), documents, first, last, *arrays(segment), scores[part]))
+        run(jobs)
+        return scores
+
+    def exact(self, numbers: np.ndarray, scores: np.ndarray) -> Found:
+        """Stage 5: exact scores of those that can be among the best k."""
+        if len(scores) > self.k + _EXACT_BEYOND:
+            descending = np.sort(scores)[::-1]
+            margin = _EXACT_MARGIN * self.packed.num_tokens * self.packed.longest
+            least = min(descending[self.k - 1] - margin, descending[self.k + _EXACT_BEYOND - 1])
+            numbers = numbers[scores >= least]
+        query = Ragged.from_lengths(torch.from_numpy(self.query), [len(self.query)])
+        exact: np.ndarray = maxsim(query, self.snapshot.decode(numbers))[0].numpy()
+        order = np.lexsort((numbers, -exact))[: self.k]
+        return numbers[order], exact[order]
+
+
+_local = threading.local()
+
+
+def _tables(blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
+    """This thread's tables of centroid scores. Fresh memory would cost as much as filling it: the system clears it."""
+    size = blocks * num_centroids * plaid_cpu.COLUMNS
+    if getattr(_local, "size", 0) < size:
+        _local.fine, _local.coarse, _local.size = np.empty(size, np.int16), np.empty(size, np.int8), size
+    shape = (blocks, num_centroids, plaid_cpu.COLUMNS)
+    return _local.fine[:size].reshape(shape), _local.coarse[:size].reshape(shape)
+
+
+def allowed_numbers(snapshot: Snapshot, allowed: Sequence[np.ndarray | None]) -> np.ndarray:
+    """The numbers of all documents that may be found, sorted."""
+    return np.concatenate(
+        [
+            first + (np.arange(len(segment)) if mask is None else np.flatnonzero(mask))
+            for segment, mask, first in zip(snapshot.segments, allowed, snapshot.firsts)
+        ]
+    )
 
 
 @torch.no_grad()
-def _search_some(queries: Ragged, embeddings: np.ndarray, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    best = queries.values.new_empty(len(queries), 0)
-    numbers = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for first, last in _blocks(offsets):
-        rows = torch.from_numpy(embeddings[offsets[first] : offsets[last]])
-        block = Ragged(rows, offsets[first : last + 1] - offsets[first]).to(queries.device, torch.float32)
-        scores = torch.cat([best, maxsim(queries, block)], 1)  # (B, K + A)
-        documents = torch.arange(first, last, device=queries.device).expand(len(queries), -1)
-        # A stable sort keeps equal scores in the order of the documents, which topk does not promise.
-        best, order = (part[:, :k] for part in scores.sort(dim=1, descending=True, stable=True))
-        numbers = torch.cat([numbers, documents], 1).gather(1, order)
-    return best.cpu(), numbers.cpu()
+def exact_search(snapshot: Snapshot, queries: Ragged, k: int, allowed: Sequence[np.ndarray | None]) -> list[Found]:
+    """Brute force: MaxSim over the decoded vectors of all allowed documents, a block of them at a time."""
+    numbers = allowed_numbers(snapshot, allowed)
+    lengths = np.concatenate([np.diff(segment.offsets) for segment in snapshot.segments])[numbers]
+    found: list[Found] = []
+    for some in queries.split(QUERY_TOKENS):
+        best = np.empty((len(some), 0), np.float32)
+        places = np.empty((len(some), 0), np.int64)
+        for first, last in _blocks(lengths):
+            scores = maxsim(some, snapshot.decode(numbers[first:last])).numpy()
+            best = np.concatenate([best, scores], 1)
+            places = np.concatenate([places, np.broadcast_to(np.arange(first, last), scores.shape)], 1)
+            # A stable sort keeps equal scores in the order of the documents.
+            order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+            best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+        found += [(numbers[row], scores) for row, scores in zip(places, best)]
+    return found
 
 
-def _blocks(offsets: Tensor) -> Iterator[tuple[int, int]]:
+def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
     """Ranges of documents with at most BLOCK_TOKENS tokens together; a longer document is alone."""
-    first, num_documents = 0, len(offsets) - 1
-    while first < num_documents:
-        last = int(torch.searchsorted(offsets, offsets[first] + BLOCK_TOKENS, right=True)) - 1
-        last = max(last, first + 1)
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        begin = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, begin + BLOCK_TOKENS, side="right")))
         yield first, last
         first = last

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from colbertz.kernels import cpu, reference
+from colbertz.kernels import cpu, reference, threads
 from colbertz.ragged import Ragged
 
 
@@ -161,7 +161,7 @@ def test_pytorchs_number_of_threads_stays_as_it_was() -> None:
     seen: list[int] = []
     try:
         torch.set_num_threads(3)
-        pool = cpu._pool(3)
+        pool = threads._pool(3)
         seen += [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()]
         later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         later.start()

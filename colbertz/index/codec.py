@@ -1,0 +1,211 @@
+"""The codec of a PLAID index: a token is its nearest centroid and a few bits for each dimension of what is left.
+
+    residual r = x - c, a bucket per dimension by quantiles of r over a sample, decoded vector normalize(c + w[bucket])
+
+Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID); formulas and packing are those of Stanford's ColBERT and
+fast-plaid, so that the files can be exchanged.
+
+Legend: N tokens, E embedding dim, K centroids.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colbertz.index import kmeans
+from colbertz.kernels import residuals_cpu
+from colbertz.kernels.threads import parts, run
+
+NBITS = (1, 2, 4, 8)
+# Tokens of the sample that are kept from k-means to measure residuals: at most a twentieth, and this many.
+_HELD_OUT = 50_000
+FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Coded tokens.
+
+    Attributes:
+        codes: (N,) uint16, or uint32 above 65,536 centroids.
+        residuals: (N, E · nbits / 8) uint8.
+        inverse_norms: (N,) float32, 1 / norm of centroid + residual.
+    """
+
+    codes: np.ndarray
+    residuals: np.ndarray
+    inverse_norms: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """What turns embeddings into codes and back.
+
+    Attributes:
+        centroids: (K, E) float32; float16 numbers, unless they came from an index that has float32.
+        bucket_cutoffs: (2^nbits - 1,) float32, ascending.
+        bucket_weights: (2^nbits,) float32.
+        avg_residual: (E,) float32, the mean absolute residual of each dimension; other programs' files have it.
+        cluster_threshold: the 0.75 quantile of the residuals' norms; a token farther than that is not near its centroid.
+    """
+
+    centroids: Tensor
+    bucket_cutoffs: Tensor
+    bucket_weights: Tensor
+    avg_residual: Tensor
+    cluster_threshold: float
+
+    @property
+    def nbits(self) -> int:
+        return len(self.bucket_weights).bit_length() - 1
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.centroids.shape[1]
+
+    @property
+    def code_dtype(self) -> np.dtype:
+        return np.dtype(np.uint16 if len(self.centroids) <= 1 << 16 else np.uint32)
+
+    @functools.cached_property
+    def cells(self) -> kmeans.Cells:
+        return kmeans.Cells.of(self.centroids)
+
+    @functools.cached_property
+    def weights_of_byte(self) -> np.ndarray:
+        """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
+        weights: np.ndarray = self.bucket_weights.numpy()[residuals_cpu.buckets_of_byte(self.nbits)]
+        return weights
+
+    def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
+        """Code `embeddings` (N, E); also returns the norms of the residuals (N,) float32."""
+        tokens = embeddings.to("cpu", torch.float32).contiguous()
+        codes = self.cells.nearest(tokens).astype(self.code_dtype)
+        packed = np.empty((len(tokens), self.embedding_dim * self.nbits // 8), np.uint8)
+        inverse_norms, distances = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.float32)
+        inputs = (self.centroids.numpy(), codes, self.bucket_cutoffs.numpy(), self.bucket_weights.numpy())
+        reversed_bits = residuals_cpu.reversed_bits(self.nbits)
+        run(
+            [
+                functools.partial(
+                    residuals_cpu.encode,
+                    tokens.numpy(),
+                    *part,
+                    *inputs,
+                    reversed_bits,
+                    self.nbits,
+                    packed,
+                    inverse_norms,
+                    distances,
+                )
+                for part in parts(len(tokens))
+            ]
+        )
+        return Encoded(codes, packed, inverse_norms), distances
+
+    def decode(self, codes: np.ndarray, residuals: np.ndarray, inverse_norms: np.ndarray) -> Tensor:
+        """The (N, E) float32 vectors of norm 1 that coded tokens stand for."""
+        out = np.empty((len(codes), self.embedding_dim), np.float32)
+        inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte, inverse_norms)
+        run([functools.partial(residuals_cpu.decode, *part, *inputs, out) for part in parts(len(codes))])
+        return torch.from_numpy(out)
+
+    def inverse_norms(self, codes: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+        """(N,) float32, for coded tokens that came without."""
+        out = np.empty(len(codes), np.float32)
+        inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte)
+        run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
+        return out
+
+    def extended(self, far: Tensor, seed: int, tokens_per_centroid: float) -> "Codec":
+        """With new centroids for tokens (N, E) that are far from all: as many as the index has for so many tokens.
+
+        The others keep their numbers, so everything coded before stays as it is.
+        """
+        count = min(len(far), max(1, round(len(far) / tokens_per_centroid)))
+        centroids = kmeans.train(far.to("cpu", torch.float32), count, seed).half().float()
+        return Codec(
+            torch.cat([self.centroids, centroids]),
+            self.bucket_cutoffs,
+            self.bucket_weights,
+            self.avg_residual,
+            self.cluster_threshold,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the files `FILES` into `folder`."""
+        half = self.centroids.half()
+        exact = torch.equal(half.float(), self.centroids)
+        arrays = (
+            half if exact else self.centroids,
+            self.bucket_cutoffs,
+            self.bucket_weights,
+            self.avg_residual,
+            torch.tensor([self.cluster_threshold], dtype=torch.float32),
+        )
+        for name, array in zip(FILES, arrays):
+            np.save(folder / name, array.numpy(), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Codec":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the arrays do not fit each other.
+        """
+        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in FILES]
+        centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
+        if (
+            centroids.dim() != 2
+            or len(weights) not in {1 << nbits for nbits in NBITS}
+            or len(cutoffs) != len(weights) - 1
+        ):
+            shapes = ", ".join(str(array.shape) for array in arrays[:3])
+            raise ValueError(f"{folder} holds no codec: centroids, cutoffs and weights have the shapes {shapes}")
+        return cls(centroids, cutoffs, weights, average, float(threshold.reshape(-1)[0]))
+
+
+def num_centroids(num_tokens: int, num_sampled: int) -> int:
+    """2^⌊log2(16·√tokens)⌋, as in all PLAID implementations, and no more than there are tokens to begin from."""
+    return max(1, min(1 << int(math.log2(16 * math.sqrt(num_tokens))), num_sampled))
+
+
+def sample_size(num_tokens: int) -> int:
+    """Tokens to train a codec from: 64 a centroid, but no more than 4.2 million, and the held-out ones."""
+    wanted = min(64 * num_centroids(num_tokens, num_tokens), 1 << 22)
+    return min(num_tokens, wanted + _HELD_OUT)
+
+
+def train(
+    sample: Tensor,
+    num_tokens: int,
+    nbits: int,
+    seed: int,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> Codec:
+    """Make a codec from a random `sample` (N, E) float32 of the collection's tokens, of which there are `num_tokens`.
+
+    The tokens that measure the residuals take no part in k-means, unless there are too few to keep any back.
+    """
+    num_held_out = min(len(sample) // 20, _HELD_OUT)
+    held_out, training = sample[:num_held_out], sample[num_held_out:]
+    centroids = kmeans.train(training, num_centroids(num_tokens, len(training)), seed, on_progress).cpu()
+    centroids = centroids.half().float()
+    measured = (held_out if num_held_out else training).cpu()
+    codes = kmeans.Cells.of(centroids).nearest(measured)
+    residual = measured - centroids[torch.from_numpy(codes).long()]
+    values = residual.numpy().reshape(-1)
+    levels = 1 << nbits
+    return Codec(
+        centroids,
+        torch.from_numpy(np.quantile(values, np.arange(1, levels) / levels).astype(np.float32)),
+        torch.from_numpy(np.quantile(values, (np.arange(levels) + 0.5) / levels).astype(np.float32)),
+        residual.abs().mean(0),
+        float(np.quantile(np.linalg.norm(residual.numpy(), axis=1), 0.75)),
+    )

@@ -1,0 +1,215 @@
+"""k-means over token embeddings, and the nearest of many centroids, both in two levels.
+
+With K centroids, one level means N · K products. Two levels put the centroids into √K groups; a token is compared with
+the groups, then with the centroids of the best few. What that costs in recall is in docs/index.md.
+
+Everything is seeded, and blocks do not depend on the number of threads: the same input gives the same bits.
+
+Legend: N tokens, E embedding dim, K centroids, G groups.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from colbertz.kernels import kmeans_cpu
+from colbertz.kernels.linear import product
+from colbertz.kernels.threads import parts, run
+
+# Groups whose centroids a token is compared with.
+GROUPS_PROBED = 6
+# Up to here all centroids are compared with.
+_ONE_LEVEL = 512
+# Tokens a block of products: with 128 groups or centroids its scores are 2 MB.
+_BLOCK = 4096
+# oneDNN compiles a product for every new shape, so rows and columns are filled up to multiples of these.
+_ROW_STEP, _COLUMN_STEP = 512, 32
+_POINTS_PER_CENTROID = 256  # more do not move a centroid much (faiss's default)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Centroids and their groups.
+
+    Attributes:
+        centroids: (K, E) float32, in their own order.
+        grouped: (K and filling, E) float32, group after group.
+        numbers: (K,) int32, the number of each grouped centroid.
+        offsets: (G + 1,) int64, where each group begins.
+        groups: (G, E) float32, the mean of each group.
+    """
+
+    centroids: Tensor
+    grouped: Tensor
+    numbers: np.ndarray
+    offsets: np.ndarray
+    groups: Tensor
+
+    @classmethod
+    def of(cls, centroids: Tensor, seed: int = 0) -> "Cells":
+        """Group `centroids` (K, E) by a k-means of their own."""
+        if len(centroids) <= _ONE_LEVEL:
+            order, offsets = np.arange(len(centroids), dtype=np.int32), np.array([0, len(centroids)])
+            return cls(centroids, centroids, order, offsets, centroids.new_zeros(1, centroids.shape[1]))
+        groups = _lloyd(centroids, math.isqrt(len(centroids)), 10, torch.Generator().manual_seed(seed))
+        order, offsets = kmeans_cpu.order_by(_nearest_of_all(centroids, groups), len(groups))
+        grouped = torch.cat(
+            [centroids[torch.from_numpy(order).long()], centroids.new_zeros(_COLUMN_STEP, centroids.shape[1])]
+        )
+        return cls(centroids, grouped, order, offsets, groups)
+
+    def nearest(self, tokens: Tensor) -> np.ndarray:
+        """The number of the centroid with the largest dot product, approximately: (N,) int32 for `tokens` (N, E)."""
+        if len(self.groups) == 1:
+            return _nearest_of_all(tokens, self.centroids)
+        m = min(GROUPS_PROBED, len(self.groups))
+        groups = np.empty((len(tokens), m), np.int32)
+        run([functools.partial(self._best_groups, tokens, groups, first) for first in range(0, len(tokens), _BLOCK)])
+        # Pairs of a token and a group, by group: each group's centroids then meet all their tokens in one product.
+        order, starts = kmeans_cpu.order_by(groups.reshape(-1), len(self.groups))
+        best, places = np.full(groups.size, -np.inf, np.float32), np.zeros(groups.size, np.int32)
+        run(
+            [
+                functools.partial(self._best_of_group, tokens, group, order[first:last], m, best, places)
+                for group in range(len(self.groups))
+                for first, last in _blocks(int(starts[group]), int(starts[group + 1]))
+            ]
+        )
+        codes = np.empty(len(tokens), np.int32)
+        kmeans_cpu.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
+        return self.numbers[codes]
+
+    def _best_groups(self, tokens: Tensor, groups: np.ndarray, first: int) -> None:
+        scores = _scores(tokens[first : first + _BLOCK], self.groups)
+        kmeans_cpu.row_top(scores, len(self.groups), groups[first : first + _BLOCK])
+
+    def _best_of_group(
+        self, tokens: Tensor, group: int, pairs: np.ndarray, m: int, best: np.ndarray, places: np.ndarray
+    ) -> None:
+        first, last = self.offsets[group], self.offsets[group + 1]
+        if first == last:
+            return
+        rows = np.zeros((_round_up(len(pairs), _ROW_STEP), tokens.shape[1]), np.float32)
+        kmeans_cpu.gather(tokens.numpy(), pairs, m, rows)
+        scores = product(
+            torch.from_numpy(rows), self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
+        ).numpy()
+        own_best, own_places = np.empty(len(pairs), np.float32), np.empty(len(pairs), np.int32)
+        kmeans_cpu.row_best(scores, last - first, own_best, own_places)
+        best[pairs], places[pairs] = own_best, own_places
+
+
+def train(
+    tokens: Tensor, num_centroids: int, seed: int, on_progress: Callable[[str], None] = lambda what: None
+) -> Tensor:
+    """Spherical k-means: `num_centroids` directions for `tokens` (N, E) float32, N ≥ K: (K, E) float32 of norm 1.
+
+    Above a few hundred centroids: k-means into √K groups, k-means within each, then two rounds over all centroids with
+    the two-level search. On a GPU, rounds over all centroids from random tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if num_centroids <= _ONE_LEVEL or tokens.device.type != "cpu":
+        return _lloyd(_sample(tokens, _POINTS_PER_CENTROID * num_centroids, generator), num_centroids, 8, generator)
+    num_groups = math.isqrt(num_centroids)
+    on_progress("grouping")
+    groups = _lloyd(_sample(tokens, _POINTS_PER_CENTROID * num_groups, generator), num_groups, 6, generator)
+    order, offsets = kmeans_cpu.order_by(_nearest_of_all(tokens, groups), num_groups)
+    shares = _shares(np.diff(offsets), num_centroids)
+    seeds = torch.randint(1 << 62, (num_groups,), generator=generator).tolist()
+    centroids = torch.empty(num_centroids, tokens.shape[1])
+    ends = np.cumsum(shares)
+
+    def within(group: int) -> None:
+        if shares[group]:
+            own = tokens[torch.from_numpy(order[offsets[group] : offsets[group + 1]]).long()]
+            found = _lloyd(own, int(shares[group]), 4, torch.Generator().manual_seed(seeds[group]))
+            centroids[ends[group] - shares[group] : ends[group]] = found
+
+    on_progress("k-means")
+    run([functools.partial(within, group) for group in range(num_groups)])
+    for _ in range(2):
+        on_progress("refining")
+        codes = np.concatenate([Cells.of(centroids, seed).nearest(part) for part in tokens.split(1 << 18)])
+        centroids = _means(tokens, codes, centroids, generator)
+    return centroids
+
+
+def _sample(tokens: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    if len(tokens) <= size:
+        return tokens
+    return tokens[torch.randperm(len(tokens), generator=generator)[:size].to(tokens.device)]
+
+
+def _shares(counts: np.ndarray, num_centroids: int) -> np.ndarray:
+    """Centroids of each group, in proportion to its tokens and at most as many, `num_centroids` in all."""
+    exact = counts * (num_centroids / counts.sum())
+    shares = np.minimum(np.floor(exact).astype(np.int64), counts)
+    while (missing := num_centroids - int(shares.sum())) > 0:
+        room = np.flatnonzero(shares < counts)
+        shares[room[np.argsort(shares[room] - exact[room], kind="stable")[:missing]]] += 1
+    return shares
+
+
+def _lloyd(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """k-means in one level, from random tokens."""
+    first = torch.randperm(len(tokens), generator=generator)[:num_centroids].to(tokens.device)
+    centroids = F.normalize(tokens[first], dim=1)
+    for _ in range(iterations):
+        centroids = _means(tokens, _nearest_of_all(tokens, centroids), centroids, generator)
+    return centroids
+
+
+def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
+    """(N,) int32."""
+    if tokens.device.type != "cpu":
+        rows = max(1, (1 << 26) // len(centroids))
+        found = [(part @ centroids.T).argmax(1) for part in tokens.split(rows)]
+        nearest: np.ndarray = torch.cat(found).to(torch.int32).cpu().numpy()
+        return nearest
+    best, places = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.int32)
+
+    def search(first: int, last: int) -> None:
+        scores = _scores(tokens[first:last], centroids)
+        kmeans_cpu.row_best(scores, len(centroids), best[first:last], places[first:last])
+
+    run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
+    return places
+
+
+def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.Generator) -> Tensor:
+    """The mean direction of each centroid's tokens; a centroid without any becomes a random token."""
+    order, offsets = kmeans_cpu.order_by(codes, len(before))
+    if tokens.device.type == "cpu":
+        sums = np.empty((len(before), tokens.shape[1]), np.float32)
+        values = tokens.numpy()
+        run([functools.partial(kmeans_cpu.sums_by, values, order, offsets, *part, sums) for part in parts(len(before))])
+        means = torch.from_numpy(sums)
+    else:
+        means = torch.zeros_like(before).index_add_(0, torch.from_numpy(codes).to(before.device), tokens)
+    empty = torch.from_numpy(np.flatnonzero(np.diff(offsets) == 0)).to(before.device)
+    if len(empty):
+        chosen = torch.randint(len(tokens), (len(empty),), generator=generator).to(before.device)
+        means[empty] = tokens[chosen]
+    return F.normalize(means, dim=1)
+
+
+def _scores(tokens: Tensor, centroids: Tensor) -> np.ndarray:
+    """At least (N, K) products; what is beyond is filling."""
+    missing = -len(tokens) % _ROW_STEP, -len(centroids) % _COLUMN_STEP
+    tokens, centroids = (F.pad(x, (0, 0, 0, size)) if size else x for x, size in zip((tokens, centroids), missing))
+    scores: np.ndarray = product(tokens, centroids).numpy()
+    return scores
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _blocks(first: int, last: int) -> list[tuple[int, int]]:
+    return [(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)]

@@ -1,0 +1,160 @@
+"""What all writers of an index share: the lock, the clean-up, coding a segment, and making a new state visible.
+
+A writer puts new files beside the old ones, syncs them and swaps the manifest. Whatever a killed writer leaves is not
+named by the manifest, and the next writer removes it.
+"""
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from colbertz.index.codec import Codec, Encoded
+from colbertz.index.layout import (
+    BUILD,
+    MANIFEST,
+    Checksum,
+    Manifest,
+    SegmentFiles,
+    SegmentInfo,
+    checksum,
+    sync_files,
+    sync_folder,
+)
+from colbertz.index.segment import invert, offsets_of
+
+# What may stand in the directory of an index or of an interrupted build, besides the manifest.
+_OURS = ("codec-*", "segment-*", BUILD, MANIFEST + ".new")
+
+
+def refuse_foreign(root: Path, overwrite: bool) -> None:
+    """Raises ValueError, FileExistsError: if `root` is no place for a new index."""
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"cannot build an index at {root}: it is a file; name a directory")
+    if (root / MANIFEST).exists():
+        if not overwrite:
+            raise FileExistsError(f"{root} already holds an index; pass overwrite=True (--overwrite) to replace it")
+    elif root.exists() and any(not any(path.match(name) for name in _OURS) for path in root.iterdir()):
+        raise FileExistsError(f"{root} holds other files and no index; name an empty or a new directory")
+
+
+@contextmanager
+def only_writer(root: Path) -> Iterator[None]:
+    """Hold the directory for this process; the operating system lets go of it even if we are killed.
+
+    Raises:
+        BlockingIOError: if another process is writing.
+    """
+    created = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process is writing the index {root}; wait until it is done") from None
+        yield
+    finally:
+        os.close(handle)
+        if created and not any(root.iterdir()):
+            root.rmdir()
+
+
+def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
+    """Remove what the manifest does not name; an unfinished build stays, to be continued."""
+    named = {manifest.codec, *(segment.name for segment in manifest.segments)} if manifest else set()
+    for pattern in ("codec-*", "segment-*"):
+        for folder in root.glob(pattern):
+            if folder.name not in named:
+                shutil.rmtree(folder)
+    if manifest:
+        for file in root.glob("segment-*/deleted-*.npy"):
+            if str(file.relative_to(root)) not in manifest.files:
+                file.unlink()
+    (root / (MANIFEST + ".new")).unlink(missing_ok=True)
+
+
+def commit(root: Path, manifest: Manifest, new_folders: Iterable[Path], new_files: Iterable[Path] = ()) -> Manifest:
+    """Sync the new files, add their checksums to the manifest, drop those it names no more, and make it the one."""
+    folders, files = list(new_folders), list(new_files)
+    files += [path for folder in folders for path in sorted(folder.iterdir())]
+    sync_files(files)
+    for folder in {*folders, *(path.parent for path in files), root}:
+        sync_folder(folder)
+    known = manifest.files | {str(path.relative_to(root)): checksum(path) for path in files}
+    manifest = replace(manifest, files=_named(known, manifest))
+    manifest.save(root)
+    remove_leftovers(root, manifest)
+    return manifest
+
+
+def _named(files: dict[str, Checksum], manifest: Manifest) -> dict[str, Checksum]:
+    folders = {manifest.codec, *(segment.name for segment in manifest.segments)}
+    deleted = {segment.deleted for segment in manifest.segments}
+    return {
+        name: checksum
+        for name, checksum in files.items()
+        if Path(name).parent.name in folders and (not Path(name).match("deleted-*.npy") or name in deleted)
+    }
+
+
+def next_name(kind: str, generation: int) -> str:
+    """Folder names end in the generation that wrote them, so none is used twice."""
+    return f"{kind}-{generation:06d}"
+
+
+class CodeWriter:
+    """Writes the arrays of a segment whose size is known, from front to back.
+
+    Ordinary writes: on a full disk they raise OSError, where a mapped file would kill the process.
+    """
+
+    def __init__(self, files: SegmentFiles, codec: Codec, num_tokens: int, *, first: int = 0) -> None:
+        """Create the files, or open those that are there and go on at token `first`."""
+        shapes = {
+            files.codes: (codec.code_dtype, (num_tokens,)),
+            files.residuals: (np.dtype(np.uint8), (num_tokens, codec.embedding_dim * codec.nbits // 8)),
+            files.inverse_norms: (np.dtype(np.float32), (num_tokens,)),
+        }
+        self._files = []
+        for path, (dtype, shape) in shapes.items():
+            file = path.open("r+b" if first else "wb")
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.seek(first * dtype.itemsize * math.prod(shape[1:]), os.SEEK_CUR)
+            self._files.append(file)
+
+    def write(self, encoded: Encoded) -> None:
+        """Write the next tokens."""
+        for file, array in zip(self._files, (encoded.codes, encoded.residuals, encoded.inverse_norms)):
+            file.write(np.ascontiguousarray(array).data)
+
+    def sync(self) -> None:
+        """Wait until everything written is on the disk."""
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def write_lists(files: SegmentFiles, doclens: np.ndarray, num_cells: int) -> None:
+    """Write the document lengths and the inverted lists of a segment whose codes are there."""
+    codes = np.load(files.codes, mmap_mode="r", allow_pickle=False)
+    lists, lengths = invert(codes, offsets_of(doclens), num_cells)
+    np.save(files.doclens, doclens.astype(np.int32), allow_pickle=False)
+    np.save(files.ivf, lists, allow_pickle=False)
+    np.save(files.ivf_lengths, lengths, allow_pickle=False)
+
+
+def segment_info(name: str, doclens: np.ndarray, num_far: int) -> SegmentInfo:
+    """The manifest's entry for a new segment."""
+    return SegmentInfo(name, len(doclens), int(doclens.sum()), num_far)

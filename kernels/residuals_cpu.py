@@ -1,0 +1,109 @@
+"""Packing residuals into a few bits a dimension, and back, on the CPU.
+
+The layout is that of Stanford's ColBERT, fast-plaid and next-plaid: a dimension's bucket is the number of cutoffs below
+its value; the bucket's bits are written lowest first, and bytes are filled from their highest bit. So a byte is made by
+shifting in the buckets with their bits reversed. reference.py says the same in plain PyTorch.
+
+Legend: N tokens, E embedding dim, K centroids.
+"""
+
+import functools
+
+import numba
+import numpy as np
+
+
+@functools.cache
+def reversed_bits(nbits: int) -> np.ndarray:
+    """(2^nbits,) uint8: each number with its `nbits` bits in reverse."""
+    numbers = np.arange(1 << nbits)
+    return sum(((numbers >> bit) & 1) << (nbits - 1 - bit) for bit in range(nbits)).astype(np.uint8)  # type: ignore[union-attr]
+
+
+@functools.cache
+def buckets_of_byte(nbits: int) -> np.ndarray:
+    """(256, 8 / nbits) uint8: the buckets of the dimensions in a packed byte."""
+    shifts = np.arange(8 - nbits, -1, -nbits)
+    return reversed_bits(nbits)[(np.arange(256)[:, None] >> shifts) & ((1 << nbits) - 1)]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def encode(  # type: ignore[no-untyped-def]
+    embeddings,  # (N, E) float32
+    first,  # the tokens first … last are this call's
+    last,
+    centroids,  # (K, E) float32
+    codes,  # (N,) unsigned
+    cutoffs,  # (2^nbits - 1,) float32, ascending
+    weights,  # (2^nbits,) float32
+    reversed_bits,  # (2^nbits,) uint8
+    nbits,
+    packed,  # (N, E · nbits / 8) uint8 out
+    inverse_norms,  # (N,) float32 out: 1 / norm of the decoded vector
+    distances,  # (N,) float32 out: the norm of the residual
+):
+    dim, per_byte = embeddings.shape[1], 8 // nbits
+    residual = np.empty(dim, np.float32)
+    buckets = np.empty(dim, np.uint8)
+    for n in range(first, last):
+        centroid, embedding = centroids[codes[n]], embeddings[n]
+        square = np.float32(0)
+        for e in range(dim):
+            residual[e] = embedding[e] - centroid[e]
+            square += residual[e] * residual[e]
+        distances[n] = np.sqrt(square)
+        buckets[:] = 0
+        for cutoff in cutoffs:
+            for e in range(dim):
+                buckets[e] += residual[e] > cutoff
+        square = np.float32(0)
+        for e in range(dim):
+            value = centroid[e] + weights[buckets[e]]
+            square += value * value
+        inverse_norms[n] = 1 / max(np.sqrt(square), np.float32(1e-12))
+        for byte in range(packed.shape[1]):
+            bits = 0
+            for i in range(per_byte):
+                bits = (bits << nbits) | reversed_bits[buckets[byte * per_byte + i]]
+            packed[n, byte] = bits
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def decoded_inverse_norms(  # type: ignore[no-untyped-def]
+    first,  # the tokens first … last are this call's
+    last,
+    centroids,  # (K, E) float32
+    codes,  # (N,) unsigned
+    packed,  # (N, E · nbits / 8) uint8
+    weights_of_byte,  # (256, 8 / nbits) float32
+    inverse_norms,  # (N,) float32 out
+):
+    per_byte = weights_of_byte.shape[1]
+    for n in range(first, last):
+        centroid = centroids[codes[n]]
+        square = np.float32(0)
+        for byte in range(packed.shape[1]):
+            for i in range(per_byte):
+                value = centroid[byte * per_byte + i] + weights_of_byte[packed[n, byte], i]
+                square += value * value
+        inverse_norms[n] = 1 / max(np.sqrt(square), np.float32(1e-12))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def decode(  # type: ignore[no-untyped-def]
+    first,  # the tokens first … last are this call's
+    last,
+    centroids,  # (K, E) float32
+    codes,  # (N,) unsigned
+    packed,  # (N, E · nbits / 8) uint8
+    weights_of_byte,  # (256, 8 / nbits) float32
+    inverse_norms,  # (N,) float32
+    out,  # (N, E) float32 out
+):
+    per_byte = weights_of_byte.shape[1]
+    for n in range(first, last):
+        centroid, norm = centroids[codes[n]], inverse_norms[n]
+        for byte in range(packed.shape[1]):
+            for i in range(per_byte):
+                e = byte * per_byte + i
+                out[n, e] = (centroid[e] + weights_of_byte[packed[n, byte], i]) * norm

@@ -1,0 +1,213 @@
+"""The two inner loops of the CPU search that a compiler does not find by itself, written as LLVM vectors for numba.
+
+`dot_rows` multiplies bytes, 64 at an instruction where the processor can (AVX-512 VNNI), or 32 (AVX2), or 16 (Arm's
+dot product); others multiply pairs of 16 bits. All of them give the same integers: tokens have 7 bits, so that
+AVX2's 16-bit sums of two products cannot saturate. Nobody needs a C compiler: numba brings LLVM along. The choice
+follows the processor that numba compiles for, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change both.
+
+`max_rows` is the same everywhere: what matters is that the maxima stay in registers from one token to the next.
+
+Legend: a block is COLUMNS query tokens; a group is 4 dimensions, which one lane multiplies and adds up at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+# Query tokens that are scored at once, and document tokens.
+COLUMNS = 32
+ROWS = 4
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+
+def cpu_features() -> set[str]:
+    """What the processor that numba compiles for can do, by LLVM's names."""
+    if numba.config.CPU_NAME or numba.config.CPU_FEATURES is not None:
+        return {f[1:] for f in (numba.config.CPU_FEATURES or "").split(",") if f.startswith("+")}
+    return {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
+
+
+def _vector(element: ir.Type, count: int) -> ir.VectorType:
+    return ir.VectorType(element, count)
+
+
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+
+# Each adds, lane by lane, the products of 4 token bytes (0 … 127) and 4 query bytes (-127 … 127) to 32-bit sums.
+# Token and query bytes come as vectors of bytes.
+
+
+def _vnni_512(builder: ir.IRBuilder, total: ir.Value, token: ir.Value, query: ir.Value) -> ir.Value:
+    if llvmlite.binding.llvm_version_info < (22, 0, 0):  # the intrinsic took vectors of int32 before
+        token, query = (builder.bitcast(bytes_, total.type) for bytes_ in (token, query))
+    return _call(builder, "llvm.x86.avx512.vpdpbusd.512", total.type, total, token, query)
+
+
+def _avx2(builder: ir.IRBuilder, total: ir.Value, token: ir.Value, query: ir.Value) -> ir.Value:
+    pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _vector(_I16, 16), token, query)
+    ones = ir.Constant(_vector(_I16, 16), [1] * 16)
+    return builder.add(total, _call(builder, "llvm.x86.avx2.pmadd.wd", _vector(_I32, 8), pairs, ones))
+
+
+def _arm_dot(builder: ir.IRBuilder, total: ir.Value, token: ir.Value, query: ir.Value) -> ir.Value:
+    return _call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, total, token, query)
+
+
+def _plain(builder: ir.IRBuilder, total: ir.Value, token: ir.Value, query: ir.Value) -> ir.Value:
+    """Without an instruction of its own: pairs of 16-bit products, which most processors have, summed twice."""
+    shorts = _vector(_I16, 16)
+    token, query = builder.zext(token, shorts), builder.sext(query, shorts)
+
+    def every_second(vector: ir.Value, first: int, count: int) -> ir.Value:
+        places = ir.Constant(_vector(_I32, count), list(range(first, 2 * count, 2)))
+        return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), places)
+
+    def product(first: int) -> ir.Value:
+        factors = (builder.sext(every_second(factor, first, 8), _vector(_I32, 8)) for factor in (token, query))
+        return builder.mul(*factors)
+
+    pairs = builder.add(product(0), product(1))
+    return builder.add(total, builder.add(every_second(pairs, 0, 4), every_second(pairs, 1, 4)))
+
+
+# What the processor must have -> the bytes of a register, rows whose sums fit the registers, and the multiplication.
+_PATHS: dict[str, tuple[int, int, Callable[..., ir.Value]]] = {
+    "avx512vnni": (64, 4, _vnni_512),
+    "avx2": (32, 2, _avx2),
+    "dotprod": (16, 2, _arm_dot),
+    "": (16, 1, _plain),
+}
+PATH = next(name for name in _PATHS if not name or name in cpu_features())
+
+
+def emit_dot_rows(
+    builder: ir.IRBuilder,
+    path: str,
+    tokens: ir.Value,  # int8*, the first row
+    stride: ir.Value,  # int64, bytes from a row to the next
+    groups: ir.Value,  # int64
+    queries: ir.Value,  # int8*, (groups, COLUMNS, 4)
+    out: ir.Value,  # int32*, (ROWS, COLUMNS)
+) -> None:
+    """The instructions of `dot_rows`, for one of `_PATHS`."""
+    width, rows_at_once, multiply = _PATHS[path]
+    lanes, vectors = width // 4, COLUMNS * 4 // width
+    sums, bytes_ = _vector(_I32, lanes), _vector(_I8, width)
+    zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
+    for first in range(0, ROWS, rows_at_once):
+        rows = range(first, first + rows_at_once)
+        starts = [builder.gep(tokens, [builder.mul(stride, ir.Constant(_I64, row))]) for row in rows]
+        before, loop, after = builder.block, builder.append_basic_block("group"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed(">", groups, zero), loop, after)
+        builder.position_at_end(loop)
+        group = builder.phi(_I64)
+        group.add_incoming(zero, before)
+        totals = [builder.phi(sums) for _ in range(rows_at_once * vectors)]
+        offset = builder.mul(group, ir.Constant(_I64, 4))
+        spread = []
+        for start in starts:
+            four = builder.load(builder.bitcast(builder.gep(start, [offset]), _I32.as_pointer()), align=1)
+            alone = builder.insert_element(ir.Constant(sums, ir.Undefined), four, ir.Constant(_I32, 0))
+            same = builder.shuffle_vector(alone, ir.Constant(sums, ir.Undefined), ir.Constant(sums, [0] * lanes))
+            spread.append(builder.bitcast(same, bytes_))
+        base = builder.mul(group, ir.Constant(_I64, COLUMNS * 4))
+        added = []
+        for v in range(vectors):
+            place = builder.gep(queries, [builder.add(base, ir.Constant(_I64, v * width))])
+            query = builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1)
+            added += [multiply(builder, totals[row * vectors + v], token, query) for row, token in enumerate(spread)]
+        following = builder.add(group, one)
+        builder.cbranch(builder.icmp_signed("<", following, groups), loop, after)
+        group.add_incoming(following, builder.block)
+        builder.position_at_end(after)
+        for v in range(vectors):
+            for row in range(rows_at_once):
+                total, new = totals[row * vectors + v], added[v * rows_at_once + row]
+                total.add_incoming(ir.Constant(sums, None), before)
+                total.add_incoming(new, loop)
+                result = builder.phi(sums)
+                result.add_incoming(ir.Constant(sums, None), before)
+                result.add_incoming(new, loop)
+                added[v * rows_at_once + row] = result
+        for v in range(vectors):
+            for row in range(rows_at_once):
+                place = builder.gep(out, [ir.Constant(_I64, (first + row) * COLUMNS + v * lanes)])
+                builder.store(added[v * rows_at_once + row], builder.bitcast(place, sums.as_pointer()), align=1)
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, array: types.Array, value: ir.Value, start: ir.Value) -> ir.Value:
+    data = context.make_array(array)(context, builder, value).data
+    return builder.bitcast(builder.gep(data, [start]), _I8.as_pointer())
+
+
+@intrinsic
+def dot_rows(typingctx, tokens, start, stride, groups, queries, query_start, out):  # type: ignore[no-untyped-def]
+    """Products of ROWS document tokens and COLUMNS query tokens.
+
+    Arguments: `tokens` uint8 flat, row r being the 4 · `groups` bytes (each at most 127) from `start` + r · `stride`;
+    `queries` int8 flat, with the block (groups, COLUMNS, 4) from `query_start`; `out` (ROWS · COLUMNS,) int32.
+    """
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays = signature.args
+        first = _pointer(context, builder, arrays[0], args[0], args[1])
+        block = _pointer(context, builder, arrays[4], args[4], args[5])
+        sums = _pointer(context, builder, arrays[6], args[6], ir.Constant(_I64, 0))
+        emit_dot_rows(builder, PATH, first, args[2], args[3], block, builder.bitcast(sums, _I32.as_pointer()))
+        return context.get_dummy_value()
+
+    size = types.int64
+    return types.void(tokens, size, size, size, queries, size, out), codegen
+
+
+@intrinsic
+def max_rows(typingctx, table, stride, column, codes, first, last, out):  # type: ignore[no-untyped-def]
+    """The column-wise maxima of the rows `codes[first:last]` of a table, of COLUMNS columns from `column`.
+
+    Arguments: `table` int8 flat with `stride` bytes a row; `codes` unsigned; `first` < `last`; `out` (COLUMNS,) int8.
+    """
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays = signature.args
+        row = _vector(_I8, COLUMNS)
+        base = _pointer(context, builder, arrays[0], args[0], args[2])
+        codes_data = context.make_array(arrays[3])(context, builder, args[3]).data
+
+        def load(t: ir.Value) -> ir.Value:
+            code = builder.zext(builder.load(builder.gep(codes_data, [t])), _I64)
+            place = builder.gep(base, [builder.mul(code, args[1])])
+            return builder.load(builder.bitcast(place, row.as_pointer()), align=1)
+
+        best = load(args[4])
+        second = builder.add(args[4], ir.Constant(_I64, 1))
+        before, loop, after = builder.block, builder.append_basic_block("token"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed("<", second, args[5]), loop, after)
+        builder.position_at_end(loop)
+        t, running = builder.phi(_I64), builder.phi(row)
+        t.add_incoming(second, before)
+        running.add_incoming(best, before)
+        here = load(t)
+        larger = builder.select(builder.icmp_signed(">", here, running), here, running)
+        following = builder.add(t, ir.Constant(_I64, 1))
+        t.add_incoming(following, loop)
+        running.add_incoming(larger, loop)
+        builder.cbranch(builder.icmp_signed("<", following, args[5]), loop, after)
+        builder.position_at_end(after)
+        result = builder.phi(row)
+        result.add_incoming(best, before)
+        result.add_incoming(larger, loop)
+        place = _pointer(context, builder, arrays[6], args[6], ir.Constant(_I64, 0))
+        builder.store(result, builder.bitcast(place, row.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    size = types.int64
+    return types.void(table, size, size, codes, size, size, out), codegen

@@ -1,0 +1,211 @@
+"""Filters against the same condition in Python, and everything that an expression must not be able to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import colbertz.index.filters
+from colbertz.index.documents import Document, Documents, write_documents
+from colbertz.index.filters import matching
+
+
+def segment(path: Path, documents: list[Document]) -> Documents:
+    with write_documents(path) as writer:
+        writer.add(documents)
+    return Documents(path, writer.count)
+
+
+FIRST = [
+    Document("a", "An apple", {"year": 2019, "lang": "en", "tags": ["new", "red"], "ok": True}),
+    Document("b", "Eine Birne", {"year": 2021, "lang": "de", "tags": [], "ok": False}),
+    Document("c", None, {"year": 2022.5, "lang": "en", "author": {"name": "Ada"}}),
+]
+SECOND = [Document("0", "one", {"Year": 2023, "two words": 1, 'qu"o`te': 2, "": 3, "rowid": 9, "number": 4, "été": 5})]
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> list[Documents]:
+    return [segment(tmp_path / "1.sqlite", FIRST), segment(tmp_path / "2.sqlite", SECOND)]
+
+
+def found(segments: list[Documents], where: str, parameters: Any = ()) -> list[list[int]]:
+    numbers = matching(segments, where, parameters)
+    assert all(n.dtype == np.int32 and n.ndim == 1 for n in numbers)
+    return [n.tolist() for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("where", "parameters", "expected"),
+    [
+        ("year > ?", [2020], [[1, 2], [0]]),
+        ("YEAR > 2020 and lang = 'en'", (), [[2], []]),
+        ("year between :low and :high", {"low": 2019, "high": 2021}, [[0, 1], []]),
+        ("lang is null", (), [[], [0]]),
+        ("lang != 'en'", (), [[1], []]),
+        ("ok", (), [[0], []]),
+        ("not ok", (), [[1], []]),
+        ("ok = ?", [True], [[0], []]),
+        ("id in ('a', '0')", (), [[0], [0]]),
+        ("id = 0", (), [[], [0]]),
+        ("text like '%AP%' or text glob 'B*'", (), [[0], []]),
+        ("text is null", (), [[2], []]),
+        ("tags ->> 0 = 'new'", (), [[0], []]),
+        ("exists (select 1 from json_each(tags) where value = ?)", ["red"], [[0], []]),
+        ('(select count(*) from json_each(tags) as "t" where "t"."value" like \'%e%\') = 2', (), [[0], []]),
+        ("author ->> '$.name' = 'Ada'", (), [[2], []]),
+        ("json_extract(metadata, '$.rowid') = 9", (), [[], [0]]),
+        ('"two words" = 1', (), [[], [0]]),
+        ('[two words] = 1 and "Year" = 2023 and `year` = 2023', (), [[], [0]]),
+        ('"qu""o`te" = 2', (), [[], [0]]),
+        ("number = 4", (), [[], [0]]),
+        ('"" = 3', (), [[], [0]]),
+        ("été = 5", (), [[], [0]]),
+        ("lang = 'en' -- trailing comment", (), [[0, 2], []]),
+        ("lang = 'en' /* \" */ and year < 2020", (), [[0], []]),
+        ("lang = '\"year\"' or lang = 'it''s'", (), [[], []]),
+        ("date(year || '-01-01') = '2019-01-01'", (), [[0], []]),
+        ("1", (), [[0, 1, 2], [0]]),
+        ("true", (), [[0, 1, 2], [0]]),
+        ("null", (), [[], []]),
+    ],
+)
+def test_expressions(where: str, parameters: Any, expected: list[list[int]], segments: list[Documents]) -> None:
+    assert found(segments, where, parameters) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "parameters", "error", "message"),
+    [
+        ("yaer > 3", (), ValueError, "no document has a field 'yaer'; fields are id, text, metadata, "),
+        ('lang = "en"', (), ValueError, "no document has a field 'en'; .*'single quotes'"),
+        ("lang = en", (), ValueError, "no document has a field 'en'"),
+        ('"lang_" = 1', (), ValueError, "no document has a field 'lang_'"),
+        ("rowid = 1", (), ValueError, "no document has a field 'rowid'"),
+        ("_rowid_ = 1 or oid = 1", (), ValueError, "no document has a field '_rowid_'"),
+        ("lang = ", (), ValueError, "filter 'lang = '.*syntax error"),
+        ("", (), ValueError, "syntax error"),
+        ("lang = 'en", (), ValueError, "unrecognized token"),
+        ("lang = ?", (), ValueError, r"'lang = \?'.*uses 1, and there are 0"),
+        ("lang = 'en'", [1], ValueError, "uses 0, and there are 1"),
+        ("lang = :x", {"y": 1}, ValueError, "did not supply a value for binding parameter :x"),
+        ("lang = ?", [["en"]], TypeError, "filter .*type 'list' is not supported; pass strings, numbers"),
+        ("lang = ?", "e", TypeError, "must be a list or a dict, got 'e'"),
+        ("year = ?", [2**70], ValueError, "too large"),
+        ("lang = ?", ["\ud800"], ValueError, "surrogates"),
+        ("lang = '\ud800'", (), ValueError, "surrogates"),
+        ("lang = '\0'", (), ValueError, "null character"),
+        (None, (), TypeError, "must be a string with an SQL expression, got None"),
+        ("text ->> '$.x' = 1", (), ValueError, "malformed JSON"),
+        ("max(year)", (), ValueError, "misuse of aggregate"),
+    ],
+)
+def test_mistakes(where: str, parameters: Any, error: type[Exception], message: str, segments: list[Documents]) -> None:
+    with pytest.raises(error, match=message):
+        matching(segments, where, parameters)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "1) UNION SELECT 7 FROM fields WHERE (1",
+        "1) UNION SELECT 7 WHERE (1",
+        "1) UNION SELECT 7 --",
+        "1) UNION SELECT 7 /*",
+        "1)) UNION SELECT 7 /*",
+        "1)) UNION SELECT 7 WHERE ((1",
+        "1) LIMIT 1 --",
+        "1) ORDER BY (year",
+        "1); DROP TABLE documents; --",
+        "1)); SELECT ((1",
+        "1; SELECT 1",
+        "(SELECT count(*) FROM documents) > 0",
+        "(SELECT count(*) FROM fields) > 0",
+        "(SELECT count(*) FROM postings) > 0",
+        '(SELECT count(*) FROM "all documents") > 0',
+        "(SELECT count(*) FROM sqlite_master) > 0",
+        "(SELECT count(*) FROM sqlite_schema) > 0",
+        "(SELECT count(*) FROM pragma_table_info('documents')) > 0",
+        "(SELECT count(*) FROM pragma_database_list) > 0",
+        "(SELECT count(*) FROM dbstat) > 0",
+        "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n) > 0",
+        "(DELETE FROM documents)",
+        "(PRAGMA table_info(documents))",
+        "load_extension('x')",
+        "readfile('/etc/passwd')",
+        "random() > 0",
+        "length(randomblob(1000000000)) > 0",
+        "length(zeroblob(1000000000)) > 0",
+        "printf('%1000000000d', 1) = ''",
+        "fts5(1)",
+        "text MATCH 'x'",
+        "sqlite_version() > ''",
+        "raise(abort, 'x')",
+    ],
+)
+def test_what_an_expression_must_not_do(where: str, segments: list[Documents]) -> None:
+    before = [list(s) for s in segments]
+    with pytest.raises(ValueError, match="filter "):
+        matching(segments, where)
+    assert [list(s) for s in segments] == before
+
+
+def test_a_variable_that_hides_a_quote_does_not_break_out(segments: list[Documents]) -> None:
+    """SQLite takes `:x(')` as one variable, where a reader of quotes sees the beginning of a string."""
+    where = ":x(') OR 1) UNION SELECT 7 WHERE (:y(')"
+    with pytest.raises(ValueError, match="syntax error"):
+        matching(segments, where, {"x(')": 1, "y(')": 1})
+
+
+def test_a_runaway_expression_is_stopped(segments: list[Documents], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(colbertz.index.filters, "MAX_SECONDS", 0.2)
+    many = "[" + ",".join("1" * 1000) + "]"
+    joined = "(select count(*) from json_each(:l) a, json_each(:l) b, json_each(:l) c, json_each(:l) d) > 0"
+    with pytest.raises(ValueError, match=r"was stopped after 0\.2 seconds"):
+        matching(segments, joined, {"l": many})
+    assert found(segments, "1") == [[0, 1, 2], [0]], "the limit is gone with the filter"
+
+
+def test_more_fields_than_a_statement_may_have(tmp_path: Path) -> None:
+    segments = [
+        segment(tmp_path / f"{s}.sqlite", [Document("d", None, {f"key {s} {i}": i for i in range(1000)})])
+        for s in range(3)
+    ]
+    assert found(segments, '"key 0 999" = 999 or "KEY 2 5" = 5') == [[0], [], [0]]
+
+
+def test_no_segments() -> None:
+    assert matching([], "id = 'a'") == []
+
+
+OPERATORS: dict[str, Callable[[int, int], bool]] = {"<": int.__lt__, ">=": int.__ge__, "=": int.__eq__}
+
+
+@given(
+    years=st.lists(st.none() | st.integers(-3, 3), min_size=1, max_size=20),
+    bound=st.integers(-3, 3),
+    operator=st.sampled_from(sorted(OPERATORS)),
+    cut=st.integers(1, 19),
+)
+def test_equals_python(
+    years: list[int | None], bound: int, operator: str, cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("d")
+    parts = [part for part in (years[:cut], years[cut:]) if part]
+    segments = [
+        segment(
+            folder / f"{s}.sqlite",
+            [Document(f"{i}", None, {} if year is None else {"year": year}) for i, year in enumerate(part)],
+        )
+        for s, part in enumerate(parts)
+    ]
+    if all(year is None for year in years):
+        with pytest.raises(ValueError, match="no document has a field 'year'"):
+            matching(segments, f"year {operator} ?", [bound])
+        return
+    expected = [[i for i, y in enumerate(part) if y is not None and OPERATORS[operator](y, bound)] for part in parts]
+    assert found(segments, f"year {operator} ?", [bound]) == expected
