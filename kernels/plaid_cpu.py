@@ -19,13 +19,28 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from .simd import COLUMNS, ROWS, dot_rows, max_rows
+from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, raise_best
 
 _GROUP = 4
-# A row of decoded bytes is a multiple of this, so that up to eight 1-bit codes can be written at once.
-ROW_BYTES = 8
 # Documents with the first score in the upper bits and the last query token that reached them in the lower.
 _TOKEN_BITS = 20
+
+
+def byte_order(dim: int, nbits: int) -> np.ndarray:
+    """The dimension that stands at each byte of a decoded row, or -1 for filling: (row bytes,).
+
+    Decoding 16 bytes at once yields the first code of each byte, then the second of each: planes of dimensions that
+    are 8 / nbits apart. Queries and centroids are packed in the same order.
+    """
+    per_byte = 8 // nbits
+    num_bytes = dim // per_byte
+    order = np.full((per_byte, -(-num_bytes // _GROUP) * _GROUP), -1)
+    order[:, :num_bytes] = np.arange(dim).reshape(num_bytes, per_byte).T
+    return order.reshape(-1)
+
+
+def _in_order(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return np.where(order >= 0, rows[:, order], np.float32(0))
 
 
 @dataclass(frozen=True)
@@ -45,14 +60,14 @@ class PackedCentroids:
     longest: float
 
 
-def pack_centroids(centroids: np.ndarray) -> PackedCentroids:
-    """From (K, E) float32."""
-    num_centroids, dim = centroids.shape
+def pack_centroids(centroids: np.ndarray, order: np.ndarray) -> PackedCentroids:
+    """From (K, E) float32, with the `byte_order` of the codes."""
+    num_centroids = len(centroids)
     unit = max(float(np.abs(centroids).max()), 1e-9) / 63
-    rows = np.full((-(-num_centroids // ROWS) * ROWS, -(-dim // ROW_BYTES) * ROW_BYTES), 64, np.uint8)
+    rows = np.full((-(-num_centroids // ROWS) * ROWS, len(order)), 64, np.uint8)
     for first in range(0, num_centroids, 1 << 14):
-        some = centroids[first : first + (1 << 14)]
-        rows[first : first + len(some), :dim] = np.rint(some / np.float32(unit)) + 64
+        some = _in_order(centroids[first : first + (1 << 14)], order)
+        rows[first : first + len(some)] = np.rint(some / np.float32(unit)) + 64
     longest = float(np.sqrt(np.einsum("ke,ke->k", centroids, centroids).max()))
     return PackedCentroids(rows, num_centroids, unit, longest)
 
@@ -62,7 +77,7 @@ class PackedQuery:
     """A query in 8 bits, block after block: q ≈ bytes · units.
 
     Attributes:
-        rows: (blocks · E/4 · COLUMNS · 4,) int8; in a block, 4 dimensions of each token, then the next 4.
+        rows: (blocks · row bytes · COLUMNS,) int8; in a block, 4 bytes of each token, then the next 4.
         num_tokens: S; blocks are filled up with zeros.
         units: (blocks · COLUMNS,) float32, the size of a step of each token.
         sums: (blocks · COLUMNS,) float32, the sum of each token's bytes.
@@ -76,14 +91,14 @@ class PackedQuery:
     longest: float
 
 
-def pack_query(query: np.ndarray) -> PackedQuery:
-    """From (S, E) float32."""
-    num_tokens, dim = query.shape
-    padded = np.zeros((-(-num_tokens // COLUMNS) * COLUMNS, -(-dim // ROW_BYTES) * ROW_BYTES), np.float32)
-    padded[:num_tokens, :dim] = query
+def pack_query(query: np.ndarray, order: np.ndarray) -> PackedQuery:
+    """From (S, E) float32, with the `byte_order` of the codes."""
+    num_tokens = len(query)
+    padded = np.zeros((-(-num_tokens // COLUMNS) * COLUMNS, len(order)), np.float32)
+    padded[:num_tokens] = _in_order(query, order)
     units = np.maximum(np.abs(padded).max(1), 1e-9) / 127
     rows = np.rint(padded / units[:, None]).astype(np.int8)
-    blocks = rows.reshape(-1, COLUMNS, padded.shape[1] // _GROUP, _GROUP).transpose(0, 2, 1, 3)
+    blocks = rows.reshape(-1, COLUMNS, len(order) // _GROUP, _GROUP).transpose(0, 2, 1, 3)
     longest = max(float(np.sqrt((query * query).sum(1).max())), 1e-9)
     sums = rows.sum(1, dtype=np.int32).astype(np.float32)
     return PackedQuery(np.ascontiguousarray(blocks).reshape(-1), num_tokens, units.astype(np.float32), sums, longest)
@@ -222,7 +237,7 @@ def select(scores, count, places):  # type: ignore[no-untyped-def]
 def centroid_maxsim(  # type: ignore[no-untyped-def]
     coarse,  # (blocks, K, COLUMNS) int8
     num_tokens,  # S
-    documents,  # int32
+    documents,  # int64
     first,  # documents[first:last] are this call's
     last,
     offsets,  # (num_documents + 1,) int64
@@ -246,57 +261,66 @@ def centroid_maxsim(  # type: ignore[no-untyped-def]
         scores[i] = score
 
 
+@numba.njit(nogil=True, cache=True)
+def decode_row(packed, start, num_bytes, nbits, levels, out, out_start, stride):  # type: ignore[no-untyped-def]
+    """Decode a token's codes into planes of bytes `stride` apart; `levels` (2^nbits,) uint8 are by reversed bucket."""
+    whole = 0 if nbits == 8 else num_bytes // 16 * 16
+    for at in range(0, whole, 16):
+        if nbits == 4:
+            decode_16(4, packed, start + at, levels, out, out_start + at, stride)
+        elif nbits == 2:
+            decode_16(2, packed, start + at, levels, out, out_start + at, stride)
+        else:
+            decode_16(1, packed, start + at, levels, out, out_start + at, stride)
+    mask = (1 << nbits) - 1
+    for at in range(whole, num_bytes):
+        for plane in range(8 // nbits):
+            code = (packed[start + at] >> (8 - nbits * (plane + 1))) & mask
+            out[out_start + plane * stride + at] = levels[code]
+
+
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def residual_maxsim(  # type: ignore[no-untyped-def]
     fine,  # (blocks, K, COLUMNS) int16
-    fine_unit,
+    fine_unit,  # float32
     query_rows,  # int8, flat
     factors,  # (blocks · COLUMNS,) float32, the score of a unit of the integer product
     shifts,  # (blocks · COLUMNS,) float32, added to it
     num_tokens,  # S
-    documents,  # int32
+    documents,  # int64
     first,  # documents[first:last] are this call's
     last,
     offsets,  # (num_documents + 1,) int64
     codes,  # (document tokens,) unsigned
     residuals,  # (document tokens, E · nbits / 8) uint8
-    levels,  # (256,) unsigned of 8 / nbits bytes: for a byte of codes, the 7-bit weight of each dimension
+    nbits,
+    levels,  # (at least 16,) uint8: the 7-bit weight of each bucket, by the bucket's reversed bits
     row_bytes,
     inverse_norms,  # (document tokens,) float32
     scores,  # (documents,) float32 out
 ):
-    groups = row_bytes // 4
+    groups, num_bytes, packed = row_bytes // 4, residuals.shape[1], residuals.reshape(-1)
+    stride = row_bytes // (8 // nbits)
+    num_centroids, table = fine.shape[1], fine.reshape(-1)
     decoded = np.zeros(ROWS * row_bytes, np.uint8)
-    wide = decoded.view(levels.dtype)
-    wide_row = len(wide) // ROWS
     products = np.empty(ROWS * COLUMNS, np.int32)
     best = np.empty(COLUMNS, np.float32)
-    unit = np.float32(fine_unit)
     for i in range(first, last):
         start, end = offsets[documents[i]], offsets[documents[i] + 1]
         total = np.float32(0)
         for block in range(fine.shape[0] if start < end else 0):
-            factor = factors[block * COLUMNS : (block + 1) * COLUMNS]
-            shift = shifts[block * COLUMNS : (block + 1) * COLUMNS]
             best[:] = -np.inf
             for t in range(start, end, ROWS):
                 # After the last token its row is repeated: a maximum does not mind.
-                t1, t2, t3 = min(t + 1, end - 1), min(t + 2, end - 1), min(t + 3, end - 1)
-                for byte in range(residuals.shape[1]):
-                    wide[byte] = levels[residuals[t, byte]]
-                    wide[wide_row + byte] = levels[residuals[t1, byte]]
-                    wide[2 * wide_row + byte] = levels[residuals[t2, byte]]
-                    wide[3 * wide_row + byte] = levels[residuals[t3, byte]]
+                for row in range(ROWS):
+                    place = min(t + row, end - 1) * num_bytes
+                    decode_row(packed, place, num_bytes, nbits, levels, decoded, row * row_bytes, stride)
                 dot_rows(decoded, 0, row_bytes, groups, query_rows, block * groups * COLUMNS * 4, products)
-                row0, row1 = fine[block, codes[t]], fine[block, codes[t1]]
-                row2, row3 = fine[block, codes[t2]], fine[block, codes[t3]]
-                norm0, norm1, norm2, norm3 = inverse_norms[t], inverse_norms[t1], inverse_norms[t2], inverse_norms[t3]
-                for j in range(COLUMNS):
-                    score0 = (row0[j] * unit + products[j] * factor[j] + shift[j]) * norm0
-                    score1 = (row1[j] * unit + products[COLUMNS + j] * factor[j] + shift[j]) * norm1
-                    score2 = (row2[j] * unit + products[2 * COLUMNS + j] * factor[j] + shift[j]) * norm2
-                    score3 = (row3[j] * unit + products[3 * COLUMNS + j] * factor[j] + shift[j]) * norm3
-                    best[j] = max(best[j], max(max(score0, score1), max(score2, score3)))
+                for row in range(ROWS):
+                    token = min(t + row, end - 1)
+                    centroid = (block * num_centroids + codes[token]) * COLUMNS
+                    norm = inverse_norms[token]
+                    raise_best(products, row, table, centroid, fine_unit, factors, shifts, block * COLUMNS, norm, best)
             for j in range(min(COLUMNS, num_tokens - block * COLUMNS)):
                 total += best[j]
         scores[i] = total

@@ -1,10 +1,11 @@
-"""The two inner loops of the CPU search that a compiler does not find by itself, written as LLVM vectors for numba.
+"""The inner loops of the CPU search that a compiler does not find by itself, written as LLVM vectors for numba.
 
 `dot_rows` multiplies bytes, 64 at an instruction where the processor can (AVX-512 VNNI), or 32 (AVX2), or 16 (Arm's
 dot product); others multiply pairs of 16 bits. All of them give the same integers: tokens have 7 bits, so that
 AVX2's 16-bit sums of two products cannot saturate. Nobody needs a C compiler: numba brings LLVM along. The choice
 follows the processor that numba compiles for, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change both.
 
+`decode_16` turns packed codes into bytes, 16 codes at an instruction, which looks them up in a table in a register.
 `max_rows` is the same everywhere: what matters is that the maxima stay in registers from one token to the next.
 
 Legend: a block is COLUMNS query tokens; a group is 4 dimensions, which one lane multiplies and adds up at once.
@@ -167,6 +168,114 @@ def dot_rows(typingctx, tokens, start, stride, groups, queries, query_start, out
 
     size = types.int64
     return types.void(tokens, size, size, size, queries, size, out), codegen
+
+
+# Each replaces 16 bytes below 16 by what stands at that place in a table of 16 bytes.
+
+
+def _lookup_x86(builder: ir.IRBuilder, table: ir.Value, places: ir.Value) -> ir.Value:
+    return _call(builder, "llvm.x86.ssse3.pshuf.b.128", table.type, table, places)
+
+
+def _lookup_arm(builder: ir.IRBuilder, table: ir.Value, places: ir.Value) -> ir.Value:
+    return _call(builder, "llvm.aarch64.neon.tbl1.v16i8", table.type, table, places)
+
+
+def _lookup_plain(builder: ir.IRBuilder, table: ir.Value, places: ir.Value) -> ir.Value:
+    """A tree of choices, a bit of the place at each level."""
+    undefined, everywhere = ir.Constant(table.type, ir.Undefined), _vector(_I32, 16)
+    chosen = [builder.shuffle_vector(table, undefined, ir.Constant(everywhere, [place] * 16)) for place in range(16)]
+    for bit in range(4):
+        of_bit = builder.and_(places, ir.Constant(table.type, [1 << bit] * 16))
+        is_set = builder.icmp_unsigned("!=", of_bit, ir.Constant(table.type, None))
+        chosen = [builder.select(is_set, odd, even) for even, odd in zip(chosen[::2], chosen[1::2])]
+    return chosen[0]
+
+
+_LOOKUPS = {"ssse3": _lookup_x86, "neon": _lookup_arm, "": _lookup_plain}
+LOOKUP = next(name for name in _LOOKUPS if not name or name in cpu_features())
+
+
+def emit_decode_16(
+    builder: ir.IRBuilder,
+    lookup: str,
+    nbits: int,
+    packed: ir.Value,  # int8*, 16 bytes of codes
+    table: ir.Value,  # int8*, 16 bytes
+    out: ir.Value,  # int8*, the first plane
+    stride: ir.Value,  # int64, bytes from a plane to the next
+) -> None:
+    """The instructions of `decode_16`, for one of `_LOOKUPS`."""
+    sixteen = _vector(_I8, 16)
+    codes = builder.load(builder.bitcast(packed, sixteen.as_pointer()), align=1)
+    levels = builder.load(builder.bitcast(table, sixteen.as_pointer()), align=1)
+    for plane in range(8 // nbits):
+        shifted = builder.lshr(codes, ir.Constant(sixteen, [8 - nbits * (plane + 1)] * 16))
+        places = builder.and_(shifted, ir.Constant(sixteen, [(1 << nbits) - 1] * 16))
+        target = builder.gep(out, [builder.mul(stride, ir.Constant(_I64, plane))])
+        decoded = _LOOKUPS[lookup](builder, levels, places)
+        builder.store(decoded, builder.bitcast(target, sixteen.as_pointer()), align=1)
+
+
+@intrinsic(prefer_literal=True)
+def decode_16(typingctx, nbits, packed, start, table, out, out_start, stride):  # type: ignore[no-untyped-def]
+    """The bytes for 16 bytes of packed codes: the first code of each byte, then the second of each, …, `stride` apart.
+
+    Arguments: `nbits` 1, 2 or 4, literally; `packed` uint8 flat, read from `start`; `table` (16,) uint8; `out` uint8
+    flat, written from `out_start`.
+    """
+    bits = nbits.literal_value
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays = signature.args
+        codes = _pointer(context, builder, arrays[1], args[1], args[2])
+        levels = _pointer(context, builder, arrays[3], args[3], ir.Constant(_I64, 0))
+        planes = _pointer(context, builder, arrays[4], args[4], args[5])
+        emit_decode_16(builder, LOOKUP, bits, codes, levels, planes, args[6])
+        return context.get_dummy_value()
+
+    size = types.int64
+    return types.void(nbits, packed, size, table, out, size, size), codegen
+
+
+@intrinsic
+def raise_best(typingctx, products, row, centroids, start, unit, factors, shifts, at, norm, best):  # type: ignore
+    """best[j] = max(best[j], (centroids[j] · unit + products[j] · factors[j] + shifts[j]) · norm) for a block.
+
+    Arguments: `products` int32 from `row` · COLUMNS; `centroids` int16 flat from `start`; `factors` and `shifts`
+    float32 from `at`; `unit`, `norm` float32; `best` (COLUMNS,) float32.
+    """
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays, lanes = signature.args, 16
+        floats = _vector(ir.FloatType(), lanes)
+
+        def load(array: int, place: ir.Value, element: ir.Type) -> ir.Value:
+            data = context.make_array(arrays[array])(context, builder, args[array]).data
+            vector = builder.bitcast(builder.gep(data, [place]), _vector(element, lanes).as_pointer())
+            return vector, builder.load(vector, align=1)
+
+        def spread(value: ir.Value) -> ir.Value:
+            alone = builder.insert_element(ir.Constant(floats, ir.Undefined), value, ir.Constant(_I32, 0))
+            zeros = ir.Constant(_vector(_I32, lanes), [0] * lanes)
+            return builder.shuffle_vector(alone, ir.Constant(floats, ir.Undefined), zeros)
+
+        unit, norm = spread(args[4]), spread(args[8])
+        first = builder.mul(args[1], ir.Constant(_I64, COLUMNS))
+        for column in range(0, COLUMNS, lanes):
+            step = ir.Constant(_I64, column)
+            product = builder.sitofp(load(0, builder.add(first, step), _I32)[1], floats)
+            centroid = builder.sitofp(load(2, builder.add(args[3], step), _I16)[1], floats)
+            factor, shift = (load(i, builder.add(args[7], step), ir.FloatType())[1] for i in (5, 6))
+            residual = builder.fadd(builder.fmul(product, factor), shift)
+            score = builder.fmul(builder.fadd(builder.fmul(centroid, unit), residual), norm)
+            place, before = load(9, step, ir.FloatType())
+            larger = builder.fcmp_ordered(">", score, before)
+            builder.store(builder.select(larger, score, before), place, align=1)
+        return context.get_dummy_value()
+
+    size, real = types.int64, types.float32
+    return types.void(products, size, centroids, size, real, factors, shifts, size, real, best), codegen
 
 
 @intrinsic

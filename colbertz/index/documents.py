@@ -219,8 +219,8 @@ class Documents:
         Raises:
             ValueError: if it is no such file or does not hold `count` documents.
         """
-        # One connection, because a second one could not open a file that is already deleted. A lock, because two
-        # threads would be given the same prepared statement and overwrite each other's parameters.
+        # One connection, because a second one could not open a file that is already deleted. A lock, because threads
+        # may share a connection only where SQLite was compiled so, and a filter's time limit is set on the connection.
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(

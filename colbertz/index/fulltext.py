@@ -40,7 +40,7 @@ def search_text(
         (segment, number, score) of each hit, best first, equal scores by segment and number.
     """
     lengths = [segment.lengths for segment in segments]
-    num_texts = sum(np.count_nonzero(each) for each in lengths)
+    num_texts = sum(int(np.count_nonzero(each)) for each in lengths)
     if not num_texts:
         return []
     average = sum(int(each.sum(dtype=np.int64)) for each in lengths) / num_texts

@@ -4,9 +4,10 @@ import gc
 import json
 import os
 import resource
+import sys
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,15 @@ def test_a_thousand_fields(tmp_path: Path) -> None:
 def test_words_and_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Crème brûlée, CREME!", None, "", "日本 – creme", "x" * 40_000, "日" * 20_000, "run running"]
     expected = [3, 0, 0, 2, 1, 1, 2]
-    for batch in (1, 20, 1 << 24):
+    for batch, batches_with_creme in ((1, 2), (40, 1), (1 << 24, 1)):
         monkeypatch.setattr(colbertz.index.documents, "BATCH_CHARACTERS", batch)
         path = tmp_path / f"{batch}.sqlite"
         documents = written(path, [Document(f"{i}", text) for i, text in enumerate(texts)])
         assert documents.lengths.tolist() == expected
         assert documents.occurrences(b"creme").tolist() == [0, 0, 3]
+        with documents.reading() as connection:
+            rows = connection.execute("SELECT first FROM postings WHERE word = ?", (b"creme",)).fetchall()
+        assert len(rows) == batches_with_creme
         assert documents.occurrences(b"run").tolist() == [6]
         assert documents.occurrences(b"nothing").tolist() == []
         ((long, _),) = find_words([(0, "日" * 20_000)])
@@ -144,6 +148,16 @@ def test_many_documents_without_text_and_a_long_one(tmp_path: Path) -> None:
     assert documents.occurrences(b"w7").tolist() == [2500] * 100
 
 
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Let threads take turns as often as can be, so that what they share comes to light."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("frequent_switches")
 def test_eight_threads_read_a_deleted_file(tmp_path: Path) -> None:
     path = tmp_path / "d.sqlite"
     documents = written(path, (Document(f"id{i}", f"text {i}", {"n": i}) for i in range(3000)))
@@ -168,6 +182,19 @@ def test_eight_threads_read_a_deleted_file(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_threads_wait_for_each_other(tmp_path: Path) -> None:
+    documents = written(tmp_path / "d.sqlite", DOCUMENTS)
+    reads = [lambda: documents[0], lambda: list(documents), lambda: documents.lengths]
+    with documents.reading():
+        threads = [threading.Thread(target=read) for read in reads]
+        for thread in threads:
+            thread.start()
+            thread.join(0.05)
+        assert all(thread.is_alive() for thread in threads)
+    for thread in threads:
+        thread.join()
 
 
 def test_the_file_is_closed_with_the_object(tmp_path: Path) -> None:
