@@ -9,7 +9,7 @@ import numpy as np
 
 @numba.njit(nogil=True, cache=True)
 def row_best(scores, columns, best, places):  # type: ignore[no-untyped-def]
-    """The largest of the first `columns` in each row of `scores` (at least as many rows as `best`), the first of equals.
+    """The largest of the first `columns` in each of the first N rows of `scores`, the first of equals.
 
     Out: `best` (N,) float32, `places` (N,) int32.
     """

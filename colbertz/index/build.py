@@ -28,13 +28,13 @@ from colbertz.index.documents import Document, DocumentWriter, write_documents
 from colbertz.index.layout import BUILD, MANIFEST, Manifest, SegmentFiles, write_atomically
 from colbertz.index.stream import Described, Embeddings, checked, chunked
 from colbertz.index.write import (
-    CodeWriter,
     commit,
     next_name,
     only_writer,
     refuse_foreign,
     remove_leftovers,
     segment_info,
+    write_codes,
     write_lists,
 )
 from colbertz.ragged import Ragged
@@ -84,36 +84,49 @@ def build(
     with only_writer(root):
         old = Manifest.load(root) if (root / MANIFEST).exists() else None
         remove_leftovers(root, old)
-        generation = old.generation + 1 if old else 1
-        work = _Work(root / BUILD, settings, None if show_progress is None else not show_progress)
-        try:
-            segment = work.folder / "segment"
-            segment.mkdir(exist_ok=True)
-            chunks = work.store_chunks(embeddings, described, segment)
-            codec = work.train(chunks)
-            num_far = work.encode(chunks, codec, SegmentFiles(segment))
-            doclens = np.array([length for chunk in chunks for length in chunk.doclens], dtype=np.int64)
-            write_lists(SegmentFiles(segment), doclens, len(codec.centroids))
-        except (ValueError, TypeError):
-            shutil.rmtree(work.folder)  # the input is wrong: there is nothing to go on with
-            raise
-        folders = [root / next_name(kind, generation) for kind in ("codec", "segment")]
-        for source, target in zip((work.folder / "codec", segment), folders):
-            source.rename(target)
-        manifest = Manifest(
-            generation=generation,
-            codec=folders[0].name,
-            segments=(segment_info(folders[1].name, doclens, num_far),),
-            files={},
-            embedding_dim=codec.embedding_dim,
-            nbits=codec.nbits,
-            next_number=len(doclens),
-            trained_on=int(doclens.sum()),
-            model=settings.model,
-            fingerprint=settings.fingerprint,
-        )
-        commit(root, manifest, folders)
-        shutil.rmtree(work.folder)
+        write(root, old, embeddings, settings, described, show_progress=show_progress)
+
+
+def write(
+    root: Path,
+    old: Manifest | None,
+    embeddings: Embeddings,
+    settings: Settings,
+    described: Described,
+    *,
+    show_progress: bool | None,
+    next_number: int = 0,
+) -> None:
+    """Build an index in place of `old`, by the process that holds the lock; see `Manifest.next_number`."""
+    generation = old.generation + 1 if old else 1
+    work = _Work(root / BUILD, settings, None if show_progress is None else not show_progress)
+    segment = work.folder / "segment"
+    try:
+        chunks = work.store_chunks(embeddings, described, SegmentFiles(segment))
+        codec = work.train(chunks)
+        num_far = work.encode(chunks, codec, SegmentFiles(segment))
+    except (ValueError, TypeError):
+        shutil.rmtree(work.folder)  # the input is wrong: there is nothing to go on with
+        raise
+    doclens = np.array([length for chunk in chunks for length in chunk.doclens], dtype=np.int64)
+    write_lists(SegmentFiles(segment), doclens, len(codec.centroids))
+    folders = [root / next_name(kind, generation) for kind in ("codec", "segment")]
+    for source, target in zip((work.folder / "codec", segment), folders):
+        source.rename(target)
+    manifest = Manifest(
+        generation=generation,
+        codec=folders[0].name,
+        segments=(segment_info(folders[1].name, doclens, num_far),),
+        files={},
+        embedding_dim=codec.embedding_dim,
+        nbits=codec.nbits,
+        next_number=max(next_number, len(doclens)),
+        trained_on=int(doclens.sum()),
+        model=settings.model,
+        fingerprint=settings.fingerprint,
+    )
+    commit(root, manifest, folders)
+    shutil.rmtree(work.folder)
 
 
 class _Work:
@@ -122,14 +135,11 @@ class _Work:
     def __init__(self, folder: Path, settings: Settings, quiet: bool | None) -> None:
         self.folder = folder
         self.settings = settings
-        self.quiet = quiet
+        self.bar: dict[str, Any] = {"unit_scale": True, "disable": quiet, "leave": False}
         wanted = json.loads(json.dumps(asdict(settings)))
-        self.progress: dict[str, Any] = {"settings": wanted, "codec": False, "encoded": 0, "num_far": 0}
-        try:
-            self.progress = json.loads(self._progress_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            pass
-        if self.progress["settings"] != wanted:
+        file = self._progress_file
+        self.progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if self.progress.get("settings") != wanted:
             shutil.rmtree(folder, ignore_errors=True)
             self.progress = {"settings": wanted, "codec": False, "encoded": 0, "num_far": 0}
         (folder / "chunks").mkdir(parents=True, exist_ok=True)
@@ -156,14 +166,14 @@ class _Work:
         with rows.open("rb") as file:
             return chunk if hashlib.file_digest(file, "sha256").hexdigest() == chunk.sha256 else None
 
-    def store_chunks(self, embeddings: Embeddings, described: Described, segment: Path) -> list[Chunk]:
+    def store_chunks(self, embeddings: Embeddings, described: Described, files: SegmentFiles) -> list[Chunk]:
         """Step 1. Documents and embeddings are walked in step, so each may be a generator."""
-        files = SegmentFiles(segment)
+        files.folder.mkdir(exist_ok=True)
         files.documents.unlink(missing_ok=True)
         chunks: list[Chunk] = []
         with (
             write_documents(files.documents) as writer,
-            tqdm(desc="storing", unit=" tokens", unit_scale=True, disable=self.quiet, leave=False) as bar,
+            tqdm(desc="storing", unit=" tokens", **self.bar) as bar,
         ):
             if callable(embeddings):
                 chunks = self._keep(described, writer)
@@ -225,10 +235,8 @@ class _Work:
         folder.mkdir()
         num_tokens = sum(sum(chunk.doclens) for chunk in chunks)
         sample = self._sample(chunks, num_tokens)
-        with tqdm(total=5, desc="training", bar_format="{desc} {elapsed}", disable=self.quiet, leave=False) as bar:
-            codec = codecs.train(
-                sample, num_tokens, self.settings.nbits, self.settings.seed, lambda what: bar.set_description(what)
-            )
+        with tqdm(desc="training", bar_format="{desc} {elapsed}", **self.bar) as bar:
+            codec = codecs.train(sample, num_tokens, self.settings.nbits, self.settings.seed, bar.set_description)
         codec.save(folder)
         self._save(codec=True)
         return Codec.load(folder)
@@ -257,27 +265,19 @@ class _Work:
         """Step 3. Returns the number of tokens that are far from their centroids."""
         doclens = [sum(chunk.doclens) for chunk in chunks]
         done = self.progress["encoded"]
-        writer = CodeWriter(files, codec, sum(doclens), first=sum(doclens[:done]))
-        try:
-            with tqdm(
-                total=sum(doclens),
-                initial=sum(doclens[:done]),
-                desc="coding",
-                unit=" tokens",
-                unit_scale=True,
-                disable=self.quiet,
-                leave=False,
-            ) as bar:
-                for number in range(done, len(chunks)):
-                    rows = np.load(self._chunk_files(number)[0], allow_pickle=False)
-                    encoded, distances = codec.encode(torch.from_numpy(rows))
-                    writer.write(encoded)
-                    writer.sync()
-                    far = int((distances > codec.cluster_threshold).sum())
-                    self._save(encoded=number + 1, num_far=self.progress["num_far"] + far)
-                    bar.update(len(rows))
-        finally:
-            writer.close()
+        first = sum(doclens[:done])
+        with (
+            write_codes(files, codec, first) as writer,
+            tqdm(desc="coding", total=sum(doclens), initial=first, unit=" tokens", **self.bar) as bar,
+        ):
+            for number in range(done, len(chunks)):
+                rows = np.load(self._chunk_files(number)[0], allow_pickle=False)
+                encoded, distances = codec.encode(torch.from_numpy(rows))
+                writer.write(encoded)
+                writer.sync()
+                far = int((distances > codec.cluster_threshold).sum())
+                self._save(encoded=number + 1, num_far=self.progress["num_far"] + far)
+                bar.update(len(rows))
         num_far: int = self.progress["num_far"]
         return num_far
 

@@ -11,7 +11,7 @@ Legend: N tokens, E embedding dim, K centroids.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ class Codec:
         bucket_cutoffs: (2^nbits - 1,) float32, ascending.
         bucket_weights: (2^nbits,) float32.
         avg_residual: (E,) float32, the mean absolute residual of each dimension; other programs' files have it.
-        cluster_threshold: the 0.75 quantile of the residuals' norms; a token farther than that is not near its centroid.
+        cluster_threshold: the 0.75 quantile of the residuals' norms; tokens farther than that are far from all cells.
     """
 
     centroids: Tensor
@@ -123,20 +123,15 @@ class Codec:
         run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
         return out
 
-    def extended(self, far: Tensor, seed: int, tokens_per_centroid: float) -> "Codec":
+    def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
         """With new centroids for tokens (N, E) that are far from all: as many as the index has for so many tokens.
 
-        The others keep their numbers, so everything coded before stays as it is.
+        The others keep their numbers, so everything coded before stays as it is, and no number outgrows `code_dtype`.
         """
-        count = min(len(far), max(1, round(len(far) / tokens_per_centroid)))
-        centroids = kmeans.train(far.to("cpu", torch.float32), count, seed).half().float()
-        return Codec(
-            torch.cat([self.centroids, centroids]),
-            self.bucket_cutoffs,
-            self.bucket_weights,
-            self.avg_residual,
-            self.cluster_threshold,
-        )
+        room = np.iinfo(code_dtype).max + 1 - len(self.centroids)
+        count = min(len(far), room, max(1, round(len(far) / tokens_per_centroid)))
+        new = kmeans.train(far.to("cpu", torch.float32), count, seed=0).half().float()
+        return replace(self, centroids=torch.cat([self.centroids, new]))
 
     def save(self, folder: Path) -> None:
         """Write the files `FILES` into `folder`."""

@@ -83,12 +83,17 @@ def find_words(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[bytes, np.nda
 
 
 class DocumentWriter:
-    """Appends documents to a new file. Use through `write_documents`."""
+    """Appends documents to a new file. Use through `write_documents`.
+
+    Attributes:
+        count: documents so far.
+        fields: their metadata keys that have a column, in lower case.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.count = 0
+        self.fields: set[str] = set()
         self._connection = connection
-        self._fields: set[str] = set()
         # Texts whose words are yet to be counted, and the first document that is.
         self._texts: list[tuple[int, str]] = []
         self._characters = 0
@@ -138,7 +143,7 @@ class DocumentWriter:
                 continue
             if name in columns:
                 raise ValueError(f"{where}: two metadata keys differ only in the case of {key!r}; rename one of them")
-            if name not in self._fields:
+            if name not in self.fields:
                 self._new_field(key, where)
             columns[name] = _column_value(value)
         names = "".join(f", {quoted(name)}" for name in columns)
@@ -150,13 +155,13 @@ class DocumentWriter:
     def _new_field(self, key: str, where: str) -> None:
         if "\0" in key:
             raise ValueError(f"{where}: metadata key {key!r} holds a NUL character; rename it")
-        if len(self._fields) == MAX_FIELDS:
+        if len(self.fields) == MAX_FIELDS:
             raise ValueError(
                 f"{where}: {key!r} is one metadata key more than the {MAX_FIELDS:,} that an index can hold; keys "
                 'should be the names of fields: put what varies into values, as in {"name": …, "value": …}'
             )
         self._connection.execute(f"ALTER TABLE fields ADD COLUMN {quoted(key)}")
-        self._fields.add(fold(key))
+        self.fields.add(fold(key))
 
     def count_words(self) -> None:
         """Write the inverted index of the documents since the last call."""

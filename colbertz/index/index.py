@@ -1,22 +1,25 @@
 """`Index`: build it, open it, search it, change it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from colbertz.index import build as building
-from colbertz.index import change, filters, fulltext, fusion
-from colbertz.index.codec import NBITS, Codec
-from colbertz.index.layout import Manifest, checksum, quick_checksum
-from colbertz.index.search import Effort, Found, Snapshot, exact_search, search
-from colbertz.index.segment import open_segment
-from colbertz.index.stream import Described, Embeddings
+from colbertz.index import change, filters, fulltext
+from colbertz.index import fusion as fusions
+from colbertz.index.codec import NBITS
+from colbertz.index.layout import Manifest, file_sha256
+from colbertz.index.search import Effort, exact_search, search
+from colbertz.index.snapshot import Snapshot, numbers_of, open_snapshot
+from colbertz.index.stream import Embeddings
 from colbertz.ragged import Ragged
+
+_FUSIONS = {"reciprocal_rank": fusions.reciprocal_rank, "weighted": fusions.weighted}
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Index:
             ValueError: if it is not an index, is damaged, or was written by another version.
         """
         root = Path(path)
-        return cls(root, _open(root))
+        return cls(root, open_snapshot(root))
 
     def refresh(self) -> bool:
         """See what has been written since; returns whether anything was.
@@ -133,7 +136,7 @@ class Index:
         """
         if Manifest.load(self.path) == self.manifest:
             return False
-        self._snapshot = _open(self.path)
+        self._snapshot = open_snapshot(self.path)
         return True
 
     # -- searching -------------------------------------------------------------------------------------------------
@@ -182,6 +185,77 @@ class Index:
             found = search(snapshot, queries, k, effort, allowed)
         return [_hits(snapshot, numbers.tolist(), scores.tolist()) for numbers, scores in found]
 
+    def search_text(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        where: str | None = None,
+        parameters: Sequence[Any] = (),
+        subset: Iterable[str] | None = None,
+    ) -> list[list[Hit]]:
+        """The `k` documents whose texts have the highest BM25 for each query; documents without any of its words miss.
+
+        Queries are plain text, without a syntax. Arguments and errors are those of `search`.
+        """
+        check_k(k)
+        if isinstance(queries, str):
+            raise TypeError(f"queries must be a list of strings, got the string {queries!r}")
+        snapshot = self._snapshot
+        allowed = _allowed(snapshot, where, parameters, subset)
+        documents = [segment.documents for segment in snapshot.segments]
+        answers = []
+        for query in queries:
+            found = fulltext.search_text(documents, query, k, allowed) if documents else []
+            numbers = [int(snapshot.firsts[segment]) + number for segment, number, _ in found]
+            answers.append(_hits(snapshot, numbers, [score for _, _, score in found]))
+        return answers
+
+    def search_hybrid(
+        self,
+        queries: Ragged,
+        texts: Sequence[str],
+        k: int = 10,
+        *,
+        text_weight: float = 0.3,
+        fusion: Literal["reciprocal_rank", "weighted"] = "reciprocal_rank",
+        depth: int | None = None,
+        **options: Any,
+    ) -> list[list[Hit]]:
+        """The `k` best documents by MaxSim and BM25 together.
+
+        Args:
+            queries: as for `search`.
+            texts: the same queries as text.
+            k: hits a query.
+            text_weight: how much BM25 counts, from 0 to 1; MaxSim counts the rest.
+            fusion: by ranks (Cormack et al. 2009), or by scores brought to 0 … 1 and summed.
+            depth: hits of each kind that are fused; None for 100, or `k` if that is more.
+            **options: those of `search`; filters hold for both.
+
+        Raises:
+            ValueError, KeyError, TypeError: as `search`, for a weight that is not between 0 and 1, another fusion, or
+                if there are not as many texts as queries.
+        """
+        if fusion not in _FUSIONS:
+            raise ValueError(f"fusion must be one of {', '.join(_FUSIONS)}, got {fusion!r}")
+        if not 0 <= text_weight <= 1:
+            raise ValueError(f"text_weight must be between 0 and 1, got {text_weight!r}")
+        if isinstance(texts, str) or len(texts) != len(queries):
+            raise ValueError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
+        check_k(k)
+        depth = max(k, depth or 100)
+        filter_options = {name: value for name, value in options.items() if name in ("where", "parameters", "subset")}
+        by_maxsim = self.search(queries, depth, **options)
+        by_words = self.search_text(texts, depth, **filter_options)
+        answers = []
+        for rankings in zip(by_maxsim, by_words):
+            hits = {hit.id: hit for ranking in rankings for hit in ranking}
+            scores = [[(hit.id, hit.score) for hit in ranking] for ranking in rankings]
+            fused = _FUSIONS[fusion](scores, [1 - text_weight, text_weight])[:k]
+            answers.append([replace(hits[str(id)], score=score) for id, score in fused])
+        return answers
+
     def token_scores(self, query: Tensor, id: str) -> Tensor:
         """How a score comes about: the dot products (S, T) of a query's tokens (S, E) with a document's decoded tokens.
 
@@ -193,9 +267,103 @@ class Index:
         """
         query = checked_queries(Ragged.from_list([query]), self.embedding_dim)[0]
         snapshot = self._snapshot
-        number = _numbers_of(snapshot, [id])
+        number = numbers_of(snapshot, [id])
         scores: Tensor = query @ snapshot.decode(number).values.T
         return scores
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        embeddings: Ragged | Iterable[Ragged],
+        *,
+        ids: Iterable[str] | None = None,
+        texts: Iterable[str | None] | None = None,
+        metadata: Iterable[dict[str, Any]] | None = None,
+        on_duplicate: Literal["error", "replace"] = "error",
+    ) -> None:
+        """Add documents, visible together once all are on disk; other open indexes see them after `refresh`.
+
+        If most of the new tokens are far from all centroids, centroids are added for them.
+
+        Args:
+            embeddings, ids, texts, metadata: as for `build`. Without ids, numbers go on where they ended.
+            on_duplicate: what to do with ids that are there already: "error", or "replace" the old documents.
+
+        Raises:
+            ValueError, TypeError: as for `build`, and for ids that are there already. Nothing has changed then.
+            BlockingIOError: if another process is writing.
+        """
+        if on_duplicate not in ("error", "replace"):
+            raise ValueError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
+        change.add(self.path, embeddings, ids=ids, texts=texts, metadata=metadata, on_duplicate=on_duplicate)
+        self.refresh()
+
+    def update(
+        self,
+        embeddings: Ragged | Iterable[Ragged],
+        *,
+        ids: Iterable[str],
+        texts: Iterable[str | None] | None = None,
+        metadata: Iterable[dict[str, Any]] | None = None,
+    ) -> None:
+        """Put new embeddings, texts and metadata in place of those of documents that are there, all at once.
+
+        Raises:
+            KeyError: if there is no document of an id. Nothing has changed then.
+            ValueError, TypeError, BlockingIOError: as for `add`.
+        """
+        change.add(
+            self.path,
+            embeddings,
+            ids=ids,
+            texts=texts,
+            metadata=metadata,
+            on_duplicate="replace",
+            only_known=True,
+        )
+        self.refresh()
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents; returns how many. Their space is free after `compact`.
+
+        Raises:
+            KeyError: if an id is not in the index. Nothing has changed then.
+            BlockingIOError: if another process is writing.
+        """
+        deleted = change.delete(self.path, ids)
+        self.refresh()
+        return deleted
+
+    def compact(self, *, retrain: bool = False, seed: int = 42, show_progress: bool | None = False) -> None:
+        """Merge all segments into one and drop deleted documents.
+
+        Args:
+            retrain: make new centroids for what is there now, from the decoded embeddings. Coding them once more
+                costs a little accuracy, but less than centroids made for other documents.
+            seed: of the new centroids.
+            show_progress: as for `build`.
+
+        Raises:
+            BlockingIOError: if another process is writing.
+            ValueError: if no document is left.
+        """
+        change.compact(self.path, retrain=retrain, seed=seed, show_progress=show_progress)
+        self.refresh()
+
+    def advice(self) -> str | None:
+        """What would make the index faster, smaller or better, if anything would; `add` logs it as a warning."""
+        return change.advice(self.manifest)
+
+    def check(self) -> None:
+        """Read every file and compare it with the checksum in the manifest.
+
+        Raises:
+            ValueError: naming the first file that differs.
+        """
+        for name, expected in self.manifest.files.items():
+            if file_sha256(self.path / name) != expected.sha256:
+                raise ValueError(f"{self.path / name} is damaged: its checksum is not the manifest's; build it again")
 
     def __len__(self) -> int:
         return self.manifest.num_documents
@@ -221,25 +389,6 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self):,} documents, {self.num_tokens:,} tokens of {self.embedding_dim})"
-
-
-def _open(root: Path) -> Snapshot:
-    manifest = Manifest.load(root)
-    while True:
-        try:
-            for name, expected in manifest.files.items():
-                if quick_checksum(root / name) != (expected.size, expected.quick):
-                    raise ValueError(f"{root / name} is damaged: it is not what was written; build the index again")
-            codec = Codec.load(root / manifest.codec)
-            segments = tuple(open_segment(root, info) for info in manifest.segments)
-            firsts = np.cumsum([0, *(len(segment) for segment in segments)])
-            return Snapshot(manifest, codec, segments, firsts)
-        except FileNotFoundError as error:
-            # Another process may have replaced the index since we read its manifest.
-            current = Manifest.load(root)
-            if current.generation == manifest.generation:
-                raise ValueError(f"{root} is damaged: {error.filename} is missing; build the index again") from error
-            manifest = current
 
 
 def _effort(k: int, n_ivf_probe: int | None, n_full_scores: int | None, num_cells: int) -> Effort:
@@ -285,7 +434,7 @@ def _allowed(
     if where is not None:
         chosen.append(filters.matching([segment.documents for segment in snapshot.segments], where, parameters))
     if subset is not None:
-        numbers = _numbers_of(snapshot, subset)
+        numbers = numbers_of(snapshot, subset)
         parts: list[np.ndarray] = [np.empty(0, np.int64)] * len(snapshot.segments)
         for at, part in snapshot.locate(numbers):
             parts[at] = numbers[part] - snapshot.firsts[at]
@@ -297,23 +446,6 @@ def _allowed(
             before = masks[at]
             masks[at] = mask if before is None else mask & before
     return masks
-
-
-def _numbers_of(snapshot: Snapshot, ids: Iterable[str]) -> np.ndarray:
-    """The numbers of documents by their ids, sorted, each once.
-
-    Raises:
-        KeyError: naming those that are not there.
-    """
-    if isinstance(ids, str):
-        raise TypeError(f"ids must be a list of strings, got the string {ids!r}")
-    wanted = list(dict.fromkeys(ids))
-    found = change.find(snapshot, wanted)
-    missing = [id for id in wanted if id not in found]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise KeyError(f"the index has no document {', '.join(map(repr, missing[:3]))}{more}")
-    return np.sort(np.array([found[id] for id in wanted], dtype=np.int64))
 
 
 def _hits(snapshot: Snapshot, numbers: Sequence[int], scores: Sequence[float]) -> list[Hit]:

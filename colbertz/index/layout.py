@@ -239,10 +239,15 @@ def sync_files(paths: Iterable[Path]) -> None:
             os.fsync(file.fileno())
 
 
+def file_sha256(path: Path) -> str:
+    """Of the whole file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def checksum(path: Path) -> Checksum:
     """Read the whole file."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     size, quick = quick_checksum(path)
     return Checksum(size, quick, sha256)
 

@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from colbertz.index.codec import Codec
-from colbertz.index.layout import Manifest
-from colbertz.index.segment import Segment
-from colbertz.kernels import plaid_cpu, residuals_cpu
+from colbertz.index.snapshot import Snapshot, allowed_numbers
+from colbertz.kernels import plaid_cpu
+from colbertz.kernels.simd import COLUMNS, ROWS
 from colbertz.kernels.threads import parts, run
 from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
@@ -41,47 +40,6 @@ _FINE, _COARSE = 32767, 127
 
 # For each query: numbers of the documents found, best first, and their scores.
 Found = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """An index as it was when it was opened: nothing a writer does later changes it.
-
-    Attributes:
-        firsts: (segments + 1,) int64, the number of each segment's first document; documents are numbered through.
-    """
-
-    manifest: Manifest
-    codec: Codec
-    segments: tuple[Segment, ...]
-    firsts: np.ndarray
-
-    @functools.cached_property
-    def centroids(self) -> plaid_cpu.PackedCentroids:
-        return plaid_cpu.pack_centroids(self.codec.centroids.numpy())
-
-    @functools.cached_property
-    def levels(self) -> tuple[np.ndarray, float, float]:
-        """Bucket weights in 7 bits, w ≈ low + level · step: the levels of each byte of codes, `low` and `step`."""
-        weights = self.codec.bucket_weights.numpy()
-        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
-        levels = np.rint((weights - low) / step).astype(np.uint8)
-        of_byte = np.ascontiguousarray(levels[residuals_cpu.buckets_of_byte(self.codec.nbits)])
-        return of_byte.view(f"u{of_byte.shape[1]}").reshape(256), low, step
-
-    def locate(self, numbers: np.ndarray) -> Iterator[tuple[int, slice]]:
-        """The segments of sorted document numbers: which, and the part of `numbers` that is there."""
-        bounds = np.searchsorted(numbers, self.firsts)
-        for segment in range(len(self.segments)):
-            if bounds[segment] < bounds[segment + 1]:
-                yield segment, slice(int(bounds[segment]), int(bounds[segment + 1]))
-
-    def decode(self, numbers: np.ndarray) -> Ragged:
-        """The decoded embeddings of documents whose numbers are sorted."""
-        return Ragged.cat(
-            self.segments[segment].decode(self.codec, numbers[part] - self.firsts[segment])
-            for segment, part in self.locate(numbers)
-        )
 
 
 @dataclass(frozen=True)
@@ -145,10 +103,10 @@ class _Cascade:
         self, snapshot: Snapshot, query: np.ndarray, k: int, effort: Effort, allowed: Sequence[np.ndarray | None]
     ) -> None:
         self.snapshot, self.query, self.k, self.effort, self.allowed = snapshot, query, k, effort, allowed
-        self.packed = plaid_cpu.pack_query(query)
+        self.packed = plaid_cpu.pack_query(query, snapshot.byte_order)
         # Scores are stored as steps of this: no score can be larger than the product of the longest vectors.
         self.longest = self.packed.longest * snapshot.centroids.longest * 1.02
-        self.fine, self.coarse = _tables(len(self.packed.units) // plaid_cpu.COLUMNS, snapshot.centroids.num_centroids)
+        self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
     def run(self) -> Found:
         cells, gains = self.probe()
@@ -167,12 +125,9 @@ class _Cascade:
         factors = packed.units * np.float32(unit)
         shifts = -64 * packed.sums * factors
         n = min(self.effort.n_ivf_probe, num_centroids - 1) + 1
-        bounds = [
-            (first * plaid_cpu.ROWS, min(last * plaid_cpu.ROWS, num_centroids))
-            for first, last in parts(-(-num_centroids // plaid_cpu.ROWS))
-        ]
-        cells = np.empty((len(bounds), blocks, plaid_cpu.COLUMNS, n), np.int32)
-        scores = np.empty_like(cells)
+        bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
+        own_cells = np.empty((len(bounds), blocks, COLUMNS, n), np.int32)
+        own_scores = np.empty_like(own_cells)
 
         def score(part: int) -> None:
             first, last = bounds[part]
@@ -180,11 +135,11 @@ class _Cascade:
                 plaid_cpu.score_centroids(
                     centroids.rows, first, last, packed.rows, block, factors, shifts, self.fine, self.coarse
                 )
-                plaid_cpu.best_cells(self.fine, block, first, last, cells[part, block], scores[part, block])
+                plaid_cpu.best_cells(self.fine, block, first, last, own_cells[part, block], own_scores[part, block])
 
         run([functools.partial(score, part) for part in range(len(bounds))])
         # (blocks · COLUMNS, parts · n), of which the first S rows are query tokens.
-        cells, scores = (x.transpose(1, 2, 0, 3).reshape(blocks * plaid_cpu.COLUMNS, -1) for x in (cells, scores))
+        cells, scores = (x.transpose(1, 2, 0, 3).reshape(blocks * COLUMNS, -1) for x in (own_cells, own_scores))
         cells, scores = cells[: packed.num_tokens], scores[: packed.num_tokens]
         best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
         cells, scores = np.take_along_axis(cells, best, 1), np.take_along_axis(scores, best, 1)
@@ -228,7 +183,7 @@ class _Cascade:
         levels, low, step = self.snapshot.levels
         factors = self.packed.units * np.float32(step)
         shifts = self.packed.units * self.packed.sums * np.float32(low)
-        unit = self.longest / _FINE
+        unit = np.float32(self.longest / _FINE)
         head = (self.fine, unit, self.packed.rows, factors, shifts, self.packed.num_tokens)
         return self.on_segments(
             numbers,
@@ -238,8 +193,9 @@ class _Cascade:
                 segment.offsets,
                 segment.codes,
                 segment.residuals,
+                self.snapshot.codec.nbits,
                 levels,
-                self.snapshot.centroids.rows.shape[1],
+                len(self.snapshot.byte_order),
                 segment.inverse_norms,
             ),
         )
@@ -274,21 +230,11 @@ _local = threading.local()
 
 def _tables(blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
     """This thread's tables of centroid scores. Fresh memory would cost as much as filling it: the system clears it."""
-    size = blocks * num_centroids * plaid_cpu.COLUMNS
+    size = blocks * num_centroids * COLUMNS
     if getattr(_local, "size", 0) < size:
         _local.fine, _local.coarse, _local.size = np.empty(size, np.int16), np.empty(size, np.int8), size
-    shape = (blocks, num_centroids, plaid_cpu.COLUMNS)
+    shape = (blocks, num_centroids, COLUMNS)
     return _local.fine[:size].reshape(shape), _local.coarse[:size].reshape(shape)
-
-
-def allowed_numbers(snapshot: Snapshot, allowed: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The numbers of all documents that may be found, sorted."""
-    return np.concatenate(
-        [
-            first + (np.arange(len(segment)) if mask is None else np.flatnonzero(mask))
-            for segment, mask, first in zip(snapshot.segments, allowed, snapshot.firsts)
-        ]
-    )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """A segment: documents that were added together, coded, with an inverted list for each cell. It never changes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +41,20 @@ class Segment:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def lengths_and_tokens(self, numbers: np.ndarray) -> tuple[np.ndarray, slice | np.ndarray]:
+        """How many tokens some documents have, and where these are: a slice if they follow one another."""
+        lengths = self.offsets[numbers + 1] - self.offsets[numbers]
+        if not len(numbers):
+            return lengths, slice(0, 0)
+        if numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all():
+            return lengths, slice(int(self.offsets[numbers[0]]), int(self.offsets[numbers[-1] + 1]))
+        ends = np.cumsum(lengths)
+        return lengths, np.arange(ends[-1]) + np.repeat(self.offsets[numbers] - ends + lengths, lengths)
+
     def decode(self, codec: Codec, numbers: np.ndarray) -> Ragged:
         """The decoded embeddings of some documents, float32."""
-        lengths = self.offsets[numbers + 1] - self.offsets[numbers]
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if len(ends) else 0
-        rows = np.arange(total) + np.repeat(self.offsets[numbers] - ends + lengths, lengths)
-        if total and rows[-1] - rows[0] == total - 1 and (np.diff(numbers) == 1).all():
-            chosen: slice | np.ndarray = slice(int(rows[0]), int(rows[-1]) + 1)
-        else:
-            chosen = rows
-        values = codec.decode(self.codes[chosen], self.residuals[chosen], self.inverse_norms[chosen])
+        lengths, tokens = self.lengths_and_tokens(numbers)
+        values = codec.decode(self.codes[tokens], self.residuals[tokens], self.inverse_norms[tokens])
         return Ragged.from_lengths(values, torch.from_numpy(lengths))
 
 
@@ -62,8 +66,9 @@ def open_segment(root: Path, info: SegmentInfo) -> Segment:
         ValueError: if they do not fit each other or the manifest.
     """
     files = SegmentFiles(root / info.name)
+    # Plain arrays over the maps: numpy's memmap class makes every slice slow.
     codes, residuals, inverse_norms, ivf = (
-        np.load(path, mmap_mode="r", allow_pickle=False)
+        np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         for path in (files.codes, files.residuals, files.inverse_norms, files.ivf)
     )
     offsets, ivf_offsets = (
@@ -76,13 +81,11 @@ def open_segment(root: Path, info: SegmentInfo) -> Segment:
     if info.deleted is not None:
         live = np.ones(info.num_documents, bool)
         live[np.load(root / info.deleted, allow_pickle=False)] = False
-    # Plain arrays over the maps: numpy's memmap class makes every slice slow.
-    maps = (np.asarray(array) for array in (codes, residuals, inverse_norms))
     documents = Documents(files.documents, info.num_documents)
-    return Segment(*maps, offsets, np.asarray(ivf), ivf_offsets, live, documents)
+    return Segment(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets, live, documents)
 
 
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
+def offsets_of(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
     """(n + 1,) int64 from (n,)."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -62,7 +62,7 @@ class Described:
 
     def put_back(self, documents: list[Document]) -> None:
         """Take the latest documents once more next time."""
-        columns = {
+        columns: dict[str, list[Any]] = {
             "ids": [document.id for document in documents],
             "texts": [document.text for document in documents],
             "metadata": [document.metadata for document in documents],

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -110,40 +111,61 @@ def next_name(kind: str, generation: int) -> str:
 
 
 class CodeWriter:
-    """Writes the arrays of a segment whose size is known, from front to back.
+    """Writes codes, residuals and norms of a segment from front to back.
 
     Ordinary writes: on a full disk they raise OSError, where a mapped file would kill the process.
     """
 
-    def __init__(self, files: SegmentFiles, codec: Codec, num_tokens: int, *, first: int = 0) -> None:
+    def __init__(self, files: SegmentFiles, codec: Codec, first: int = 0) -> None:
         """Create the files, or open those that are there and go on at token `first`."""
-        shapes = {
-            files.codes: (codec.code_dtype, (num_tokens,)),
-            files.residuals: (np.dtype(np.uint8), (num_tokens, codec.embedding_dim * codec.nbits // 8)),
-            files.inverse_norms: (np.dtype(np.float32), (num_tokens,)),
-        }
-        self._files = []
-        for path, (dtype, shape) in shapes.items():
+        row = codec.embedding_dim * codec.nbits // 8
+        self.num_tokens = first
+        self.code_dtype = codec.code_dtype
+        self._arrays: list[tuple[BinaryIO, np.dtype, tuple[int, ...]]] = []
+        for path, dtype, shape in (
+            (files.codes, codec.code_dtype, ()),
+            (files.residuals, np.dtype(np.uint8), (row,)),
+            (files.inverse_norms, np.dtype(np.float32), ()),
+        ):
             file = path.open("r+b" if first else "wb")
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.seek(first * dtype.itemsize * math.prod(shape[1:]), os.SEEK_CUR)
-            self._files.append(file)
+            self._arrays.append((file, dtype, shape))
+            self._write_header(file, dtype, shape)
+            file.seek(first * dtype.itemsize * math.prod(shape), os.SEEK_CUR)
+            file.truncate()
+
+    def _write_header(self, file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        """Numpy pads a header so that it keeps its size while the first axis grows: it is written again at the end."""
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (self.num_tokens, *shape)})
 
     def write(self, encoded: Encoded) -> None:
         """Write the next tokens."""
-        for file, array in zip(self._files, (encoded.codes, encoded.residuals, encoded.inverse_norms)):
-            file.write(np.ascontiguousarray(array).data)
+        self.num_tokens += len(encoded.codes)
+        for (file, dtype, _), array in zip(self._arrays, (encoded.codes, encoded.residuals, encoded.inverse_norms)):
+            file.write(np.ascontiguousarray(array, dtype).data)
 
     def sync(self) -> None:
         """Wait until everything written is on the disk."""
-        for file in self._files:
+        for file, _, _ in self._arrays:
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        for file in self._files:
+        """Write the final size into the headers. Call it once everything is written."""
+        for file, dtype, shape in self._arrays:
+            file.seek(0)
+            self._write_header(file, dtype, shape)
             file.close()
+
+
+@contextmanager
+def write_codes(files: SegmentFiles, codec: Codec, first: int = 0) -> Iterator[CodeWriter]:
+    """A `CodeWriter` that is closed when the block ends, also by an error."""
+    writer = CodeWriter(files, codec, first)
+    try:
+        yield writer
+    finally:
+        writer.close()
 
 
 def write_lists(files: SegmentFiles, doclens: np.ndarray, num_cells: int) -> None:

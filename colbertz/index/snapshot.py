@@ -1,0 +1,119 @@
+"""An index as it was when it was opened: codec, segments, and where each document is."""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from colbertz.index.codec import Codec
+from colbertz.index.layout import Manifest, quick_checksum
+from colbertz.index.segment import Segment, offsets_of, open_segment
+from colbertz.kernels import plaid_cpu, residuals_cpu
+from colbertz.ragged import Ragged
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """An index as it was when it was opened: nothing a writer does later changes it.
+
+    Attributes:
+        firsts: (segments + 1,) int64, the number of each segment's first document; documents are numbered through.
+    """
+
+    manifest: Manifest
+    codec: Codec
+    segments: tuple[Segment, ...]
+    firsts: np.ndarray
+
+    @functools.cached_property
+    def byte_order(self) -> np.ndarray:
+        return plaid_cpu.byte_order(self.codec.embedding_dim, self.codec.nbits)
+
+    @functools.cached_property
+    def centroids(self) -> plaid_cpu.PackedCentroids:
+        return plaid_cpu.pack_centroids(self.codec.centroids.numpy(), self.byte_order)
+
+    @functools.cached_property
+    def levels(self) -> tuple[np.ndarray, float, float]:
+        """Bucket weights in 7 bits, w ≈ low + level · step: the levels by reversed bucket, `low` and `step`."""
+        weights = self.codec.bucket_weights.numpy()
+        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
+        levels = np.zeros(max(16, len(weights)), np.uint8)
+        levels[residuals_cpu.reversed_bits(self.codec.nbits)] = np.rint((weights - low) / step)
+        return levels, low, step
+
+    def locate(self, numbers: np.ndarray) -> Iterator[tuple[int, slice]]:
+        """The segments of sorted document numbers: which, and the part of `numbers` that is there."""
+        bounds = np.searchsorted(numbers, self.firsts)
+        for segment in range(len(self.segments)):
+            if bounds[segment] < bounds[segment + 1]:
+                yield segment, slice(int(bounds[segment]), int(bounds[segment + 1]))
+
+    def decode(self, numbers: np.ndarray) -> Ragged:
+        """The decoded embeddings of documents whose numbers are sorted."""
+        return Ragged.cat(
+            self.segments[segment].decode(self.codec, numbers[part] - self.firsts[segment])
+            for segment, part in self.locate(numbers)
+        )
+
+
+def open_snapshot(root: Path) -> Snapshot:
+    """Open what the manifest of `root` names; the errors are those of `Index.open`."""
+    manifest = Manifest.load(root)
+    while True:
+        try:
+            for name, expected in manifest.files.items():
+                if quick_checksum(root / name) != (expected.size, expected.quick):
+                    raise ValueError(f"{root / name} is damaged: it is not what was written; build the index again")
+            codec = Codec.load(root / manifest.codec)
+            segments = tuple(open_segment(root, info) for info in manifest.segments)
+            return Snapshot(manifest, codec, segments, offsets_of([len(segment) for segment in segments]))
+        except FileNotFoundError as error:
+            # Another process may have replaced the index since we read its manifest.
+            current = Manifest.load(root)
+            if current.generation == manifest.generation:
+                raise ValueError(f"{root} is damaged: {error.filename} is missing; build the index again") from error
+            manifest = current
+
+
+def find(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, int]:
+    """The numbers of those ids that are in the index and not deleted."""
+    found: dict[str, int] = {}
+    for segment, first in zip(snapshot.segments, snapshot.firsts.tolist()):
+        for id, number in zip(ids, segment.documents.numbers_of(ids)):
+            if number is not None and (segment.live is None or segment.live[number]):
+                found[id] = first + number
+    return found
+
+
+def numbers_of(snapshot: Snapshot, ids: Iterable[str]) -> np.ndarray:
+    """The numbers of documents by their ids, sorted, each once.
+
+    Raises:
+        KeyError: naming those that are not there.
+        TypeError: for ids that are not strings.
+    """
+    if isinstance(ids, str):
+        raise TypeError(f"ids must be a list of strings, got the string {ids!r}")
+    wanted = list(dict.fromkeys(ids))
+    for id in wanted:
+        if not isinstance(id, str):
+            raise TypeError(f"ids must be strings, got {id!r} ({type(id).__name__})")
+    found = find(snapshot, wanted)
+    missing = [id for id in wanted if id not in found]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise KeyError(f"the index has no document {', '.join(map(repr, missing[:3]))}{more}")
+    return np.sort(np.array([found[id] for id in wanted], dtype=np.int64))
+
+
+def allowed_numbers(snapshot: Snapshot, allowed: Sequence[np.ndarray | None]) -> np.ndarray:
+    """The numbers of all documents that may be found, sorted."""
+    return np.concatenate(
+        [
+            first + (np.arange(len(segment)) if mask is None else np.flatnonzero(mask))
+            for segment, mask, first in zip(snapshot.segments, allowed, snapshot.firsts)
+        ]
+    )
