@@ -5,11 +5,13 @@
     walk_lists          a first score for the documents in these cells' lists
     centroid_maxsim     MaxSim of a document as if each token were its centroid, from a table that fits in the cache
     residual_maxsim     MaxSim with the residuals, in integers straight from the packed codes
+    exact_maxsim        MaxSim over decoded vectors in float32, for the few that are left
 
-What is left is scored exactly (colbertz/index/search.py). All kernels work on a part of the items, so that several
+All kernels work on a part of the items, so that several
 threads can share a query, and release the GIL; one query on one thread calls them with everything.
 
-The approximations are those of 7- and 8-bit integers: of scores between -1 and 1 they change the third digit.
+The approximations before the last stage are those of 7- and 8-bit integers: of scores between -1 and 1 they change the
+third digit.
 
 Legend: K centroids, E embedding dim, S query tokens, COLUMNS query tokens a block (see simd.py).
 """
@@ -19,11 +21,14 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, raise_best
+from .residuals_cpu import decode_token
+from .simd import COLUMNS, ROWS, decode_16, dot_rows, dot_rows_float, max_rows, raise_best
 
 _GROUP = 4
 # Documents with the first score in the upper bits and the last query token that reached them in the lower.
 _TOKEN_BITS = 20
+# Tokens decoded before they are multiplied, a multiple of ROWS. A processor is slow to read what it has just written.
+_DECODED = 64
 
 
 def byte_order(dim: int, nbits: int) -> np.ndarray:
@@ -302,7 +307,7 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
     groups, num_bytes, packed = row_bytes // 4, residuals.shape[1], residuals.reshape(-1)
     stride = row_bytes // (8 // nbits)
     num_centroids, table = fine.shape[1], fine.reshape(-1)
-    decoded = np.zeros(ROWS * row_bytes, np.uint8)
+    decoded = np.zeros(_DECODED * row_bytes, np.uint8)
     products = np.empty(ROWS * COLUMNS, np.int32)
     best = np.empty(COLUMNS, np.float32)
     for i in range(first, last):
@@ -310,17 +315,67 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
         total = np.float32(0)
         for block in range(fine.shape[0] if start < end else 0):
             best[:] = -np.inf
-            for t in range(start, end, ROWS):
-                # After the last token its row is repeated: a maximum does not mind.
-                for row in range(ROWS):
-                    place = min(t + row, end - 1) * num_bytes
-                    decode_row(packed, place, num_bytes, nbits, levels, decoded, row * row_bytes, stride)
-                dot_rows(decoded, 0, row_bytes, groups, query_rows, block * groups * COLUMNS * 4, products)
-                for row in range(ROWS):
-                    token = min(t + row, end - 1)
-                    centroid = (block * num_centroids + codes[token]) * COLUMNS
-                    norm = inverse_norms[token]
-                    raise_best(products, row, table, centroid, fine_unit, factors, shifts, block * COLUMNS, norm, best)
+            for some in range(start, end, _DECODED):
+                for t in range(some, min(some + _DECODED, end)):
+                    out = (t - some) * row_bytes
+                    decode_row(packed, t * num_bytes, num_bytes, nbits, levels, decoded, out, stride)
+                for t in range(some, min(some + _DECODED, end), ROWS):
+                    place = (t - some) * row_bytes
+                    dot_rows(decoded, place, row_bytes, groups, query_rows, block * groups * COLUMNS * 4, products)
+                    for row in range(min(ROWS, end - t)):
+                        centroid = (block * num_centroids + codes[t + row]) * COLUMNS
+                        norm = inverse_norms[t + row]
+                        raise_best(
+                            products, row, table, centroid, fine_unit, factors, shifts, block * COLUMNS, norm, best
+                        )
             for j in range(min(COLUMNS, num_tokens - block * COLUMNS)):
                 total += best[j]
         scores[i] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def exact_maxsim(  # type: ignore[no-untyped-def]
+    query,  # (blocks, E, COLUMNS) float32
+    num_tokens,  # S
+    documents,  # int64
+    first,  # documents[first:last] are this call's
+    last,
+    offsets,  # (num_documents + 1,) int64
+    centroids,  # (K, E) float32
+    codes,  # (document tokens,) unsigned
+    residuals,  # (document tokens, E · nbits / 8) uint8
+    weights_of_byte,  # (256, 8 / nbits) float32
+    inverse_norms,  # (document tokens,) float32
+    scores,  # (documents,) float32 out
+):
+    dim, flat = centroids.shape[1], query.reshape(-1)
+    decoded = np.zeros((_DECODED, dim), np.float32)
+    tokens = decoded.reshape(-1)
+    products = np.empty(ROWS * COLUMNS, np.float32)
+    best = np.empty(query.shape[0] * COLUMNS, np.float32)
+    for i in range(first, last):
+        start, end = offsets[documents[i]], offsets[documents[i] + 1]
+        best[:] = -np.inf if start < end else 0
+        for some in range(start, end, _DECODED):
+            until = min(some + _DECODED, end)
+            for t in range(some, until):
+                decode_token(residuals[t], centroids[codes[t]], weights_of_byte, inverse_norms[t], decoded[t - some])
+            for block in range(query.shape[0]):
+                own = best[block * COLUMNS : (block + 1) * COLUMNS]
+                for t in range(some, until, ROWS):
+                    dot_rows_float(tokens, (t - some) * dim, dim, flat, block * dim * COLUMNS, products)
+                    for row in range(min(ROWS, until - t)):
+                        for j in range(COLUMNS):
+                            own[j] = max(own[j], products[row * COLUMNS + j])
+        total = 0.0
+        for j in range(num_tokens):
+            total += best[j]
+        scores[i] = total
+
+
+def float_blocks(query: np.ndarray) -> np.ndarray:
+    """(blocks, E, COLUMNS) from a query (S, E) float32, filled up with zeros."""
+    blocks = -(-len(query) // COLUMNS)
+    padded = np.zeros((blocks * COLUMNS, query.shape[1]), np.float32)
+    padded[: len(query)] = query
+    return np.ascontiguousarray(padded.reshape(blocks, COLUMNS, -1).transpose(0, 2, 1))

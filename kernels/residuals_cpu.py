@@ -90,6 +90,27 @@ def decoded_inverse_norms(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def decode_token(packed, centroid, weights_of_byte, norm, out):  # type: ignore[no-untyped-def]
+    """One token: `packed` (E · nbits / 8,), `centroid` and `out` (E,); see `decode`."""
+    # Loops of a known length, for the compiler to unroll.
+    if weights_of_byte.shape[1] == 1:
+        for byte in range(len(packed)):
+            out[byte] = (centroid[byte] + weights_of_byte[packed[byte], 0]) * norm
+    elif weights_of_byte.shape[1] == 2:
+        for byte in range(len(packed)):
+            for i in range(2):
+                out[2 * byte + i] = (centroid[2 * byte + i] + weights_of_byte[packed[byte], i]) * norm
+    elif weights_of_byte.shape[1] == 4:
+        for byte in range(len(packed)):
+            for i in range(4):
+                out[4 * byte + i] = (centroid[4 * byte + i] + weights_of_byte[packed[byte], i]) * norm
+    else:
+        for byte in range(len(packed)):
+            for i in range(8):
+                out[8 * byte + i] = (centroid[8 * byte + i] + weights_of_byte[packed[byte], i]) * norm
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def decode(  # type: ignore[no-untyped-def]
     first,  # the tokens first … last are this call's
     last,
@@ -100,10 +121,5 @@ def decode(  # type: ignore[no-untyped-def]
     inverse_norms,  # (N,) float32
     out,  # (N, E) float32 out
 ):
-    per_byte = weights_of_byte.shape[1]
     for n in range(first, last):
-        centroid, norm = centroids[codes[n]], inverse_norms[n]
-        for byte in range(packed.shape[1]):
-            for i in range(per_byte):
-                e = byte * per_byte + i
-                out[n, e] = (centroid[e] + weights_of_byte[packed[n, byte], i]) * norm
+        decode_token(packed[n], centroids[codes[n]], weights_of_byte, inverse_norms[n], out[n])

@@ -170,6 +170,66 @@ def dot_rows(typingctx, tokens, start, stride, groups, queries, query_start, out
     return types.void(tokens, size, size, size, queries, size, out), codegen
 
 
+@intrinsic
+def dot_rows_float(typingctx, tokens, start, dim, queries, query_start, out):  # type: ignore[no-untyped-def]
+    """Products of ROWS document tokens and COLUMNS query tokens in float32, the sums in registers.
+
+    Arguments: `tokens` float32 flat, ROWS rows of `dim` from `start`; `queries` float32 flat, with the block
+    (dim, COLUMNS) from `query_start`; `out` (ROWS · COLUMNS,) float32.
+    """
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays, lanes = signature.args, 16
+        floats, vectors = _vector(ir.FloatType(), lanes), COLUMNS // lanes
+
+        def data(array: int) -> ir.Value:
+            return context.make_array(arrays[array])(context, builder, args[array]).data
+
+        zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
+        token_data, query_data, out_data = data(0), data(3), data(5)
+        before, loop, after = builder.block, builder.append_basic_block("dimension"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed(">", args[2], zero), loop, after)
+        builder.position_at_end(loop)
+        e = builder.phi(_I64)
+        e.add_incoming(zero, before)
+        totals = [builder.phi(floats) for _ in range(ROWS * vectors)]
+        query_place = builder.add(args[4], builder.mul(e, ir.Constant(_I64, COLUMNS)))
+        query = []
+        for v in range(vectors):
+            place = builder.gep(query_data, [builder.add(query_place, ir.Constant(_I64, v * lanes))])
+            query.append(builder.load(builder.bitcast(place, floats.as_pointer()), align=4))
+        added = []
+        for row in range(ROWS):
+            place = builder.add(builder.add(args[1], e), builder.mul(args[2], ir.Constant(_I64, row)))
+            value = builder.load(builder.gep(token_data, [place]))
+            alone = builder.insert_element(ir.Constant(floats, ir.Undefined), value, ir.Constant(_I32, 0))
+            zeros = ir.Constant(_vector(_I32, lanes), [0] * lanes)
+            token = builder.shuffle_vector(alone, ir.Constant(floats, ir.Undefined), zeros)
+            added += [
+                _call(builder, "llvm.fmuladd.v16f32", floats, token, query[v], totals[row * vectors + v])
+                for v in range(vectors)
+            ]
+        following = builder.add(e, one)
+        builder.cbranch(builder.icmp_signed("<", following, args[2]), loop, after)
+        e.add_incoming(following, loop)
+        builder.position_at_end(after)
+        results = []
+        for total, new in zip(totals, added):
+            result = builder.phi(floats)
+            result.add_incoming(ir.Constant(floats, None), before)
+            result.add_incoming(new, loop)
+            total.add_incoming(ir.Constant(floats, None), before)
+            total.add_incoming(new, loop)
+            results.append(result)
+        for at, result in enumerate(results):
+            place = builder.gep(out_data, [ir.Constant(_I64, at * lanes)])
+            builder.store(result, builder.bitcast(place, floats.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    size = types.int64
+    return types.void(tokens, size, size, queries, size, out), codegen
+
+
 # Each replaces 16 bytes below 16 by what stands at that place in a table of 16 bytes.
 
 

@@ -4,16 +4,17 @@
     2. walking the probed cells' lists gives a first score: over query tokens, the sum of the best probed centroid's
        score less that of the best centroid not probed, so that what no list holds counts nothing
     3. the best `n_full_scores` documents get the MaxSim of their centroids
-    4. the best quarter of these get MaxSim with residuals, in integers
-    5. the best of these get exact MaxSim over decoded vectors, which is the score that is returned
+    4. at most the best quarter of these get MaxSim with residuals, in integers, best first, and no more than can matter
+    5. a few more than k get exact MaxSim over decoded vectors, which is the score that is returned
 
-Stages 1 to 4 are kernels/plaid_cpu.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
+The loops are kernels/plaid_cpu.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
 missing similarities in WARP (Scheerer et al. 2025), which needs no sort and no table of documents.
 
 Legend: S query tokens, K centroids, A documents.
 """
 
 import functools
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,13 @@ BLOCK_TOKENS = 131_072
 QUERY_TOKENS = 16_384
 # A longer query is scored by brute force: its tables of centroid scores would no longer fit a cache, or memory.
 _LONGEST_QUERY = 1024
-# Documents scored exactly beyond k, and how far below the k-th approximate score (per query token) they may lie.
-_EXACT_BEYOND, _EXACT_MARGIN = 16, 0.002
+# Documents scored with residuals at a time, and the standard deviations that count as improbable.
+_WAVE, _IMPROBABLE = 64, 3.0
+# Documents scored exactly beyond k: approximate scores hardly ever put one of the best k farther down (docs/index.md).
+_EXACT_BEYOND = 12
+# Under a filter: up to so many times `n_full_scores` documents get the MaxSim of their centroids without any probing;
+# above, up to so many times as many cells are probed.
+_THIN, _WIDEST = 16, 8
 _FINE, _COARSE = 32767, 127
 
 # For each query: numbers of the documents found, best first, and their scores.
@@ -73,15 +79,15 @@ def search(
     k = min(k, num_allowed)
     if k == 0:
         return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in range(len(queries))]
+    everything = effort.n_ivf_probe == len(snapshot.codec.centroids) and effort.n_full_scores // 4 >= num_allowed
+    if everything or int(queries.lengths.max()) > _LONGEST_QUERY:
+        return exact_search(snapshot, queries, k, allowed)
     found: list[Found] = [(np.empty(0), np.empty(0))] * len(queries)
 
     def answer(number: int) -> None:
-        query = queries[number].numpy()
-        found[number] = _Cascade(snapshot, query, k, _scaled(effort, k, num_allowed, snapshot), allowed).run()
+        found[number] = _Cascade(snapshot, queries[number].numpy(), k, effort, allowed, num_allowed).run()
 
-    long = int(queries.lengths.max()) > _LONGEST_QUERY
-    if long or num_allowed <= k + _EXACT_BEYOND:
-        return exact_search(snapshot, queries, k, allowed)
+    # A batch keeps every thread busy with queries of its own; a single query is shared out stage by stage.
     if len(queries) == 1:
         answer(0)
     else:
@@ -89,33 +95,43 @@ def search(
     return found
 
 
-def _scaled(effort: Effort, k: int, num_allowed: int, snapshot: Snapshot) -> Effort:
-    """More for larger k and for filters, so that there is enough left to choose from."""
-    share = num_allowed / max(1, int(snapshot.firsts[-1]))
-    probes = min(len(snapshot.codec.centroids), int(np.ceil(effort.n_ivf_probe / share)))
-    return Effort(probes, max(effort.n_full_scores, 8 * k))
-
-
 class _Cascade:
     """One query on its way through the stages."""
 
     def __init__(
-        self, snapshot: Snapshot, query: np.ndarray, k: int, effort: Effort, allowed: Sequence[np.ndarray | None]
+        self,
+        snapshot: Snapshot,
+        query: np.ndarray,
+        k: int,
+        effort: Effort,
+        allowed: Sequence[np.ndarray | None],
+        num_allowed: int,
     ) -> None:
-        self.snapshot, self.query, self.k, self.effort, self.allowed = snapshot, query, k, effort, allowed
+        self.snapshot, self.query, self.k, self.allowed, self.num_allowed = snapshot, query, k, allowed, num_allowed
+        self.share = num_allowed / int(snapshot.firsts[-1])
+        self.n_full_scores = max(effort.n_full_scores, 8 * k)
+        # A filter thins the lists out; wider probing makes up for it.
+        wider = min(1 / self.share, _WIDEST)
+        self.n_ivf_probe = min(math.ceil(effort.n_ivf_probe * wider), snapshot.centroids.num_centroids)
         self.packed = plaid_cpu.pack_query(query, snapshot.byte_order)
         # Scores are stored as steps of this: no score can be larger than the product of the longest vectors.
         self.longest = self.packed.longest * snapshot.centroids.longest * 1.02
         self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
     def run(self) -> Found:
+        if self.num_allowed <= max(self.n_full_scores // 4, self.k + _EXACT_BEYOND):
+            return self.exact(allowed_numbers(self.snapshot, self.allowed))
         cells, gains = self.probe()
-        numbers, scores = self.walk(cells, gains)
-        if len(numbers) < max(self.k + _EXACT_BEYOND, min(self.effort.n_full_scores // 4, 4 * self.k)):
-            numbers, scores = self.everything()
-        numbers = self.best(numbers, scores, self.effort.n_full_scores)
-        numbers = self.best(numbers, self.centroid_maxsim(numbers), max(self.effort.n_full_scores // 4, 2 * self.k))
-        return self.exact(numbers, self.residual_maxsim(numbers))
+        all_cells = self.n_ivf_probe == self.snapshot.centroids.num_centroids
+        if all_cells or (self.share < 1 and self.num_allowed <= _THIN * self.n_full_scores):
+            numbers = allowed_numbers(self.snapshot, self.allowed)
+        else:
+            numbers, scores = self.walk(cells, gains)
+            if len(numbers) < self.k + _EXACT_BEYOND:
+                numbers = allowed_numbers(self.snapshot, self.allowed)
+            else:
+                numbers = self.best(numbers, scores, self.n_full_scores)
+        return self.exact(self.promising(numbers, self.centroid_maxsim(numbers)))
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:
         """Stage 1: fills the tables of centroid scores; the cells (S, n_ivf_probe) to probe and what each is worth."""
@@ -124,7 +140,7 @@ class _Cascade:
         unit = centroids.unit / self.longest * _FINE
         factors = packed.units * np.float32(unit)
         shifts = -64 * packed.sums * factors
-        n = min(self.effort.n_ivf_probe, num_centroids - 1) + 1
+        n = min(self.n_ivf_probe, num_centroids - 1) + 1
         bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
         own_cells = np.empty((len(bounds), blocks, COLUMNS, n), np.int32)
         own_scores = np.empty_like(own_cells)
@@ -158,11 +174,6 @@ class _Cascade:
             scores.append(first_scores[:count])
         return np.concatenate(numbers), np.concatenate(scores)
 
-    def everything(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where probing finds too few, all allowed documents, by the MaxSim of their centroids."""
-        numbers = allowed_numbers(self.snapshot, self.allowed)
-        return numbers, self.centroid_maxsim(numbers)
-
     def best(self, numbers: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
         if len(numbers) <= count:
             return numbers
@@ -179,7 +190,7 @@ class _Cascade:
         )
 
     def residual_maxsim(self, numbers: np.ndarray) -> np.ndarray:
-        """Stage 4."""
+        """MaxSim with residuals, in integers."""
         levels, low, step = self.snapshot.levels
         factors = self.packed.units * np.float32(step)
         shifts = self.packed.units * self.packed.sums * np.float32(low)
@@ -212,17 +223,50 @@ class _Cascade:
         run(jobs)
         return scores
 
-    def exact(self, numbers: np.ndarray, scores: np.ndarray) -> Found:
-        """Stage 5: exact scores of those that can be among the best k."""
-        if len(scores) > self.k + _EXACT_BEYOND:
-            descending = np.sort(scores)[::-1]
-            margin = _EXACT_MARGIN * self.packed.num_tokens * self.packed.longest
-            least = min(descending[self.k - 1] - margin, descending[self.k + _EXACT_BEYOND - 1])
-            numbers = numbers[scores >= least]
-        query = Ragged.from_lengths(torch.from_numpy(self.query), [len(self.query)])
-        exact: np.ndarray = maxsim(query, self.snapshot.decode(numbers))[0].numpy()
-        order = np.lexsort((numbers, -exact))[: self.k]
-        return numbers[order], exact[order]
+    def promising(self, numbers: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Stage 4: the documents that can be among the best k, by their scores with residuals.
+
+        Documents are scored in waves, best first by the scores of stage 3. What residuals add to these is about the
+        same for all; once the best of the rest would need an improbable lot of it, there is no use in going on.
+        """
+        most = max(self.n_full_scores // 4, 2 * self.k)
+        order = np.argsort(-scores, kind="stable")[:most]
+        before = scores[order] * (self.longest / _COARSE)
+        after = np.empty(len(order), np.float32)
+        wave = max(_WAVE, self.k)
+        done = 0
+        while done < len(order):
+            until = min(len(order), done + wave)
+            by_number = np.sort(order[done:until])
+            after[np.argsort(order[done:until], kind="stable") + done] = self.residual_maxsim(numbers[by_number])
+            done = until
+            gained = after[:done] - before[:done]
+            kth = np.partition(after[:done], -self.k)[-self.k] if done >= self.k else -np.inf
+            if done < len(order) and before[done] + gained.mean() + _IMPROBABLE * gained.std() < kth:
+                break
+        order, after = order[:done], after[:done]
+        best = np.argsort(-after, kind="stable")[: self.k + _EXACT_BEYOND]
+        return np.sort(numbers[order[best]])
+
+    def exact(self, numbers: np.ndarray) -> Found:
+        """Stage 5."""
+        codec = self.snapshot.codec
+        blocks = plaid_cpu.float_blocks(self.query)
+        scores = self.on_segments(
+            numbers,
+            np.float32,
+            lambda segment: functools.partial(plaid_cpu.exact_maxsim, blocks, self.packed.num_tokens),
+            lambda segment: (
+                segment.offsets,
+                codec.centroids.numpy(),
+                segment.codes,
+                segment.residuals,
+                codec.weights_of_byte,
+                segment.inverse_norms,
+            ),
+        )
+        order = np.lexsort((numbers, -scores))[: self.k]
+        return numbers[order], scores[order]
 
 
 _local = threading.local()
