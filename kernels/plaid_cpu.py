@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from .residuals_cpu import decode_token
-from .simd import COLUMNS, ROWS, decode_16, dot_rows, dot_rows_float, max_rows, raise_best
+from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, raise_best, raise_best_float
 
 _GROUP = 4
 # Documents with the first score in the upper bits and the last query token that reached them in the lower.
@@ -308,7 +308,6 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
     stride = row_bytes // (8 // nbits)
     num_centroids, table = fine.shape[1], fine.reshape(-1)
     decoded = np.zeros(_DECODED * row_bytes, np.uint8)
-    products = np.empty(ROWS * COLUMNS, np.int32)
     best = np.empty(COLUMNS, np.float32)
     for i in range(first, last):
         start, end = offsets[documents[i]], offsets[documents[i] + 1]
@@ -316,18 +315,34 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
         for block in range(fine.shape[0] if start < end else 0):
             best[:] = -np.inf
             for some in range(start, end, _DECODED):
-                for t in range(some, min(some + _DECODED, end)):
-                    out = (t - some) * row_bytes
-                    decode_row(packed, t * num_bytes, num_bytes, nbits, levels, decoded, out, stride)
-                for t in range(some, min(some + _DECODED, end), ROWS):
-                    place = (t - some) * row_bytes
-                    dot_rows(decoded, place, row_bytes, groups, query_rows, block * groups * COLUMNS * 4, products)
-                    for row in range(min(ROWS, end - t)):
-                        centroid = (block * num_centroids + codes[t + row]) * COLUMNS
-                        norm = inverse_norms[t + row]
-                        raise_best(
-                            products, row, table, centroid, fine_unit, factors, shifts, block * COLUMNS, norm, best
-                        )
+                # After the last token its row is repeated: a maximum does not mind.
+                until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
+                for t in range(some, until):
+                    place, out = min(t, end - 1) * num_bytes, (t - some) * row_bytes
+                    decode_row(packed, place, num_bytes, nbits, levels, decoded, out, stride)
+                for t in range(some, until, ROWS):
+                    t1, t2, t3 = min(t + 1, end - 1), min(t + 2, end - 1), min(t + 3, end - 1)
+                    raise_best(
+                        decoded,
+                        (t - some) * row_bytes,
+                        row_bytes,
+                        groups,
+                        query_rows,
+                        block * groups * COLUMNS * 4,
+                        table,
+                        (
+                            (block * num_centroids + codes[t]) * COLUMNS,
+                            (block * num_centroids + codes[t1]) * COLUMNS,
+                            (block * num_centroids + codes[t2]) * COLUMNS,
+                            (block * num_centroids + codes[t3]) * COLUMNS,
+                        ),
+                        fine_unit,
+                        (inverse_norms[t], inverse_norms[t1], inverse_norms[t2], inverse_norms[t3]),
+                        factors,
+                        shifts,
+                        block * COLUMNS,
+                        best,
+                    )
             for j in range(min(COLUMNS, num_tokens - block * COLUMNS)):
                 total += best[j]
         scores[i] = total
@@ -351,22 +366,19 @@ def exact_maxsim(  # type: ignore[no-untyped-def]
     dim, flat = centroids.shape[1], query.reshape(-1)
     decoded = np.zeros((_DECODED, dim), np.float32)
     tokens = decoded.reshape(-1)
-    products = np.empty(ROWS * COLUMNS, np.float32)
     best = np.empty(query.shape[0] * COLUMNS, np.float32)
     for i in range(first, last):
         start, end = offsets[documents[i]], offsets[documents[i] + 1]
         best[:] = -np.inf if start < end else 0
         for some in range(start, end, _DECODED):
-            until = min(some + _DECODED, end)
+            until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
             for t in range(some, until):
-                decode_token(residuals[t], centroids[codes[t]], weights_of_byte, inverse_norms[t], decoded[t - some])
+                token = min(t, end - 1)
+                code, norm = codes[token], inverse_norms[token]
+                decode_token(residuals[token], centroids[code], weights_of_byte, norm, decoded[t - some])
             for block in range(query.shape[0]):
-                own = best[block * COLUMNS : (block + 1) * COLUMNS]
-                for t in range(some, until, ROWS):
-                    dot_rows_float(tokens, (t - some) * dim, dim, flat, block * dim * COLUMNS, products)
-                    for row in range(min(ROWS, until - t)):
-                        for j in range(COLUMNS):
-                            own[j] = max(own[j], products[row * COLUMNS + j])
+                for t in range(0, until - some, ROWS):
+                    raise_best_float(tokens, t * dim, dim, flat, block * dim * COLUMNS, best, block * COLUMNS)
         total = 0.0
         for j in range(num_tokens):
             total += best[j]

@@ -97,57 +97,74 @@ def emit_dot_rows(
     stride: ir.Value,  # int64, bytes from a row to the next
     groups: ir.Value,  # int64
     queries: ir.Value,  # int8*, (groups, COLUMNS, 4)
-    out: ir.Value,  # int32*, (ROWS, COLUMNS)
-) -> None:
-    """The instructions of `dot_rows`, for one of `_PATHS`."""
+) -> list[list[ir.Value]]:
+    """The products of ROWS tokens and COLUMNS query tokens, by one of `_PATHS`: for each row, vectors of int32."""
     width, rows_at_once, multiply = _PATHS[path]
     lanes, vectors = width // 4, COLUMNS * 4 // width
     sums, bytes_ = _vector(_I32, lanes), _vector(_I8, width)
-    zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
+    zero, one, nothing = ir.Constant(_I64, 0), ir.Constant(_I64, 1), ir.Constant(sums, None)
+    results = []
     for first in range(0, ROWS, rows_at_once):
-        rows = range(first, first + rows_at_once)
-        starts = [builder.gep(tokens, [builder.mul(stride, ir.Constant(_I64, row))]) for row in rows]
+        starts = [
+            builder.gep(tokens, [builder.mul(stride, ir.Constant(_I64, first + row))]) for row in range(rows_at_once)
+        ]
         before, loop, after = builder.block, builder.append_basic_block("group"), builder.append_basic_block("done")
         builder.cbranch(builder.icmp_signed(">", groups, zero), loop, after)
         builder.position_at_end(loop)
         group = builder.phi(_I64)
         group.add_incoming(zero, before)
-        totals = [builder.phi(sums) for _ in range(rows_at_once * vectors)]
+        totals = [[builder.phi(sums) for _ in range(vectors)] for _ in range(rows_at_once)]
         offset = builder.mul(group, ir.Constant(_I64, 4))
-        spread = []
-        for start in starts:
-            four = builder.load(builder.bitcast(builder.gep(start, [offset]), _I32.as_pointer()), align=1)
-            alone = builder.insert_element(ir.Constant(sums, ir.Undefined), four, ir.Constant(_I32, 0))
-            same = builder.shuffle_vector(alone, ir.Constant(sums, ir.Undefined), ir.Constant(sums, [0] * lanes))
-            spread.append(builder.bitcast(same, bytes_))
+        four = [
+            builder.load(builder.bitcast(builder.gep(start, [offset]), _I32.as_pointer()), align=1) for start in starts
+        ]
+        spread = [builder.bitcast(_spread(builder, value, lanes), bytes_) for value in four]
         base = builder.mul(group, ir.Constant(_I64, COLUMNS * 4))
-        added = []
-        for v in range(vectors):
-            place = builder.gep(queries, [builder.add(base, ir.Constant(_I64, v * width))])
-            query = builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1)
-            added += [multiply(builder, totals[row * vectors + v], token, query) for row, token in enumerate(spread)]
+        query = [
+            _load(builder, queries, builder.add(base, ir.Constant(_I64, v * width)), bytes_) for v in range(vectors)
+        ]
+        added = [
+            [multiply(builder, totals[row][v], spread[row], query[v]) for v in range(vectors)]
+            for row in range(rows_at_once)
+        ]
         following = builder.add(group, one)
         builder.cbranch(builder.icmp_signed("<", following, groups), loop, after)
-        group.add_incoming(following, builder.block)
+        group.add_incoming(following, loop)
         builder.position_at_end(after)
-        for v in range(vectors):
-            for row in range(rows_at_once):
-                total, new = totals[row * vectors + v], added[v * rows_at_once + row]
-                total.add_incoming(ir.Constant(sums, None), before)
+        for row in range(rows_at_once):
+            results.append([])
+            for total, new in zip(totals[row], added[row]):
+                total.add_incoming(nothing, before)
                 total.add_incoming(new, loop)
                 result = builder.phi(sums)
-                result.add_incoming(ir.Constant(sums, None), before)
+                result.add_incoming(nothing, before)
                 result.add_incoming(new, loop)
-                added[v * rows_at_once + row] = result
-        for v in range(vectors):
-            for row in range(rows_at_once):
-                place = builder.gep(out, [ir.Constant(_I64, (first + row) * COLUMNS + v * lanes)])
-                builder.store(added[v * rows_at_once + row], builder.bitcast(place, sums.as_pointer()), align=1)
+                results[-1].append(result)
+    return results
+
+
+def _load(builder: ir.IRBuilder, data: ir.Value, place: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """A vector from an array whose elements need not be the vector's; `place` counts in the array's."""
+    return builder.load(builder.bitcast(builder.gep(data, [place]), vector.as_pointer()), align=1)
+
+
+def _store(builder: ir.IRBuilder, vector: ir.Value, data: ir.Value, place: ir.Value) -> None:
+    builder.store(vector, builder.bitcast(builder.gep(data, [place]), vector.type.as_pointer()), align=1)
+
+
+def _spread(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
+    """A vector with the same number in every lane."""
+    undefined = ir.Constant(_vector(value.type, lanes), ir.Undefined)
+    alone = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(alone, undefined, ir.Constant(_vector(_I32, lanes), [0] * lanes))
+
+
+def _data(context: Any, builder: ir.IRBuilder, array: types.Array, value: ir.Value) -> ir.Value:
+    return context.make_array(array)(context, builder, value).data
 
 
 def _pointer(context: Any, builder: ir.IRBuilder, array: types.Array, value: ir.Value, start: ir.Value) -> ir.Value:
-    data = context.make_array(array)(context, builder, value).data
-    return builder.bitcast(builder.gep(data, [start]), _I8.as_pointer())
+    return builder.bitcast(builder.gep(_data(context, builder, array, value), [start]), _I8.as_pointer())
 
 
 @intrinsic
@@ -162,8 +179,10 @@ def dot_rows(typingctx, tokens, start, stride, groups, queries, query_start, out
         arrays = signature.args
         first = _pointer(context, builder, arrays[0], args[0], args[1])
         block = _pointer(context, builder, arrays[4], args[4], args[5])
-        sums = _pointer(context, builder, arrays[6], args[6], ir.Constant(_I64, 0))
-        emit_dot_rows(builder, PATH, first, args[2], args[3], block, builder.bitcast(sums, _I32.as_pointer()))
+        sums = _data(context, builder, arrays[6], args[6])
+        for row, vectors in enumerate(emit_dot_rows(builder, PATH, first, args[2], args[3], block)):
+            for v, vector in enumerate(vectors):
+                _store(builder, vector, sums, ir.Constant(_I64, row * COLUMNS + v * vector.type.count))
         return context.get_dummy_value()
 
     size = types.int64
@@ -171,63 +190,103 @@ def dot_rows(typingctx, tokens, start, stride, groups, queries, query_start, out
 
 
 @intrinsic
-def dot_rows_float(typingctx, tokens, start, dim, queries, query_start, out):  # type: ignore[no-untyped-def]
-    """Products of ROWS document tokens and COLUMNS query tokens in float32, the sums in registers.
+def raise_best(  # type: ignore[no-untyped-def]
+    typingctx, tokens, start, stride, groups, queries, query_start, table, rows, unit, norms, factors, shifts, at, best
+):
+    """best[j] = the largest of best[j] and, of each row r, (table[rows[r] + j] · unit + residual) · norms[r], where
+    residual = product[r, j] · factors[j] + shifts[j].
+
+    Arguments: as for `dot_rows`, whose products these are; `table` int16 flat; `rows` a tuple of ROWS int64 and `norms`
+    one of float32; `unit` float32; `factors` and `shifts` float32 from `at`; `best` (COLUMNS,) float32.
+    """
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        arrays = signature.args
+        first = _pointer(context, builder, arrays[0], args[0], args[1])
+        block = _pointer(context, builder, arrays[4], args[4], args[5])
+        table_data, factor_data, shift_data, best_data = (
+            _data(context, builder, arrays[i], args[i]) for i in (6, 10, 11, 13)
+        )
+        products = emit_dot_rows(builder, PATH, first, args[2], args[3], block)
+        lanes = products[0][0].type.count
+        floats = _vector(ir.FloatType(), lanes)
+        unit = _spread(builder, args[8], lanes)
+        norms = [_spread(builder, builder.extract_value(args[9], row), lanes) for row in range(ROWS)]
+        for v in range(COLUMNS // lanes):
+            column = ir.Constant(_I64, v * lanes)
+            factor, shift = (
+                _load(builder, d, builder.add(args[12], column), floats) for d in (factor_data, shift_data)
+            )
+            highest = _load(builder, best_data, column, floats)
+            for row in range(ROWS):
+                place = builder.add(builder.extract_value(args[7], row), column)
+                centroid = builder.sitofp(_load(builder, table_data, place, _vector(_I16, lanes)), floats)
+                residual = builder.fadd(builder.fmul(builder.sitofp(products[row][v], floats), factor), shift)
+                score = builder.fmul(builder.fadd(builder.fmul(centroid, unit), residual), norms[row])
+                highest = builder.select(builder.fcmp_ordered(">", score, highest), score, highest)
+            _store(builder, highest, best_data, column)
+        return context.get_dummy_value()
+
+    size, real = types.int64, types.float32
+    places, scales = types.UniTuple(size, ROWS), types.UniTuple(real, ROWS)
+    signature = types.void(
+        tokens, size, size, size, queries, size, table, places, real, scales, factors, shifts, size, best
+    )
+    return signature, codegen
+
+
+@intrinsic
+def raise_best_float(typingctx, tokens, start, dim, queries, query_start, best, best_start):  # type: ignore
+    """best[j] = max over r of best[j] and the product of token r and query token j, in float32.
 
     Arguments: `tokens` float32 flat, ROWS rows of `dim` from `start`; `queries` float32 flat, with the block
-    (dim, COLUMNS) from `query_start`; `out` (ROWS · COLUMNS,) float32.
+    (dim, COLUMNS) from `query_start`; `best` float32, COLUMNS of it from `best_start`.
     """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         arrays, lanes = signature.args, 16
         floats, vectors = _vector(ir.FloatType(), lanes), COLUMNS // lanes
-
-        def data(array: int) -> ir.Value:
-            return context.make_array(arrays[array])(context, builder, args[array]).data
-
-        zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
-        token_data, query_data, out_data = data(0), data(3), data(5)
+        token_data, query_data, best_data = (_data(context, builder, arrays[i], args[i]) for i in (0, 3, 5))
+        zero, one, nothing = ir.Constant(_I64, 0), ir.Constant(_I64, 1), ir.Constant(floats, None)
         before, loop, after = builder.block, builder.append_basic_block("dimension"), builder.append_basic_block("done")
         builder.cbranch(builder.icmp_signed(">", args[2], zero), loop, after)
         builder.position_at_end(loop)
         e = builder.phi(_I64)
         e.add_incoming(zero, before)
-        totals = [builder.phi(floats) for _ in range(ROWS * vectors)]
-        query_place = builder.add(args[4], builder.mul(e, ir.Constant(_I64, COLUMNS)))
-        query = []
-        for v in range(vectors):
-            place = builder.gep(query_data, [builder.add(query_place, ir.Constant(_I64, v * lanes))])
-            query.append(builder.load(builder.bitcast(place, floats.as_pointer()), align=4))
+        totals = [[builder.phi(floats) for _ in range(vectors)] for _ in range(ROWS)]
+        base = builder.add(args[4], builder.mul(e, ir.Constant(_I64, COLUMNS)))
+        query = [
+            _load(builder, query_data, builder.add(base, ir.Constant(_I64, v * lanes)), floats) for v in range(vectors)
+        ]
+        first = builder.add(args[1], e)
         added = []
         for row in range(ROWS):
-            place = builder.add(builder.add(args[1], e), builder.mul(args[2], ir.Constant(_I64, row)))
-            value = builder.load(builder.gep(token_data, [place]))
-            alone = builder.insert_element(ir.Constant(floats, ir.Undefined), value, ir.Constant(_I32, 0))
-            zeros = ir.Constant(_vector(_I32, lanes), [0] * lanes)
-            token = builder.shuffle_vector(alone, ir.Constant(floats, ir.Undefined), zeros)
-            added += [
-                _call(builder, "llvm.fmuladd.v16f32", floats, token, query[v], totals[row * vectors + v])
-                for v in range(vectors)
-            ]
+            place = builder.add(first, builder.mul(args[2], ir.Constant(_I64, row)))
+            token = _spread(builder, builder.load(builder.gep(token_data, [place])), lanes)
+            added.append(
+                [_call(builder, "llvm.fmuladd.v16f32", floats, token, query[v], totals[row][v]) for v in range(vectors)]
+            )
         following = builder.add(e, one)
         builder.cbranch(builder.icmp_signed("<", following, args[2]), loop, after)
         e.add_incoming(following, loop)
         builder.position_at_end(after)
-        results = []
-        for total, new in zip(totals, added):
-            result = builder.phi(floats)
-            result.add_incoming(ir.Constant(floats, None), before)
-            result.add_incoming(new, loop)
-            total.add_incoming(ir.Constant(floats, None), before)
-            total.add_incoming(new, loop)
-            results.append(result)
-        for at, result in enumerate(results):
-            place = builder.gep(out_data, [ir.Constant(_I64, at * lanes)])
-            builder.store(result, builder.bitcast(place, floats.as_pointer()), align=4)
+        results = [[builder.phi(floats) for _ in range(vectors)] for _ in range(ROWS)]
+        for row in range(ROWS):
+            for total, new, result in zip(totals[row], added[row], results[row]):
+                for sum_ in (total, result):
+                    sum_.add_incoming(nothing, before)
+                    sum_.add_incoming(new, loop)
+        for v in range(vectors):
+            place = builder.add(args[6], ir.Constant(_I64, v * lanes))
+            highest = _load(builder, best_data, place, floats)
+            for row in range(ROWS):
+                score = results[row][v]
+                highest = builder.select(builder.fcmp_ordered(">", score, highest), score, highest)
+            _store(builder, highest, best_data, place)
         return context.get_dummy_value()
 
     size = types.int64
-    return types.void(tokens, size, size, queries, size, out), codegen
+    return types.void(tokens, size, size, queries, size, best, size), codegen
 
 
 # Each replaces 16 bytes below 16 by what stands at that place in a table of 16 bytes.
@@ -296,46 +355,6 @@ def decode_16(typingctx, nbits, packed, start, table, out, out_start, stride):  
 
     size = types.int64
     return types.void(nbits, packed, size, table, out, size, size), codegen
-
-
-@intrinsic
-def raise_best(typingctx, products, row, centroids, start, unit, factors, shifts, at, norm, best):  # type: ignore
-    """best[j] = max(best[j], (centroids[j] · unit + products[j] · factors[j] + shifts[j]) · norm) for a block.
-
-    Arguments: `products` int32 from `row` · COLUMNS; `centroids` int16 flat from `start`; `factors` and `shifts`
-    float32 from `at`; `unit`, `norm` float32; `best` (COLUMNS,) float32.
-    """
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        arrays, lanes = signature.args, 16
-        floats = _vector(ir.FloatType(), lanes)
-
-        def load(array: int, place: ir.Value, element: ir.Type) -> ir.Value:
-            data = context.make_array(arrays[array])(context, builder, args[array]).data
-            vector = builder.bitcast(builder.gep(data, [place]), _vector(element, lanes).as_pointer())
-            return vector, builder.load(vector, align=1)
-
-        def spread(value: ir.Value) -> ir.Value:
-            alone = builder.insert_element(ir.Constant(floats, ir.Undefined), value, ir.Constant(_I32, 0))
-            zeros = ir.Constant(_vector(_I32, lanes), [0] * lanes)
-            return builder.shuffle_vector(alone, ir.Constant(floats, ir.Undefined), zeros)
-
-        unit, norm = spread(args[4]), spread(args[8])
-        first = builder.mul(args[1], ir.Constant(_I64, COLUMNS))
-        for column in range(0, COLUMNS, lanes):
-            step = ir.Constant(_I64, column)
-            product = builder.sitofp(load(0, builder.add(first, step), _I32)[1], floats)
-            centroid = builder.sitofp(load(2, builder.add(args[3], step), _I16)[1], floats)
-            factor, shift = (load(i, builder.add(args[7], step), ir.FloatType())[1] for i in (5, 6))
-            residual = builder.fadd(builder.fmul(product, factor), shift)
-            score = builder.fmul(builder.fadd(builder.fmul(centroid, unit), residual), norm)
-            place, before = load(9, step, ir.FloatType())
-            larger = builder.fcmp_ordered(">", score, before)
-            builder.store(builder.select(larger, score, before), place, align=1)
-        return context.get_dummy_value()
-
-    size, real = types.int64, types.float32
-    return types.void(products, size, centroids, size, real, factors, shifts, size, real, best), codegen
 
 
 @intrinsic

@@ -36,15 +36,26 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child inherits the object, but none of its threads
 
 
-def run(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run the jobs on as many threads as PyTorch is set to use."""
+def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:
+    """Run the jobs on as many threads as PyTorch is set to use.
+
+    Args:
+        jobs: what to run.
+        here: let the calling thread, which would only wait, do the last one: half the cost of sharing out a little
+            work. Not for jobs that call PyTorch, which in this thread would use all cores.
+    """
     num_threads = torch.get_num_threads()
     if num_threads == 1 or len(jobs) <= 1:
         for job in jobs:
             job()
         return
-    for done in [_pool(num_threads).submit(job) for job in jobs]:
-        done.result()
+    submitted = [_pool(num_threads).submit(job) for job in (jobs[:-1] if here else jobs)]
+    try:
+        if here:
+            jobs[-1]()
+    finally:
+        for done in submitted:
+            done.result()
 
 
 def parts(count: int) -> list[tuple[int, int]]:

@@ -37,10 +37,11 @@ QUERY_TOKENS = 16_384
 _LONGEST_QUERY = 1024
 # Documents scored with residuals at a time, and the standard deviations that count as improbable.
 _WAVE, _IMPROBABLE = 64, 3.0
-# Documents scored exactly beyond k: approximate scores hardly ever put one of the best k farther down (docs/index.md).
+# Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
+# down (docs/index.md).
 _EXACT_BEYOND = 12
-# Under a filter: up to so many times `n_full_scores` documents get the MaxSim of their centroids without any probing;
-# above, up to so many times as many cells are probed.
+# Under a filter that leaves less than half: up to so many times `n_full_scores` documents get the MaxSim of their
+# centroids without any probing; above, up to so many times as many cells are probed.
 _THIN, _WIDEST = 16, 8
 _FINE, _COARSE = 32767, 127
 
@@ -109,6 +110,7 @@ class _Cascade:
     ) -> None:
         self.snapshot, self.query, self.k, self.allowed, self.num_allowed = snapshot, query, k, allowed, num_allowed
         self.share = num_allowed / int(snapshot.firsts[-1])
+        self.num_exact = k + k // 4 + _EXACT_BEYOND
         self.n_full_scores = max(effort.n_full_scores, 8 * k)
         # A filter thins the lists out; wider probing makes up for it.
         wider = min(1 / self.share, _WIDEST)
@@ -119,15 +121,16 @@ class _Cascade:
         self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
     def run(self) -> Found:
-        if self.num_allowed <= max(self.n_full_scores // 4, self.k + _EXACT_BEYOND):
+        if self.num_allowed <= max(self.n_full_scores // 4, self.num_exact):
             return self.exact(allowed_numbers(self.snapshot, self.allowed))
         cells, gains = self.probe()
         all_cells = self.n_ivf_probe == self.snapshot.centroids.num_centroids
-        if all_cells or (self.share < 1 and self.num_allowed <= _THIN * self.n_full_scores):
+        thin = self.share < 0.5 and self.num_allowed <= _THIN * self.n_full_scores
+        if all_cells or thin:
             numbers = allowed_numbers(self.snapshot, self.allowed)
         else:
             numbers, scores = self.walk(cells, gains)
-            if len(numbers) < self.k + _EXACT_BEYOND:
+            if len(numbers) < self.num_exact:
                 numbers = allowed_numbers(self.snapshot, self.allowed)
             else:
                 numbers = self.best(numbers, scores, self.n_full_scores)
@@ -153,7 +156,7 @@ class _Cascade:
                 )
                 plaid_cpu.best_cells(self.fine, block, first, last, own_cells[part, block], own_scores[part, block])
 
-        run([functools.partial(score, part) for part in range(len(bounds))])
+        run([functools.partial(score, part) for part in range(len(bounds))], here=True)
         # (blocks · COLUMNS, parts · n), of which the first S rows are query tokens.
         cells, scores = (x.transpose(1, 2, 0, 3).reshape(blocks * COLUMNS, -1) for x in (own_cells, own_scores))
         cells, scores = cells[: packed.num_tokens], scores[: packed.num_tokens]
@@ -167,7 +170,7 @@ class _Cascade:
         for segment, allowed, first_number in zip(self.snapshot.segments, self.allowed, self.snapshot.firsts):
             gained = np.zeros(len(segment), np.int64)
             walk = functools.partial(plaid_cpu.walk_lists, cells, gains, segment.ivf, segment.ivf_offsets)
-            run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))])
+            run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
             reached, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
             count = plaid_cpu.reached(gained, allowed, reached, first_scores)
             numbers.append(reached[:count] + first_number)
@@ -220,7 +223,7 @@ class _Cascade:
             documents = numbers[part] - self.snapshot.firsts[at]
             for first, last in parts(len(documents)):
                 jobs.append(functools.partial(kernel(segment), documents, first, last, *arrays(segment), scores[part]))
-        run(jobs)
+        run(jobs, here=True)
         return scores
 
     def promising(self, numbers: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -245,7 +248,7 @@ class _Cascade:
             if done < len(order) and before[done] + gained.mean() + _IMPROBABLE * gained.std() < kth:
                 break
         order, after = order[:done], after[:done]
-        best = np.argsort(-after, kind="stable")[: self.k + _EXACT_BEYOND]
+        best = np.argsort(-after, kind="stable")[: self.num_exact]
         return np.sort(numbers[order[best]])
 
     def exact(self, numbers: np.ndarray) -> Found:
