@@ -92,26 +92,22 @@ def decoded_inverse_norms(  # type: ignore[no-untyped-def]
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def decode_token(packed, centroid, weights_of_byte, norm, out):  # type: ignore[no-untyped-def]
     """One token: `packed` (E · nbits / 8,), `centroid` and `out` (E,); see `decode`."""
-    # Weights are copied two at a time, as 64 bits; loops have a known length, for the compiler to unroll.
-    per_byte = weights_of_byte.shape[1]
-    if per_byte == 1:
+    # Loops of a known length, for the compiler to unroll.
+    if weights_of_byte.shape[1] == 1:
         for byte in range(len(packed)):
-            out[byte] = weights_of_byte[packed[byte], 0]
+            out[byte] = (centroid[byte] + weights_of_byte[packed[byte], 0]) * norm
+    elif weights_of_byte.shape[1] == 2:
+        for byte in range(len(packed)):
+            for i in range(2):
+                out[2 * byte + i] = (centroid[2 * byte + i] + weights_of_byte[packed[byte], i]) * norm
+    elif weights_of_byte.shape[1] == 4:
+        for byte in range(len(packed)):
+            for i in range(4):
+                out[4 * byte + i] = (centroid[4 * byte + i] + weights_of_byte[packed[byte], i]) * norm
     else:
-        pairs, pairs_out = weights_of_byte.view(np.uint64), out.view(np.uint64)
-        if per_byte == 2:
-            for byte in range(len(packed)):
-                pairs_out[byte] = pairs[packed[byte], 0]
-        elif per_byte == 4:
-            for byte in range(len(packed)):
-                for i in range(2):
-                    pairs_out[2 * byte + i] = pairs[packed[byte], i]
-        else:
-            for byte in range(len(packed)):
-                for i in range(4):
-                    pairs_out[4 * byte + i] = pairs[packed[byte], i]
-    for e in range(len(out)):
-        out[e] = (centroid[e] + out[e]) * norm
+        for byte in range(len(packed)):
+            for i in range(8):
+                out[8 * byte + i] = (centroid[8 * byte + i] + weights_of_byte[packed[byte], i]) * norm
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})

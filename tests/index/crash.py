@@ -1,8 +1,19 @@
-"""Rebuild an index again and again, failing at a later point each time, and print what a reader finds afterwards.
+"""Change an index in every way, failing at a later point each time, and print what is found afterwards.
 
-Run by test_index.py as `python crash.py MODE ROOT`. Each try is a forked child, which is quick because nothing has to
-be imported again. Modes: `kill` ends the child at its n-th file operation; `kill-first` does so with nothing there
-before; `full` lets no file grow beyond n bytes, as a full disk would.
+Run by test_storage.py as `python crash.py FAILURE OPERATION ROOT [EVERY]`. Each try is a forked child, which is quick
+because nothing has to be imported or compiled again. Failures:
+
+    kill       the child ends without any clean-up (as by kill -9): what Python and SQLite hold in buffers is lost
+    interrupt  KeyboardInterrupt is raised
+    limit      no file may grow beyond n KB: writes fail with EFBIG, also those of SQLite
+    space      n pages are left on the file system, which should be a small one: writes fail with ENOSPC
+
+The first two come at the n-th of the points of an operation. Points are all file operations that Python reports to
+audit hooks (open, rename, mkdir, …), all fsyncs, and, so that there are some between two writes to the same file, the
+first two times that each line of the modules that write is reached (by `sys.settrace`). EVERY skips points.
+
+After each try the index must be in the old or the new state, every file must have its checksum, and the next writer
+must get it into exactly the files that the operation leaves when nothing fails.
 """
 
 import json
@@ -10,73 +21,189 @@ import os
 import resource
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 
 from colbertz import Index, Ragged
+from colbertz.index import build, change
 
-OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "sqlite3.connect"}
-OLD = Ragged.from_lengths(torch.full((20, 16), 0.25), [2] * 10)
-NEW = Ragged.from_lengths(torch.full((1200, 16), 0.25), [40] * 30)
+FILE_OPERATIONS = {
+    *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "os.truncate"),
+    *("sqlite3.connect", "fcntl.flock"),
+}
+WRITERS = {f"/index/{name}.py" for name in ("write", "build", "change", "layout", "documents", "codec", "stream")}
 
 
-def kill_at(nth: int) -> None:
-    """End this process without any clean-up before its n-th file operation."""
-    seen = 0
+def embeddings(count: int, seed: int, scale: float = 1) -> Ragged:
+    lengths = [1 + (number + seed) % 4 for number in range(count)]
+    values = torch.randn(sum(lengths), 16, generator=torch.Generator().manual_seed(seed))
+    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1) * scale, lengths)
 
-    def count(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        seen += event in OPERATIONS
-        if seen == nth:
-            os._exit(9)
 
-    sys.addaudithook(count)
+def described(ids: list[str], version: str) -> dict[str, Any]:
+    texts = [f"text of {id} {version}" for id in ids]
+    return {"ids": ids, "texts": texts, "metadata": [{"version": version, "length": len(id)} for id in ids]}
+
+
+OLD = [f"old{number}" for number in range(12)]
+ADDED = [f"added{number}" for number in range(5)]
+
+
+def start(root: Path) -> None:
+    """Two segments, with deleted documents in the first."""
+    index = Index.build(root, embeddings(12, 0), **described(OLD, "1"))
+    index.add(embeddings(5, 1), **described(ADDED, "1"))
+    index.delete(["old3", "old7"])
+
+
+def rebuild(root: Path) -> None:
+    new = embeddings(14, 2)
+    texts = described([f"new{number}" for number in range(14)], "2")
+    Index.build(root, lambda first: [new[first : first + 4], new[first + 4 :]], **texts, overwrite=True)
+
+
+# Added documents are far from all centroids, so that there is a new codec too, and replace some in both segments.
+OPERATIONS: dict[str, Callable[[Path], object]] = {
+    "first": rebuild,
+    "rebuild": rebuild,
+    "add": lambda root: Index.open(root).add(
+        embeddings(6, 3, scale=3), **described(["more", *ADDED[:3], *OLD[:2]], "3"), on_duplicate="replace"
+    ),
+    "update": lambda root: Index.open(root).update(embeddings(5, 4), **described(ADDED, "4")),
+    "delete": lambda root: Index.open(root).delete(["old0", "added1", "old11"]),
+    "compact": lambda root: Index.open(root).compact(),
+    "retrain": lambda root: Index.open(root).compact(retrain=True),
+}
+
+
+def at_points(fail: Callable[[], None]) -> Callable[[int], None]:
+    """Call `fail` at the n-th point from now on."""
+
+    def prepare(nth: int) -> None:
+        points = 0
+        lines: Counter[tuple[str, int]] = Counter()
+
+        def point() -> None:
+            nonlocal points
+            points += 1
+            if points == nth:
+                fail()
+
+        def audit(event: str, arguments: tuple[object, ...]) -> None:
+            if event in FILE_OPERATIONS:
+                point()
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            if not any(frame.f_code.co_filename.endswith(name) for name in WRITERS):
+                return None
+            if event == "line":
+                lines[frame.f_code.co_filename, frame.f_lineno] += 1
+                if lines[frame.f_code.co_filename, frame.f_lineno] <= 2:
+                    point()
+            return trace
+
+        os.fsync = lambda handle: point()  # a kill does not lose what the system has, so waiting would only take time
+        sys.addaudithook(audit)
+        sys.settrace(trace)
+
+    return prepare
+
+
+def kill() -> None:
+    os._exit(9)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def limit_files(nth: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nth * 4096, nth * 4096))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nth * 1024, nth * 1024))
 
 
-def rebuild(root: Path, prepare: Callable[[int], None], nth: int) -> tuple[int, str]:
-    """Exit status of a child that builds NEW at `root`, and the name of the exception it met."""
+def fill_disk(nth: int, root: Path) -> None:
+    there = os.statvfs(root)
+    with (root.parent / "filler").open("wb") as file:
+        file.write(bytes((there.f_bavail - nth) * there.f_bsize))
+
+
+def attempt(operation: Callable[[Path], object], root: Path, prepare: Callable[[int], None], nth: int) -> str | None:
+    """The name of the exception that a child meets, "killed", or None if it is done."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         prepare(nth)
         try:
-            Index.build(root, NEW, overwrite=True)
-        except Exception as error:  # noqa: BLE001
+            operation(root)
+        except BaseException as error:  # noqa: BLE001
             os.write(write, type(error).__name__.encode())
             os._exit(1)
         os._exit(0)
     os.close(write)
     _, status = os.waitpid(child, 0)
     with os.fdopen(read) as pipe:
-        return os.waitstatus_to_exitcode(status), pipe.read()
+        return {0: None, 1: pipe.read(), 9: "killed"}[os.waitstatus_to_exitcode(status)]
 
 
-def found(root: Path) -> str:
+def state(root: Path) -> object:
+    """What a reader finds; raises if anything is damaged."""
     if not (root / "manifest.json").exists():
-        return "nothing"
+        return None
     index = Index.open(root)
-    index.verify()
-    return {len(OLD): "old", len(NEW): "new"}[len(index)]
+    index.check()
+    hits = index.search(embeddings(2, 5), k=100)
+    assert all(len(found) == len(index) for found in hits)
+    return len(index), [[(hit.id, hit.text, hit.metadata, hit.score) for hit in found] for found in hits]
 
 
-def main(mode: str, root: Path) -> None:
-    code, nth = -1, 0
-    while code != 0:
-        nth += 1
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def main(failure: str, name: str, root: Path, every: int = 1) -> None:
+    torch.set_num_threads(1)  # a forked child has none of its parent's threads
+    build.CHUNK_TOKENS = change.CHUNK_TOKENS = 12
+    operation = OPERATIONS[name]
+    before, after = root.with_name("before"), root.with_name("after")
+    before.mkdir()
+    if name != "first":
+        start(before)
+    shutil.copytree(before, after)
+    operation(after)
+    states = {"old": state(before), "new": state(after)}
+    expected = files(after)
+    prepare = {
+        "kill": at_points(kill),
+        "interrupt": at_points(interrupt),
+        "limit": limit_files,
+        "space": lambda nth: fill_disk(nth, root),
+    }[failure]
+    nth = 1
+    error: str | None = ""
+    while error is not None:
         shutil.rmtree(root, ignore_errors=True)
-        if mode != "kill-first":
-            Index.build(root, OLD)
-        code, error = rebuild(root, limit_files if mode == "full" else kill_at, nth)
-        files = sorted(path.name for path in root.iterdir()) if root.exists() else []
-        print(json.dumps({"found": found(root), "error": error, "files": files}))
-        Index.build(root, OLD, overwrite=True)
+        shutil.copytree(before, root)
+        error = attempt(operation, root, prepare, nth)
+        root.with_name("filler").unlink(missing_ok=True)
+        try:
+            found = state(root)
+            outcome = next((label for label, known in states.items() if known == found), "neither")
+            unchanged = files(root) == files(before)
+            if outcome == "old":
+                operation(root)
+            else:
+                Index.open(root).delete([])
+            repaired = files(root) == expected
+        except Exception as broken:
+            raise AssertionError(f"{failure} {name}, try {nth}, ended by {error}") from broken
+        print(json.dumps({"error": error, "found": outcome, "unchanged": unchanged, "repaired": repaired}))
+        nth += every
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
