@@ -53,6 +53,35 @@ def read_corpus(source: str) -> Iterator[CorpusRow]:
         yield CorpusRow(id, text, metadata | row)
 
 
+@dataclass(frozen=True)
+class Query:
+    """A query of a file."""
+
+    id: str
+    text: str
+
+
+def read_queries(source: str) -> Iterator[Query]:
+    """The queries of a file: `_id` and `text` of each row of .jsonl, else lines of id, tab, text.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not as it should be, naming it.
+    """
+    if _is_jsonl(source):
+        for row, where in read_rows(source):
+            id = row.get("_id")
+            if not isinstance(id, str):
+                raise ValueError(f"{where}: `_id` must be a string, {_found(id)}")
+            yield Query(id, _text(row, where))
+        return
+    for line, where in _lines(source):
+        id, tab, text = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{where}: a query must be an id, a tab and its text, found {line!r:.60}")
+        yield Query(id, text)
+
+
 def require_file(source: str) -> None:
     """Raises FileNotFoundError now rather than when a generator gets to it."""
     if source != "-" and not Path(source).is_file():

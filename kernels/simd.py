@@ -103,7 +103,7 @@ def emit_dot_rows(
     lanes, vectors = width // 4, COLUMNS * 4 // width
     sums, bytes_ = _vector(_I32, lanes), _vector(_I8, width)
     zero, one, nothing = ir.Constant(_I64, 0), ir.Constant(_I64, 1), ir.Constant(sums, None)
-    results = []
+    results: list[list[ir.Value]] = []
     for first in range(0, ROWS, rows_at_once):
         starts = [
             builder.gep(tokens, [builder.mul(stride, ir.Constant(_I64, first + row))]) for row in range(rows_at_once)

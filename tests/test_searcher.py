@@ -1,7 +1,9 @@
 """Texts in, hits out, and an index that knows its model."""
 
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,15 +12,79 @@ from texts import ORDINARY
 from colbertz import ColBERT, Index, Searcher
 
 
-def test_search_is_encoding_and_exact_search(checkpoint: Path, tmp_path: Path) -> None:
+def test_search_is_encoding_and_index_search(checkpoint: Path, tmp_path: Path) -> None:
     searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
     model = ColBERT.from_pretrained(checkpoint)
     queries = ["capital of France", "a lazy dog"]
-    scores = model.similarity(model.encode_query(queries), model.encode_document(ORDINARY))
-    for hits, row in zip(searcher.search(queries, k=len(ORDINARY)), scores, strict=True):
-        assert [hit.score for hit in hits] == pytest.approx(row.sort(descending=True).values.tolist(), abs=0.02)
+    embeddings = model.encode_query(queries)
+    scores = model.similarity(embeddings, model.encode_document(ORDINARY))
+    expected = searcher.index.search(embeddings, k=len(ORDINARY), exact=True)
+    for hits, others, row in zip(searcher.search(queries, k=len(ORDINARY)), expected, scores, strict=True):
+        assert [hit.id for hit in hits] == [hit.id for hit in others]
+        # Codes of 4 bits, trained on a few hundred tokens, change a score by a few percent.
+        assert [hit.score for hit in hits] == pytest.approx([row[int(hit.id)].item() for hit in hits], rel=0.05)
         assert [hit.text for hit in hits] == [ORDINARY[int(hit.id)] for hit in hits]
     assert searcher.search(queries[0]) == searcher.search(queries)[0], "a string gets one list"
+
+
+def test_texts_are_added(checkpoint: Path, tmp_path: Path) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    searcher.add(["Zebras have stripes."], ids=["zebra"], metadata=[{"kind": "animal"}])
+    assert searcher.search("Zebras have stripes.", k=1)[0].id == "zebra"
+    assert [hit.id for hit in searcher.search("a lazy dog", where="kind = 'animal'")] == ["zebra"]
+    with pytest.raises(ValueError, match="already has a document 'zebra'"):
+        searcher.add(["Zebras are striped."], ids=["zebra"])
+    searcher.add(["Zebras are striped."], ids=["zebra"], on_duplicate="replace")
+    assert searcher.index.get("zebra").text == "Zebras are striped."
+    assert len(searcher.index) == len(ORDINARY) + 1
+    assert [hit.id for hit in searcher.search("striped", k=1, hybrid=True, text_weight=1)] == ["zebra"]
+    with pytest.raises(TypeError, match="one string"):
+        searcher.add("one text")
+
+
+def test_explain_sums_up_to_the_score(checkpoint: Path, tmp_path: Path) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    hit = searcher.search("a lazy dog", k=1)[0]
+    matches = searcher.explain("a lazy dog", hit.id)
+    assert sum(match.score for match in matches) == pytest.approx(hit.score, rel=1e-4)
+    assert "".join(match.query_token for match in matches[2:]).startswith("alazydog")
+    with pytest.raises(KeyError, match="no document 'nobody'"):
+        searcher.explain("a lazy dog", "nobody")
+    pooled = Searcher.build(tmp_path / "pooled", checkpoint, ORDINARY, pool_factor=2)
+    with pytest.raises(ValueError, match="it was pooled"):
+        pooled.explain("a lazy dog", max(range(len(ORDINARY)), key=lambda i: len(ORDINARY[i])).__str__())
+
+
+def test_an_interrupted_build_encodes_only_the_rest(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 1)
+    monkeypatch.setattr("colbertz.index.build.CHUNK_TOKENS", 40)
+    model, encoded = ColBERT.from_pretrained(checkpoint), []
+    encode = model.encode_document
+
+    def counting(texts: Any, stop_at: int | None = None, **options: Any) -> Any:
+        if isinstance(texts, list):
+            if len(encoded) == stop_at:
+                raise KeyboardInterrupt
+            encoded.extend(texts)
+        return encode(texts, **options)
+
+    monkeypatch.setattr(model, "encode_document", partial(counting, stop_at=12))
+    with pytest.raises(KeyboardInterrupt):
+        Searcher.build(tmp_path / "index", model, ORDINARY)
+    first = list(encoded)
+    encoded.clear()
+    monkeypatch.setattr(model, "encode_document", counting)
+    resumed = Searcher.build(tmp_path / "index", model, ORDINARY)
+    assert len(encoded) < len(ORDINARY), "what was stored is not encoded again"
+    assert encoded[-1] == ORDINARY[-1]
+    assert len(first) > 3
+    monkeypatch.undo()
+    whole = Searcher.build(tmp_path / "whole", checkpoint, ORDINARY)
+    queries = ["capital of France", "a lazy dog"]
+    for hits, others in zip(resumed.search(queries), whole.search(queries), strict=True):
+        assert [(hit.id, hit.text) for hit in hits] == [(hit.id, hit.text) for hit in others]
 
 
 def test_texts_ids_and_metadata_may_be_generators(

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from colbertz import __version__
-from colbertz.cli import demo, encode, index, info, mine, score, search, train
+from colbertz.cli import check, compact, convert, demo, encode, index, info, mine, score, search, train
 
 SUBCOMMANDS: dict[str, ModuleType] = {
     "train": train,
     "encode": encode,
     "index": index,
     "search": search,
+    "compact": compact,
+    "check": check,
+    "convert": convert,
     "mine": mine,
     "score": score,
     "info": info,
@@ -38,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyError as error:
+        print(f"error: {error.args[0]}", file=sys.stderr)  # str() would put it in quotes
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colbertz.index import Hit
+    from colbertz.searcher import Match
 
 _STYLES = {"rank": "2", "score": "33", "place": "35", "word": "1;31"}
 _LINES = 4
@@ -21,6 +22,30 @@ def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool 
     paint = _paint if color else _plain
     headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {paint(_place(hit), 'place')}"
     return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
+
+
+def format_explanation(matches: "list[Match]", width: int = 100, color: bool = False) -> str:
+    """What each query token matched, with bars as long as the scores; expansion tokens are summed up in a line."""
+    paint = _paint if color else _plain
+    shown = [match for match in matches if not _is_special(match.query_token)]
+    special = sum(match.score for match in matches if _is_special(match.query_token))
+    left = max([len(match.query_token) for match in shown] + [10])
+    right = max([len(match.document_token) for match in shown] + [10])
+    lines = []
+    for match in shown:
+        bar = "▏▎▍▌▋▊▉█"
+        eighths = max(0, round(match.score * 8 * 12))
+        drawn = "█" * (eighths // 8) + (bar[eighths % 8 - 1] if eighths % 8 else "")
+        lines.append(
+            f"     {match.query_token:>{left}} → {paint(f'{match.document_token:<{right}}', 'word')}"
+            f" {paint(f'{match.score:5.2f}', 'score')} {drawn}"
+        )
+    lines.append(f"     {'[…]':>{left}}   {'':<{right}} {paint(f'{special:5.2f}', 'score')}")
+    return "\n".join(line[: width + 40] for line in lines)
+
+
+def _is_special(token: str) -> bool:
+    return token.startswith("[") and token.rstrip().endswith("]") and len(token) > 2
 
 
 def _place(hit: "Hit") -> str:

@@ -9,33 +9,30 @@ HELP = "describe a checkpoint or an index"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="an index, a checkpoint directory, or a hub id")
-    parser.add_argument("--check", action="store_true", help="read an index's files and compare their checksums")
 
 
 def run(args: argparse.Namespace) -> None:
     is_index = (Path(args.path) / "manifest.json").is_file()
-    if args.check and not is_index:
-        raise ValueError(f"--check is for an index, and {args.path} is none")
-    lines = list(_index(args.path, args.check) if is_index else _checkpoint(args.path))
+    lines = list(_index(args.path) if is_index else _checkpoint(args.path))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name:<{width}}  {value}")
 
 
-def _index(path: str, check: bool) -> Iterator[tuple[str, str]]:
+def _index(path: str) -> Iterator[tuple[str, str]]:
     from colbertz.index import Index
 
     index = Index.open(path)
     manifest = index.manifest
+    deleted = sum(segment.num_deleted for segment in manifest.segments)
     yield "index", str(path)
-    yield "documents", f"{len(index):,}"
-    yield "tokens", f"{index.num_tokens:,} ({index.num_tokens / len(index):.1f} a document)"
-    yield "embeddings", f"{index.embedding_dim} × {manifest.dtype}"
-    yield "size", _megabytes(sum(manifest.sizes.values()))
+    yield "documents", f"{len(index):,}" + (f" and {deleted:,} deleted" if deleted else "")
+    yield "tokens", f"{index.num_tokens:,} ({index.num_tokens / max(1, len(index) + deleted):.1f} a document)"
+    yield "embeddings", f"{index.embedding_dim} dimensions of {manifest.nbits} bits, {index.num_cells:,} centroids"
+    yield "size", f"{_megabytes(manifest.size)} in {len(manifest.segments)} segment{'s'[: len(manifest.segments) != 1]}"
+    yield "fields", ", ".join(index.fields) or "none"
     yield "model", index.model or "not recorded"
-    if check:
-        index.verify()
-        yield "checksums", "all files are as they were written"
+    yield "advice", f"{advice} (colbertz compact)" if (advice := index.advice()) else "none"
 
 
 def _checkpoint(path: str) -> Iterator[tuple[str, str]]:

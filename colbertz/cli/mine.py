@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from colbertz.evaluation import Collection
     from colbertz.index import Hit
     from colbertz.models import ColBERT
-    from colbertz.ragged import Ragged
     from colbertz.searcher import Searcher
 
 HELP = "find hard negatives for training pairs"
@@ -161,13 +160,13 @@ def read_pairs(source: str) -> "Collection":
 @contextmanager
 def _searcher(args: argparse.Namespace, model: "ColBERT", data: "Collection") -> "Iterator[Searcher]":
     from colbertz.index import Index
-    from colbertz.index.layout import manifest_path
+    from colbertz.index.layout import MANIFEST
     from colbertz.searcher import Searcher
 
     # Beside the output, because an index may be too large for /tmp.
     with tempfile.TemporaryDirectory(prefix=".colbertz-mine-", dir=Path(args.out).parent) as temporary:
         path = Path(args.index or temporary)
-        if not manifest_path(path).exists():
+        if not (path / MANIFEST).exists():
             yield Searcher.build(
                 path,
                 model,
@@ -215,29 +214,15 @@ def _ranked(
     args: argparse.Namespace,
 ) -> list[tuple[list[Candidate], list[Candidate]]]:
     """The positives and what the search found for each query; positives that it did not find are scored here."""
-    import torch
-
-    from colbertz.scoring import maxsim_of_lists
-
-    model = searcher.model
-
-    def encode(documents: list[str]) -> "Ragged":
-        embeddings: Ragged = model.encode_document(
-            documents, pool_factor=args.pool_factor, batch_tokens=args.batch_tokens, show_progress=False
-        )
-        # As the index stores them, so that all scores are of the same kind.
-        return embeddings.to(torch.float16).to(model.device, torch.float32)
-
-    embeddings = model.encode_query(queries, batch_tokens=args.batch_tokens, show_progress=False).to(model.device)
-    hits = searcher.index.search(embeddings, args.top_k)
-    found = [[_candidate(hit, texts, searcher.index.path) for hit in row] for row in hits]
+    index = searcher.index
+    embeddings = searcher.model.encode_query(queries, batch_tokens=args.batch_tokens, show_progress=False)
+    found = [[_candidate(hit, texts, index.path) for hit in row] for row in index.search(embeddings, args.top_k)]
     scores = [{candidate.id: candidate.score for candidate in candidates} for candidates in found]
     missing = [[id for id in ids if id not in known] for ids, known in zip(relevant, scores)]
-    rows = [row for row, ids in enumerate(missing) if ids]
-    if rows:
-        computed = maxsim_of_lists(embeddings[rows], [[texts[id] for id in missing[row]] for row in rows], encode)
-        for row, values in zip(rows, computed):
-            scores[row] |= dict(zip(missing[row], values))
+    for row, ids in enumerate(missing):
+        if ids:
+            [hits] = index.search(embeddings[row : row + 1], len(ids), subset=ids)
+            scores[row] |= {hit.id: hit.score for hit in hits}
     positives = [[Candidate(id, texts[id], known[id]) for id in ids] for ids, known in zip(relevant, scores)]
     return list(zip(positives, found))
 

@@ -13,6 +13,7 @@ from colbertz.index import build as building
 from colbertz.index import change, filters, fulltext
 from colbertz.index import fusion as fusions
 from colbertz.index.codec import NBITS
+from colbertz.index.documents import Document
 from colbertz.index.layout import Manifest, file_sha256
 from colbertz.index.search import Effort, exact_search, search
 from colbertz.index.snapshot import Snapshot, numbers_of, open_snapshot
@@ -65,6 +66,7 @@ class Index:
         seed: int = 42,
         model: str | None = None,
         fingerprint: Sequence[float] | None = None,
+        recipe: str | None = None,
         overwrite: bool = False,
         show_progress: bool | None = False,
     ) -> "Index":
@@ -90,6 +92,7 @@ class Index:
             seed: of sampling and k-means. The same input and seed give the same files.
             model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
             fingerprint: how `Searcher` recognises that model.
+            recipe: whatever else the embeddings depend on; an interrupted build continues only with the same.
             overwrite: replace the index at `path`, if there is one.
             show_progress: bars on stderr; None for only on a terminal.
 
@@ -106,7 +109,7 @@ class Index:
         building.build(
             Path(path),
             embeddings,
-            building.Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint)),
+            building.Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe),
             ids=ids,
             texts=texts,
             metadata=metadata,
@@ -256,6 +259,17 @@ class Index:
             answers.append([replace(hits[str(id)], score=score) for id, score in fused])
         return answers
 
+    def get(self, id: str) -> Document:
+        """A document's text and metadata.
+
+        Raises:
+            KeyError: if there is no such document.
+        """
+        snapshot = self._snapshot
+        [number] = numbers_of(snapshot, [id])
+        segment = int(np.searchsorted(snapshot.firsts, number, side="right")) - 1
+        return snapshot.segments[segment].documents[number - snapshot.firsts[segment]]
+
     def token_scores(self, query: Tensor, id: str) -> Tensor:
         """How a score comes about: the dot products (S, T) of a query's tokens (S, E) with a document's decoded tokens.
 
@@ -381,6 +395,17 @@ class Index:
     def num_tokens(self) -> int:
         """Tokens in the files; those of deleted documents count until the index is compacted."""
         return self.manifest.num_tokens
+
+    @property
+    def num_cells(self) -> int:
+        """Centroids, each with an inverted list."""
+        return len(self._snapshot.codec.centroids)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The metadata fields that a filter can name."""
+        names = (name for segment in self._snapshot.segments for name in segment.documents.fields)
+        return tuple(dict.fromkeys(names))
 
     @property
     def model(self) -> str | None:

@@ -115,6 +115,68 @@ def test_search_as_json(index: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert answer["hits"][0]["score"] >= answer["hits"][1]["score"]
 
 
+def test_filters(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def ids(*options: str) -> list[str]:
+        assert main(["search", "--index", str(index), "-k", "50", "--json", *options, "the lazy dog"]) == 0
+        return sorted(hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"])
+
+    assert ids("--where", "line <= 2") == ["d0", "d1"]
+    (tmp_path / "ids.txt").write_text("d4\nd2\n")
+    assert ids("--subset", str(tmp_path / "ids.txt")) == ["d2", "d4"]
+    assert ids("--where", "line > 1e6") == []
+    assert ids("--hybrid", "--text-weight", "1", "--where", "line <= 2") != []
+    assert main(["search", "--index", str(index), "--where", "line > 1e6", "dog"]) == 0
+    assert capsys.readouterr().out == "no document where line > 1e6\n"
+    assert "lines" in error_of(capsys, "search", "--index", index, "--where", "lines < 2", "dog")
+    (tmp_path / "ids.txt").write_text("nobody\n")
+    assert "no document 'nobody'" in error_of(
+        capsys, "search", "--index", index, "--subset", tmp_path / "ids.txt", "dog"
+    )
+    assert "--text-weight is for --hybrid" in error_of(capsys, "search", "--index", index, "--text-weight", "0.5", "x")
+
+
+def test_explain_names_what_each_token_matched(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--index", str(index), "-k", "2", "--explain", "the lazy dog"]) == 0
+    output = capsys.readouterr().out
+    assert output.count(" → ") >= 6
+    assert main(["search", "--index", str(index), "-k", "2", "--explain", "--json", "the lazy dog"]) == 0
+    for hit in json.loads(capsys.readouterr().out)["hits"]:
+        assert sum(match["score"] for match in hit["matches"]) == pytest.approx(hit["score"], abs=1e-3)
+
+
+def test_a_file_of_queries_becomes_a_trec_run(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    queries, out = tmp_path / "queries.jsonl", tmp_path / "out.trec"
+    queries.write_text('{"_id": "q1", "text": "lazy dog"}\n{"_id": "q2", "text": "capital of France"}\n')
+    command = ["search", "--index", str(index), "-k", "3", "--queries", str(queries), "--run", str(out)]
+    assert main(command) == 0
+    rows = [line.split() for line in out.read_text().splitlines()]
+    assert [row[0] for row in rows] == ["q1"] * 3 + ["q2"] * 3
+    assert [row[3] for row in rows] == ["1", "2", "3"] * 2
+    assert {(row[1], row[5]) for row in rows} == {("Q0", "colbertz")}
+    queries.with_suffix(".tsv").write_text("q1\tlazy dog\nq2\tcapital of France\n")
+    assert main([*command[:-3], str(queries.with_suffix(".tsv")), "--run", str(tmp_path / "tsv.trec")]) == 0
+    assert (tmp_path / "tsv.trec").read_text() == out.read_text()
+    assert capsys.readouterr().out.startswith(f"2 queries, 6 hits: {out}")
+    queries.with_suffix(".txt").write_text("no tab\n")
+    assert "an id, a tab and its text" in error_of(
+        capsys, "search", "--index", index, "--queries", queries.with_suffix(".txt"), "--run", out
+    )
+    assert "belong together" in error_of(capsys, "search", "--index", index, "--queries", queries)
+
+
+def test_search_builds_first_when_asked(
+    corpus: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["search", "--index", str(tmp_path / "new"), "--build", str(corpus), "--model", str(checkpoint)]
+    assert main([*command, "--nbits", "2", "lazy dog"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"indexed {len(ORDINARY)} documents")
+    assert "notes.txt:" in output
+    assert Index.open(tmp_path / "new").manifest.nbits == 2
+    assert "already holds an index" in error_of(capsys, *command)
+    assert "--build needs --model" in error_of(capsys, *command[:-2])
+
+
 def test_queries_on_stdin(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("lazy dog\n\ncapital of France\n"))
     assert main(["search", "--index", str(index), "-k", "1", "--json"]) == 0
@@ -219,12 +281,31 @@ def test_paths_that_lead_nowhere(
 
 
 def test_info_about_an_index(index: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(index), "--check"]) == 0
+    assert main(["info", str(index)]) == 0
     about = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert about["documents"] == str(len(ORDINARY))
-    assert about["embeddings"] == "16 × float16"
+    assert about["embeddings"].startswith("16 dimensions of 4 bits, ")
+    assert about["fields"] == "path, line"
     assert about["model"] == str(checkpoint)
-    assert about["checksums"] == "all files are as they were written"
+    assert about["advice"] == "none"
+
+
+def test_check_finds_a_flipped_bit(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(index)]) == 0
+    assert "all as they were written" in capsys.readouterr().out
+    file = next(index.glob("segment-*/residuals.npy"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "residuals.npy is damaged" in error_of(capsys, "check", index)
+
+
+def test_compact(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Index.open(index).delete(["d3"])
+    assert main(["compact", str(index)]) == 0
+    assert f"{len(ORDINARY) - 1} documents" in capsys.readouterr().out
+    assert main(["compact", str(index), "--retrain"]) == 0
+    assert len(Index.open(index)) == len(ORDINARY) - 1
 
 
 def test_info_about_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +315,6 @@ def test_info_about_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture
     assert f"{parameters:,}" in output
     assert "'[Q] '" in output
     assert "ModernBert" in output
-    assert "--check is for an index" in error_of(capsys, "info", checkpoint, "--check")
 
 
 # -- encode ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,20 @@
+"""`colbertz check`: read every file of an index and compare it with its checksum."""
+
+import argparse
+
+HELP = "compare every file of an index with its checksum"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", metavar="DIR", help="an index")
+
+
+def run(args: argparse.Namespace) -> None:
+    from colbertz.index import Index
+
+    index = Index.open(args.index)
+    index.check()
+    size = index.manifest.size / 1e6
+    print(f"{args.index}: {len(index.manifest.files)} files, {size:,.1f} MB, all as they were written")
+    if advice := index.advice():
+        print(f"advice: {advice} (colbertz compact)")

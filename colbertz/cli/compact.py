@@ -1,0 +1,26 @@
+"""`colbertz compact`: merge the segments of an index and drop its deleted documents."""
+
+import argparse
+import time
+
+HELP = "merge the segments of an index and drop deleted documents"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", metavar="DIR", help="an index")
+    parser.add_argument("--retrain", action="store_true", help="make new centroids for what is in the index now")
+    parser.add_argument("--seed", type=int, default=42, help="of the new centroids (default: 42)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from colbertz.index import Index
+
+    started = time.perf_counter()
+    index = Index.open(args.index)
+    segments, size = len(index.manifest.segments), index.manifest.size / 1e6
+    index.compact(retrain=args.retrain, seed=args.seed, show_progress=None)
+    seconds, new_size = time.perf_counter() - started, index.manifest.size / 1e6
+    print(
+        f"{args.index}: {segments} segments of {size:,.1f} MB are now one of {new_size:,.1f} MB,"
+        f" {len(index):,} documents, in {seconds:.1f} s"
+    )
