@@ -38,7 +38,8 @@ def _pool(tokens: Tensor, pool_factor: int, protected_tokens: int) -> Tensor:
     num_clusters = max(len(rest) // pool_factor, 1)
     if num_clusters >= len(rest):
         return tokens
-    distance = 1 - (rest.float() @ rest.float().T).numpy()
+    # Rounding puts equal tokens at a distance a little below zero, which linkage refuses.
+    distance = (1 - (rest.float() @ rest.float().T).numpy()).clip(min=0)
     tree = hierarchy.linkage(distance[np.triu_indices(len(rest), k=1)], method="ward")
     labels = torch.from_numpy(hierarchy.fcluster(tree, t=num_clusters, criterion="maxclust").astype(np.int64)) - 1
     sums = torch.zeros(num_clusters, tokens.shape[1]).index_add_(0, labels, rest.float())

@@ -10,6 +10,7 @@ from texts import ORDINARY, REAL, TEN_THOUSAND_WORDS
 from torch import nn
 
 from colbertz import ColBERT, Ragged
+from colbertz.models.pooling import pool_tokens
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,14 @@ def test_unnormalised(model):
     raw = model.encode_document(ORDINARY, normalize=False).values
     assert (raw.norm(dim=1) - 1).abs().max() > 0.1
     torch.testing.assert_close(nn.functional.normalize(raw, dim=1), model.encode_document(ORDINARY).values)
+
+
+def test_pooling_tokens_that_are_equal():
+    """Rounding gives equal tokens a negative distance, which made scipy's linkage fail."""
+    token = torch.nn.functional.normalize(torch.randn(1, 48, generator=torch.Generator().manual_seed(0)), dim=1)
+    document = Ragged.from_list([(token * (1 + 1e-7)).repeat(9, 1)])
+    [pooled] = pool_tokens(document, pool_factor=2)
+    torch.testing.assert_close(pooled[-1:], token, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("pool_factor", [2, 3])
