@@ -26,6 +26,16 @@ def row_best(scores, columns, best, places):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
+def row_best_of(scores, columns, rows, best, places):  # type: ignore[no-untyped-def]
+    """`row_best` of the rows of `scores` into the `rows` (as many) of `best` and `places`."""
+    own_best, own_places = np.empty(len(rows), np.float32), np.empty(len(rows), np.int32)
+    row_best(scores, columns, own_best, own_places)
+    for i in range(len(rows)):
+        best[rows[i]] = own_best[i]
+        places[rows[i]] = own_places[i]
+
+
+@numba.njit(nogil=True, cache=True)
 def row_top(scores, columns, top):  # type: ignore[no-untyped-def]
     """The places of the m largest of the first `columns` in each row, best first, into `top` (N, m) int32."""
     m = top.shape[1]

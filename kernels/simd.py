@@ -228,7 +228,7 @@ def raise_best(  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     size, real = types.int64, types.float32
-    places, scales = types.UniTuple(size, ROWS), types.UniTuple(real, ROWS)
+    places, scales = types.containers.UniTuple(size, ROWS), types.containers.UniTuple(real, ROWS)
     signature = types.void(
         tokens, size, size, size, queries, size, table, places, real, scales, factors, shifts, size, best
     )

@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    is_index = (Path(args.path) / "manifest.json").is_file()
+    from colbertz.index.interop import detect
+
+    is_index = (Path(args.path) / "manifest.json").is_file() or detect(Path(args.path)) is not None
     lines = list(_index(args.path) if is_index else _checkpoint(args.path))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:

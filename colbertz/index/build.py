@@ -12,6 +12,7 @@ whose embeddings are the same, the codec, coded chunks. Memory: see `colbertz.in
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,15 +24,16 @@ import torch
 from tqdm import tqdm
 
 from colbertz.index import codec as codecs
-from colbertz.index.codec import Codec
+from colbertz.index.codec import Codec, packed_bytes
 from colbertz.index.documents import Document, DocumentWriter, write_documents
-from colbertz.index.layout import BUILD, MANIFEST, Manifest, SegmentFiles, write_atomically
+from colbertz.index.layout import BUILD, MANIFEST, PROGRESS, Manifest, SegmentFiles, sync_files, write_atomically
 from colbertz.index.stream import Described, Embeddings, checked, chunked
 from colbertz.index.write import (
     commit,
     next_name,
     only_writer,
     refuse_foreign,
+    remove_build,
     remove_leftovers,
     segment_info,
     write_codes,
@@ -45,12 +47,19 @@ CHUNK_TOKENS = 1 << 18
 
 @dataclass(frozen=True)
 class Settings:
-    """What an interrupted build must have in common with the call that continues it."""
+    """What an interrupted build must have in common with the call that continues it.
+
+    Attributes:
+        nbits, seed, model, fingerprint, recipe: see `Index.build`.
+        compacted: the generation of the index whose documents are coded anew; None for documents from outside.
+    """
 
     nbits: int
     seed: int
     model: str | None
     fingerprint: Sequence[float] | None
+    recipe: str | None = None
+    compacted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +91,25 @@ def build(
     refuse_foreign(root, overwrite)
     described = Described(ids, texts, metadata)
     with only_writer(root):
+        refuse_foreign(root, overwrite)  # once more: another process may have built one meanwhile
+        write(root, _next_generation(root), embeddings, settings, described, show_progress=show_progress)
+
+
+def _next_generation(root: Path) -> int:
+    """The number of the state after the one at `root`."""
+    try:
         old = Manifest.load(root) if (root / MANIFEST).exists() else None
-        remove_leftovers(root, old)
-        write(root, old, embeddings, settings, described, show_progress=show_progress)
+    except ValueError:  # damaged, or of another version: it stays until the new one is there, so its names are taken
+        return 1 + max(
+            [int(name) for path in root.iterdir() for name in re.findall(r"-(\d{6,})$", path.name)], default=0
+        )
+    remove_leftovers(root, old)
+    return old.generation + 1 if old else 1
 
 
 def write(
     root: Path,
-    old: Manifest | None,
+    generation: int,
     embeddings: Embeddings,
     settings: Settings,
     described: Described,
@@ -97,22 +117,19 @@ def write(
     show_progress: bool | None,
     next_number: int = 0,
 ) -> None:
-    """Build an index in place of `old`, by the process that holds the lock; see `Manifest.next_number`."""
-    generation = old.generation + 1 if old else 1
-    work = _Work(root / BUILD, settings, None if show_progress is None else not show_progress)
+    """Build the state `generation` of `root`, by the process that holds the lock; see `Manifest.next_number`."""
+    work = _Work(root, settings, None if show_progress is None else not show_progress)
     segment = work.folder / "segment"
     try:
         chunks = work.store_chunks(embeddings, described, SegmentFiles(segment))
         codec = work.train(chunks)
         num_far = work.encode(chunks, codec, SegmentFiles(segment))
     except (ValueError, TypeError):
-        shutil.rmtree(work.folder)  # the input is wrong: there is nothing to go on with
+        remove_build(root)  # the input is wrong: there is nothing to go on with
         raise
     doclens = np.array([length for chunk in chunks for length in chunk.doclens], dtype=np.int64)
     write_lists(SegmentFiles(segment), doclens, len(codec.centroids))
-    folders = [root / next_name(kind, generation) for kind in ("codec", "segment")]
-    for source, target in zip((work.folder / "codec", segment), folders):
-        source.rename(target)
+    folders = work.hand_over(generation)
     manifest = Manifest(
         generation=generation,
         codec=folders[0].name,
@@ -126,32 +143,34 @@ def write(
         fingerprint=settings.fingerprint,
     )
     commit(root, manifest, folders)
-    shutil.rmtree(work.folder)
 
 
 class _Work:
     """The folder build/ and what is complete in it."""
 
-    def __init__(self, folder: Path, settings: Settings, quiet: bool | None) -> None:
-        self.folder = folder
+    def __init__(self, root: Path, settings: Settings, quiet: bool | None) -> None:
+        self.root = root
+        self.folder = root / BUILD
         self.settings = settings
         self.bar: dict[str, Any] = {"unit_scale": True, "disable": quiet, "leave": False}
         wanted = json.loads(json.dumps(asdict(settings)))
-        file = self._progress_file
+        file = root / PROGRESS
         self.progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if self.progress.get("settings") != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.progress = {"settings": wanted, "codec": False, "encoded": 0, "num_far": 0}
-        (folder / "chunks").mkdir(parents=True, exist_ok=True)
-        self._save()
-
-    @property
-    def _progress_file(self) -> Path:
-        return self.folder / "progress.json"
+            if self.folder.exists():
+                remove_build(root)
+            self.folder.mkdir()
+            self.progress = {"settings": wanted}
+            self._start_over()
+        (self.folder / "chunks").mkdir(exist_ok=True)
 
     def _save(self, **changes: Any) -> None:
         self.progress |= changes
-        write_atomically(self._progress_file, json.dumps(self.progress))
+        write_atomically(self.root / PROGRESS, json.dumps(self.progress))
+
+    def _start_over(self, generation: int | None = None) -> None:
+        """Nothing after the chunks counts any more, or if it does, as the state `generation` of the index."""
+        self._save(codec=False, encoded=0, num_far=0, generation=generation)
 
     def _chunk_files(self, number: int) -> tuple[Path, Path]:
         folder = self.folder / "chunks"
@@ -180,6 +199,7 @@ class _Work:
                 bar.update(sum(sum(chunk.doclens) for chunk in chunks))
                 embeddings = embeddings(writer.count)
             for part in chunked(checked(embeddings, first=writer.count), CHUNK_TOKENS):
+                packed_bytes(part.values.shape[1], self.settings.nbits)
                 documents = described.take(len(part))
                 writer.add(documents)
                 chunks.append(self._store(len(chunks), part, _sha256(documents)))
@@ -195,9 +215,9 @@ class _Work:
         """The stored chunks of documents that have the same ids, texts and metadata now."""
         kept: list[Chunk] = []
         while (chunk := self._stored(len(kept))) is not None:
-            documents = described.take(len(chunk.doclens))
+            documents = described.take(len(chunk.doclens), or_fewer=True)
             if _sha256(documents) != chunk.described:
-                described.put_back(documents)
+                described.put_back()
                 break
             writer.add(documents)
             kept.append(chunk)
@@ -210,10 +230,7 @@ class _Work:
             np.lib.format.write_array(file, part.values.numpy(), allow_pickle=False)
         with temporary.open("rb") as file:
             chunk = Chunk(part.lengths.tolist(), hashlib.file_digest(file, "sha256").hexdigest(), described)
-        if about.exists():
-            if Chunk(**json.loads(about.read_text())) == chunk and path.exists():
-                temporary.unlink()
-                return chunk
+        if not about.exists() or Chunk(**json.loads(about.read_text())) != chunk:
             self._forget(number)
         temporary.replace(path)
         write_atomically(about, json.dumps(asdict(chunk)))
@@ -221,7 +238,7 @@ class _Work:
 
     def _forget(self, first: int) -> None:
         """The input has changed from chunk `first` on: so has the sample, and with it everything later."""
-        self._save(codec=False, encoded=0, num_far=0)
+        self._start_over()
         for path in sorted((self.folder / "chunks").glob("*.json"), reverse=True):
             if int(path.stem) >= first:
                 path.unlink()
@@ -238,16 +255,17 @@ class _Work:
         with tqdm(desc="training", bar_format="{desc} {elapsed}", **self.bar) as bar:
             codec = codecs.train(sample, num_tokens, self.settings.nbits, self.settings.seed, bar.set_description)
         codec.save(folder)
+        sync_files(folder.iterdir())
         self._save(codec=True)
         return Codec.load(folder)
 
     def _sample(self, chunks: Sequence[Chunk], num_tokens: int) -> torch.Tensor:
         """Random tokens of the whole collection, in random order."""
-        generator = torch.Generator().manual_seed(self.settings.seed)
         size = codecs.sample_size(num_tokens)
-        chosen = torch.randperm(num_tokens, generator=generator)[:size]
-        order = chosen.argsort()
-        wanted = chosen[order].numpy()
+        # Unlike a permutation of all, this needs memory for the sample only, if that is small enough in comparison.
+        chosen = np.random.default_rng(self.settings.seed).choice(num_tokens, size, replace=False)
+        order = np.argsort(chosen)
+        wanted = chosen[order]
         rows = None
         begin = 0
         for number, chunk in enumerate(chunks):
@@ -256,7 +274,7 @@ class _Work:
             part = np.load(self._chunk_files(number)[0], mmap_mode="r", allow_pickle=False)
             if rows is None:
                 rows = torch.empty(size, part.shape[1])
-            rows[order[first:last]] = torch.from_numpy(part[wanted[first:last] - begin]).float()
+            rows[torch.from_numpy(order[first:last])] = torch.from_numpy(part[wanted[first:last] - begin]).float()
             begin = end
         assert rows is not None
         return rows
@@ -280,6 +298,14 @@ class _Work:
                 bar.update(len(rows))
         num_far: int = self.progress["num_far"]
         return num_far
+
+    def hand_over(self, generation: int) -> list[Path]:
+        """Before step 5, move codec and segment into the index. A build that is killed now repeats steps 2 to 4."""
+        self._start_over(generation)
+        folders = [self.root / next_name(kind, generation) for kind in ("codec", "segment")]
+        for source, target in zip((self.folder / "codec", self.folder / "segment"), folders):
+            source.rename(target)
+        return folders
 
 
 def _sha256(documents: Iterable[Document]) -> str:

@@ -6,6 +6,7 @@ writes one segment in place of all.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from colbertz.index import build as building
 from colbertz.index.build import CHUNK_TOKENS
 from colbertz.index.codec import Codec, Encoded
 from colbertz.index.documents import MAX_FIELDS, Document, fold, write_documents
+from colbertz.index.interop import require_own
 from colbertz.index.layout import Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.segment import Segment
 from colbertz.index.snapshot import Snapshot, find, numbers_of, open_snapshot
@@ -59,46 +61,49 @@ def add(
     Args:
         only_known: refuse ids that are not in the index, for `Index.update`.
     """
-    with only_writer(root):
-        snapshot = _current(root)
+    with _changing(root) as snapshot:
         manifest = snapshot.manifest
         generation = manifest.generation + 1
         folder = root / next_name("segment", generation)
-        try:
-            folder.mkdir()
-            codec, info, replaced = _write_segment(
-                SegmentFiles(folder),
-                snapshot,
-                checked(embeddings, manifest.embedding_dim),
-                Described(ids, texts, metadata, manifest.next_number),
-                on_duplicate,
-                only_known,
-            )
-            folders = [folder]
-            if codec is not snapshot.codec:
-                folders.append(root / next_name("codec", generation))
-                folders[1].mkdir()
-                codec.save(folders[1])
-            segments, files = _with_deleted(root, snapshot, replaced, generation)
-            manifest = replace(
-                manifest,
-                generation=generation,
-                codec=folders[-1].name if len(folders) > 1 else manifest.codec,
-                segments=(*segments, info),
-                next_number=manifest.next_number + info.num_documents,
-            )
-            manifest = commit(root, manifest, folders, files)
-        except BaseException:
-            remove_leftovers(root, snapshot.manifest)
-            raise
+        folder.mkdir()
+        codec, info, replaced = _write_segment(
+            SegmentFiles(folder),
+            snapshot,
+            checked(embeddings, manifest.embedding_dim),
+            Described(ids, texts, metadata, manifest.next_number),
+            on_duplicate,
+            only_known,
+        )
+        folders = [folder]
+        if codec is not snapshot.codec:
+            folders.append(root / next_name("codec", generation))
+            folders[1].mkdir()
+            codec.save(folders[1])
+        segments, files = _with_deleted(root, snapshot, replaced, generation)
+        manifest = replace(
+            manifest,
+            generation=generation,
+            codec=folders[-1].name if len(folders) > 1 else manifest.codec,
+            segments=(*segments, info),
+            next_number=manifest.next_number + info.num_documents,
+        )
+        manifest = commit(root, manifest, folders, files)
     if advised := advice(manifest):
         logger.warning("%s: %s", root, advised)
 
 
-def _current(root: Path) -> Snapshot:
-    """The state that a writer starts from, without what a killed one left."""
-    remove_leftovers(root, Manifest.load(root))
-    return open_snapshot(root)
+@contextmanager
+def _changing(root: Path) -> Iterator[Snapshot]:
+    """The state that the only writer starts from. Before and after, what no state needs is removed."""
+    require_own(root)
+    with only_writer(root):
+        remove_leftovers(root, Manifest.load(root))
+        try:
+            yield open_snapshot(root)
+        except BaseException:
+            # By the manifest on disk and not the one we had: Ctrl-C may come when the new state is already there.
+            remove_leftovers(root, Manifest.load(root))
+            raise
 
 
 def _write_segment(
@@ -161,17 +166,12 @@ def _check_fields(snapshot: Snapshot, new: Iterable[str]) -> None:
 
 def delete(root: Path, ids: Iterable[str]) -> int:
     """Delete documents; returns how many. The errors are those of `Index.delete`."""
-    with only_writer(root):
-        snapshot = _current(root)
+    with _changing(root) as snapshot:
         numbers = numbers_of(snapshot, ids)
         if len(numbers):
             generation = snapshot.manifest.generation + 1
-            try:
-                segments, files = _with_deleted(root, snapshot, numbers, generation)
-                commit(root, replace(snapshot.manifest, generation=generation, segments=segments), [], files)
-            except BaseException:
-                remove_leftovers(root, snapshot.manifest)
-                raise
+            segments, files = _with_deleted(root, snapshot, numbers, generation)
+            commit(root, replace(snapshot.manifest, generation=generation, segments=segments), [], files)
     return len(numbers)
 
 
@@ -217,17 +217,19 @@ def advice(manifest: Manifest) -> str | None:
 
 def compact(root: Path, *, retrain: bool, seed: int, show_progress: bool | None) -> None:
     """Write all documents that are not deleted as one segment; the arguments are those of `Index.compact`."""
-    with only_writer(root):
-        snapshot = _current(root)
+    with _changing(root) as snapshot:
         manifest = snapshot.manifest
+        generation = manifest.generation + 1
         if not manifest.num_documents:
             raise ValueError(f"{root} has no documents left; build a new index in its place")
         if retrain:
-            settings = building.Settings(manifest.nbits, seed, manifest.model, manifest.fingerprint)
+            settings = building.Settings(
+                manifest.nbits, seed, manifest.model, manifest.fingerprint, compacted=manifest.generation
+            )
             described = Described(*_columns(snapshot))
             building.write(
                 root,
-                manifest,
+                generation,
                 _decoded(snapshot),
                 settings,
                 described,
@@ -235,15 +237,10 @@ def compact(root: Path, *, retrain: bool, seed: int, show_progress: bool | None)
                 next_number=manifest.next_number,
             )
             return
-        generation = manifest.generation + 1
         folder = root / next_name("segment", generation)
-        try:
-            folder.mkdir()
-            info = _merge(snapshot, SegmentFiles(folder), show_progress)
-            commit(root, replace(manifest, generation=generation, segments=(info,)), [folder])
-        except BaseException:
-            remove_leftovers(root, manifest)
-            raise
+        folder.mkdir()
+        info = _merge(snapshot, SegmentFiles(folder), show_progress)
+        commit(root, replace(manifest, generation=generation, segments=(info,)), [folder])
 
 
 def _merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -> SegmentInfo:

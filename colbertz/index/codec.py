@@ -87,7 +87,7 @@ class Codec:
         """Code `embeddings` (N, E); also returns the norms of the residuals (N,) float32."""
         tokens = embeddings.to("cpu", torch.float32).contiguous()
         codes = self.cells.nearest(tokens).astype(self.code_dtype)
-        packed = np.empty((len(tokens), self.embedding_dim * self.nbits // 8), np.uint8)
+        packed = np.empty((len(tokens), packed_bytes(self.embedding_dim, self.nbits)), np.uint8)
         inverse_norms, distances = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.float32)
         inputs = (self.centroids.numpy(), codes, self.bucket_cutoffs.numpy(), self.bucket_weights.numpy())
         reversed_bits = residuals_cpu.reversed_bits(self.nbits)
@@ -130,6 +130,8 @@ class Codec:
         """
         room = np.iinfo(code_dtype).max + 1 - len(self.centroids)
         count = min(len(far), room, max(1, round(len(far) / tokens_per_centroid)))
+        if not count:
+            return self
         new = kmeans.train(far.to("cpu", torch.float32), count, seed=0).half().float()
         return replace(self, centroids=torch.cat([self.centroids, new]))
 
@@ -158,12 +160,27 @@ class Codec:
         centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
         if (
             centroids.dim() != 2
+            or not len(centroids)
             or len(weights) not in {1 << nbits for nbits in NBITS}
             or len(cutoffs) != len(weights) - 1
         ):
             shapes = ", ".join(str(array.shape) for array in arrays[:3])
             raise ValueError(f"{folder} holds no codec: centroids, cutoffs and weights have the shapes {shapes}")
         return cls(centroids, cutoffs, weights, average, float(threshold.reshape(-1)[0]))
+
+
+def packed_bytes(dim: int, nbits: int) -> int:
+    """Bytes of a packed residual.
+
+    Raises:
+        ValueError: if the bits do not fill whole bytes.
+    """
+    if dim * nbits % 8:
+        raise ValueError(
+            f"embeddings of dimension {dim} do not fill whole bytes with nbits {nbits}: the dimension must be a"
+            f" multiple of {8 // nbits}"
+        )
+    return dim * nbits // 8
 
 
 def num_centroids(num_tokens: int, num_sampled: int) -> int:
@@ -201,6 +218,6 @@ def train(
         centroids,
         torch.from_numpy(np.quantile(values, np.arange(1, levels) / levels).astype(np.float32)),
         torch.from_numpy(np.quantile(values, (np.arange(levels) + 0.5) / levels).astype(np.float32)),
-        residual.abs().mean(0),
+        torch.from_numpy(np.abs(residual.numpy()).mean(0)),  # PyTorch's depends on the number of threads
         float(np.quantile(np.linalg.norm(residual.numpy(), axis=1), 0.75)),
     )

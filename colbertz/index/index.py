@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from colbertz.index import build as building
-from colbertz.index import change, filters, fulltext
+from colbertz.index import change, filters, fulltext, interop
 from colbertz.index import fusion as fusions
 from colbertz.index.codec import NBITS
 from colbertz.index.documents import Document
 from colbertz.index.layout import Manifest, file_sha256
 from colbertz.index.search import Effort, exact_search, search
-from colbertz.index.snapshot import Snapshot, numbers_of, open_snapshot
+from colbertz.index.snapshot import Snapshot, numbers_of
 from colbertz.index.stream import Embeddings
 from colbertz.ragged import Ragged
 
@@ -120,7 +120,7 @@ class Index:
 
     @classmethod
     def open(cls, path: str | Path) -> "Index":
-        """Open the index in the directory `path`.
+        """Open the index in the directory `path`: ours, fast-plaid's, next-plaid's or Stanford's (for reading only).
 
         Sizes and quick checksums of all files are compared with the manifest's.
 
@@ -129,7 +129,7 @@ class Index:
             ValueError: if it is not an index, is damaged, or was written by another version.
         """
         root = Path(path)
-        return cls(root, open_snapshot(root))
+        return cls(root, interop.open_any(root))
 
     def refresh(self) -> bool:
         """See what has been written since; returns whether anything was.
@@ -137,9 +137,9 @@ class Index:
         Raises:
             ValueError: if what is there now is damaged; the index then stays as it was.
         """
-        if Manifest.load(self.path) == self.manifest:
+        if interop.detect(self.path) is None and Manifest.load(self.path) == self.manifest:
             return False
-        self._snapshot = open_snapshot(self.path)
+        self._snapshot = interop.open_any(self.path)  # another program's index is opened again
         return True
 
     # -- searching -------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """k-means over token embeddings, and the nearest of many centroids, both in two levels.
 
-With K centroids, one level means N · K products. Two levels put the centroids into √K groups; a token is compared with
-the groups, then with the centroids of the best few. What that costs in recall is in docs/index.md.
+With K centroids, one level means N · K products. Two levels put the centroids into 2·√K groups, each into its two
+nearest; a token is compared with the groups, then with the centroids of the best few. What that costs in recall is in
+docs/index.md.
 
 Everything is seeded, and blocks do not depend on the number of threads: the same input gives the same bits.
 
@@ -22,10 +23,12 @@ from colbertz.kernels import kmeans_cpu
 from colbertz.kernels.linear import product
 from colbertz.kernels.threads import parts, run
 
-# Groups whose centroids a token is compared with.
+# Groups whose centroids a token is compared with, and groups that a centroid is in: the same work misses half as much
+# of the similarity as with twice the probes and each centroid in one group (docs/log.md).
 GROUPS_PROBED = 6
+_GROUPS_OF_CENTROID = 2
 # Up to here all centroids are compared with.
-_ONE_LEVEL = 512
+_ONE_LEVEL = 1024
 # Tokens a block of products: with 128 groups or centroids its scores are 2 MB.
 _BLOCK = 4096
 # oneDNN compiles a product for every new shape, so rows and columns are filled up to multiples of these.
@@ -39,8 +42,8 @@ class Cells:
 
     Attributes:
         centroids: (K, E) float32, in their own order.
-        grouped: (K and filling, E) float32, group after group.
-        numbers: (K,) int32, the number of each grouped centroid.
+        grouped: (2 · K and filling, E) float32, group after group.
+        numbers: (2 · K,) int32, the number of each grouped centroid.
         offsets: (G + 1,) int64, where each group begins.
         groups: (G, E) float32, the mean of each group.
     """
@@ -57,12 +60,18 @@ class Cells:
         if len(centroids) <= _ONE_LEVEL:
             order, offsets = np.arange(len(centroids), dtype=np.int32), np.array([0, len(centroids)])
             return cls(centroids, centroids, order, offsets, centroids.new_zeros(1, centroids.shape[1]))
-        groups = _lloyd(centroids, math.isqrt(len(centroids)), 10, torch.Generator().manual_seed(seed))
-        order, offsets = kmeans_cpu.order_by(_nearest_of_all(centroids, groups), len(groups))
-        grouped = torch.cat(
-            [centroids[torch.from_numpy(order).long()], centroids.new_zeros(_COLUMN_STEP, centroids.shape[1])]
+        groups = _lloyd(centroids, 2 * math.isqrt(len(centroids)), 10, torch.Generator().manual_seed(seed))
+        of_centroid = np.empty((len(centroids), _GROUPS_OF_CENTROID), np.int32)
+        _top(centroids, groups, of_centroid)
+        order, offsets = kmeans_cpu.order_by(of_centroid.reshape(-1), len(groups))
+        # Without empty groups, or a token near to nothing else would have no centroid to be compared with.
+        filled = np.flatnonzero(np.diff(offsets))
+        groups, offsets = groups[torch.from_numpy(filled)], np.append(offsets[filled], offsets[-1])
+        numbers = order // _GROUPS_OF_CENTROID
+        filling = centroids.new_zeros(_COLUMN_STEP, centroids.shape[1])
+        return cls(
+            centroids, torch.cat([centroids[torch.from_numpy(numbers).long()], filling]), numbers, offsets, groups
         )
-        return cls(centroids, grouped, order, offsets, groups)
 
     def nearest(self, tokens: Tensor) -> np.ndarray:
         """The number of the centroid with the largest dot product, approximately: (N,) int32 for `tokens` (N, E)."""
@@ -70,39 +79,39 @@ class Cells:
             return _nearest_of_all(tokens, self.centroids)
         m = min(GROUPS_PROBED, len(self.groups))
         groups = np.empty((len(tokens), m), np.int32)
-        run([functools.partial(self._best_groups, tokens, groups, first) for first in range(0, len(tokens), _BLOCK)])
+        _top(tokens, self.groups, groups)
         # Pairs of a token and a group, by group: each group's centroids then meet all their tokens in one product.
         order, starts = kmeans_cpu.order_by(groups.reshape(-1), len(self.groups))
         best, places = np.full(groups.size, -np.inf, np.float32), np.zeros(groups.size, np.int32)
-        run(
-            [
-                functools.partial(self._best_of_group, tokens, group, order[first:last], m, best, places)
-                for group in range(len(self.groups))
-                for first, last in _blocks(int(starts[group]), int(starts[group + 1]))
-            ]
-        )
+        search = functools.partial(self._best_of_groups, tokens, order, starts, m, best, places)
+        run([functools.partial(search, *some) for some in _blocks(0, len(self.groups), 16)])
         codes = np.empty(len(tokens), np.int32)
         kmeans_cpu.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
         return self.numbers[codes]
 
-    def _best_groups(self, tokens: Tensor, groups: np.ndarray, first: int) -> None:
-        scores = _scores(tokens[first : first + _BLOCK], self.groups)
-        kmeans_cpu.row_top(scores, len(self.groups), groups[first : first + _BLOCK])
-
-    def _best_of_group(
-        self, tokens: Tensor, group: int, pairs: np.ndarray, m: int, best: np.ndarray, places: np.ndarray
+    def _best_of_groups(
+        self,
+        tokens: Tensor,
+        order: np.ndarray,
+        starts: np.ndarray,
+        m: int,
+        best: np.ndarray,
+        places: np.ndarray,
+        first_group: int,
+        last_group: int,
     ) -> None:
-        first, last = self.offsets[group], self.offsets[group + 1]
-        if first == last:
-            return
-        rows = np.zeros((_round_up(len(pairs), _ROW_STEP), tokens.shape[1]), np.float32)
-        kmeans_cpu.gather(tokens.numpy(), pairs, m, rows)
-        scores = product(
-            torch.from_numpy(rows), self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
-        ).numpy()
-        own_best, own_places = np.empty(len(pairs), np.float32), np.empty(len(pairs), np.int32)
-        kmeans_cpu.row_best(scores, last - first, own_best, own_places)
-        best[pairs], places[pairs] = own_best, own_places
+        # One buffer for all: fresh memory, which the system clears page by page, costs more than filling it.
+        rows = np.zeros((_BLOCK, tokens.shape[1]), np.float32)
+        for group in range(first_group, last_group):
+            first, last = self.offsets[group], self.offsets[group + 1]
+            if first == last:
+                continue
+            centroids = self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
+            for start, end in _blocks(int(starts[group]), int(starts[group + 1])):
+                pairs = order[start:end]
+                kmeans_cpu.gather(tokens.numpy(), pairs, m, rows)
+                scores = product(torch.from_numpy(rows[: _round_up(len(pairs), _ROW_STEP)]), centroids).numpy()
+                kmeans_cpu.row_best_of(scores, last - first, pairs, best, places)
 
 
 def train(
@@ -182,6 +191,15 @@ def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
     return places
 
 
+def _top(tokens: Tensor, centroids: Tensor, top: np.ndarray) -> None:
+    """The nearest centroids of each token, best first, into `top` (N, m) int32."""
+
+    def search(first: int, last: int) -> None:
+        kmeans_cpu.row_top(_scores(tokens[first:last], centroids), len(centroids), top[first:last])
+
+    run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
+
+
 def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.Generator) -> Tensor:
     """The mean direction of each centroid's tokens; a centroid without any becomes a random token."""
     order, offsets = kmeans_cpu.order_by(codes, len(before))
@@ -211,5 +229,5 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _blocks(first: int, last: int) -> list[tuple[int, int]]:
-    return [(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)]
+def _blocks(first: int, last: int, size: int = _BLOCK) -> list[tuple[int, int]]:
+    return [(start, min(start + size, last)) for start in range(first, last, size)]

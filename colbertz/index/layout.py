@@ -30,6 +30,7 @@ FORMAT = "colbertz-index"
 VERSION = 2
 MANIFEST = "manifest.json"
 BUILD = "build"
+PROGRESS = f"{BUILD}/progress.json"
 # Of a larger file, the quick checksum covers this many pages of 4 KB: the first, the last, and some in between.
 _PAGE, _PAGES = 4096, 16
 

@@ -68,12 +68,16 @@ def open_snapshot(root: Path) -> Snapshot:
                 if quick_checksum(root / name) != (expected.size, expected.quick):
                     raise ValueError(f"{root / name} is damaged: it is not what was written; build the index again")
             codec = Codec.load(root / manifest.codec)
+            if (codec.embedding_dim, codec.nbits) != (manifest.embedding_dim, manifest.nbits):
+                raise ValueError(f"{root} is damaged: its codec is not what its manifest says; build the index again")
             segments = tuple(open_segment(root, info) for info in manifest.segments)
             return Snapshot(manifest, codec, segments, offsets_of([len(segment) for segment in segments]))
-        except FileNotFoundError as error:
-            # Another process may have replaced the index since we read its manifest.
+        except (FileNotFoundError, ValueError) as error:
+            # Another process may have replaced the index, and removed files, since we read its manifest.
             current = Manifest.load(root)
             if current.generation == manifest.generation:
+                if isinstance(error, ValueError):
+                    raise
                 raise ValueError(f"{root} is damaged: {error.filename} is missing; build the index again") from error
             manifest = current
 
@@ -112,7 +116,8 @@ def numbers_of(snapshot: Snapshot, ids: Iterable[str]) -> np.ndarray:
 def allowed_numbers(snapshot: Snapshot, allowed: Sequence[np.ndarray | None]) -> np.ndarray:
     """The numbers of all documents that may be found, sorted."""
     return np.concatenate(
-        [
+        [np.empty(0, np.int64)]
+        + [
             first + (np.arange(len(segment)) if mask is None else np.flatnonzero(mask))
             for segment, mask, first in zip(snapshot.segments, allowed, snapshot.firsts)
         ]

@@ -39,12 +39,13 @@ class Described:
         self._streams = {name: iter(items) for name, items in given.items() if items is not None}
         self._next_number = next_number
         self._taken = 0
+        self._latest: tuple[int, dict[str, list[Any]]] = 0, {}
 
-    def take(self, count: int) -> list[Document]:
+    def take(self, count: int, or_fewer: bool = False) -> list[Document]:
         """The next `count` documents.
 
         Raises:
-            ValueError: if there are fewer.
+            ValueError: if there are fewer, unless `or_fewer`.
         """
         numbers = range(self._next_number + self._taken, self._next_number + self._taken + count)
         columns: dict[str, list[Any]] = {
@@ -54,21 +55,18 @@ class Described:
         }
         for name, stream in self._streams.items():
             columns[name] = list(islice(stream, count))
-            if len(columns[name]) < count:
+            if len(columns[name]) < count and not or_fewer:
                 end = self._taken + len(columns[name])
                 raise ValueError(f"fewer {name} than embeddings: the {name} end after {end}")
         self._taken += count
+        self._latest = count, columns
         return [Document(*row) for row in zip(*columns.values())]
 
-    def put_back(self, documents: list[Document]) -> None:
+    def put_back(self) -> None:
         """Take the latest documents once more next time."""
-        columns: dict[str, list[Any]] = {
-            "ids": [document.id for document in documents],
-            "texts": [document.text for document in documents],
-            "metadata": [document.metadata for document in documents],
-        }
+        count, columns = self._latest
         self._streams = {name: chain(columns[name], stream) for name, stream in self._streams.items()}
-        self._taken -= len(documents)
+        self._taken -= count
 
     def check_exhausted(self) -> None:
         """Raises ValueError if there are more of them than embeddings."""

@@ -5,8 +5,10 @@ named by the manifest, and the next writer removes it.
 """
 
 import fcntl
+import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,10 +18,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from colbertz.index.codec import Codec, Encoded
+from colbertz.index.codec import Codec, Encoded, packed_bytes
 from colbertz.index.layout import (
     BUILD,
     MANIFEST,
+    PROGRESS,
     Checksum,
     Manifest,
     SegmentFiles,
@@ -30,8 +33,7 @@ from colbertz.index.layout import (
 )
 from colbertz.index.segment import invert, offsets_of
 
-# What may stand in the directory of an index or of an interrupted build, besides the manifest.
-_OURS = ("codec-*", "segment-*", BUILD, MANIFEST + ".new")
+_FOLDER = re.compile(r"(codec|segment)-(\d{6,})")
 
 
 def refuse_foreign(root: Path, overwrite: bool) -> None:
@@ -41,8 +43,15 @@ def refuse_foreign(root: Path, overwrite: bool) -> None:
     if (root / MANIFEST).exists():
         if not overwrite:
             raise FileExistsError(f"{root} already holds an index; pass overwrite=True (--overwrite) to replace it")
-    elif root.exists() and any(not any(path.match(name) for name in _OURS) for path in root.iterdir()):
+    elif root.exists() and any(not _is_ours(path) for path in root.iterdir()):
         raise FileExistsError(f"{root} holds other files and no index; name an empty or a new directory")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an interrupted first build may have left this; `build` is a name that others use too."""
+    if path.name == BUILD and path.is_dir():
+        return (path.parent / PROGRESS).exists() or all(file.suffix == ".new" for file in path.iterdir())
+    return path.name == MANIFEST + ".new" or _FOLDER.fullmatch(path.name) is not None
 
 
 @contextmanager
@@ -70,15 +79,27 @@ def only_writer(root: Path) -> Iterator[None]:
 def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
     """Remove what the manifest does not name; an unfinished build stays, to be continued."""
     named = {manifest.codec, *(segment.name for segment in manifest.segments)} if manifest else set()
-    for pattern in ("codec-*", "segment-*"):
-        for folder in root.glob(pattern):
-            if folder.name not in named:
-                shutil.rmtree(folder)
+    for folder in [*root.iterdir()]:
+        if _FOLDER.fullmatch(folder.name) and folder.name not in named:
+            shutil.rmtree(folder)
     if manifest:
         for file in root.glob("segment-*/deleted-*.npy"):
             if str(file.relative_to(root)) not in manifest.files:
                 file.unlink()
+        progress = root / PROGRESS
+        if (root / BUILD).exists() and (
+            not progress.exists() or json.loads(progress.read_text()).get("generation") == manifest.generation
+        ):
+            remove_build(root)
     (root / (MANIFEST + ".new")).unlink(missing_ok=True)
+
+
+def remove_build(root: Path) -> None:
+    """Remove build/, the file with its progress last: without that, nobody could tell whose folder it is."""
+    for path in (root / BUILD).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    shutil.rmtree(root / BUILD)
 
 
 def commit(root: Path, manifest: Manifest, new_folders: Iterable[Path], new_files: Iterable[Path] = ()) -> Manifest:
@@ -118,7 +139,7 @@ class CodeWriter:
 
     def __init__(self, files: SegmentFiles, codec: Codec, first: int = 0) -> None:
         """Create the files, or open those that are there and go on at token `first`."""
-        row = codec.embedding_dim * codec.nbits // 8
+        row = packed_bytes(codec.embedding_dim, codec.nbits)
         self.num_tokens = first
         self.code_dtype = codec.code_dtype
         self._arrays: list[tuple[BinaryIO, np.dtype, tuple[int, ...]]] = []

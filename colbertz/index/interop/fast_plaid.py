@@ -1,0 +1,193 @@
+"""fast-plaid's and next-plaid's directories, read and written.
+
+    centroids.npy, bucket_*.npy, avg_residual.npy, cluster_threshold.npy    the codec
+    0.codes.npy, 0.residuals.npy, doclens.0.json, 0.metadata.json, 1.…      chunks of consecutive documents
+    merged_codes.npy, merged_residuals.npy and their manifests              all chunks in one file
+    ivf.npy, ivf_lengths.npy, metadata.json, plan.json, metadata.db
+
+Up to fast-plaid 1.6, and in next-plaid, the merged files are a cache of the chunks. From 1.7 on they are the only copy,
+and a chunk's own file, where there is one, is newer. `buffer.npy` and `embeddings.npy` are pickled and are not read:
+the documents in them are in the chunks too.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colbertz.index.codec import Codec
+from colbertz.index.interop import copying, metadata_db
+from colbertz.index.interop.foreign import (
+    check_doclens,
+    damaged,
+    make_codec,
+    make_snapshot,
+    read_doclens,
+    read_json,
+    read_npy,
+)
+from colbertz.index.segment import invert, offsets_of
+from colbertz.index.snapshot import Snapshot
+
+# As many as their own builders put into one.
+FAST_PLAID_CHUNK, NEXT_PLAID_CHUNK = 25_000, 50_000
+# Fields of our manifest that their metadata.json keeps for the way back.
+_REMEMBERED = ("next_number", "trained_on", "model", "fingerprint")
+
+
+def folder_of(root: Path) -> Path:
+    """Where in PyLate's folder, or anywhere else, the index is."""
+    inner = root / "fast_plaid_index"
+    return inner if inner.is_dir() else root
+
+
+def read(root: Path) -> Snapshot:
+    """Open it; see `colbertz.index.interop.open_foreign`."""
+    about = read_json(root / "metadata.json")
+    try:
+        nbits, num_chunks = int(about["nbits"]), int(about["num_chunks"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(root / "metadata.json", f"no usable {error}") from error
+    chunks = [read_doclens(root / f"doclens.{chunk}.json") for chunk in range(num_chunks)]
+    doclens = np.concatenate([np.empty(0, np.int64), *chunks])
+    check_doclens(root, doclens)
+    for name, found in (("num_documents", len(doclens)), ("num_embeddings", int(doclens.sum()))):
+        if about.get(name, found) != found:
+            raise damaged(root, f"metadata.json has {name} {about[name]}, its chunks have {found}")
+    tokens = [int(chunk.sum()) for chunk in chunks]
+    paths = root / "ivf.npy", root / "ivf_lengths.npy"
+    lists = None
+    if all(path.is_file() for path in paths):  # not where it was built with compress_only
+        lists = read_npy(paths[0]), read_npy(paths[1])
+    return make_snapshot(
+        root,
+        _codec(root, nbits),
+        doclens,
+        _merged(root, "codes", tokens),
+        _merged(root, "residuals", tokens),
+        lists,
+        metadata_db.read(root / metadata_db.NAME, len(doclens)),
+        about.get("colbertz", {}),
+    )
+
+
+def _codec(root: Path, nbits: int) -> Codec:
+    threshold = root / "cluster_threshold.npy"
+    return make_codec(
+        root,
+        nbits,
+        read_npy(root / "centroids.npy"),
+        read_npy(root / "bucket_cutoffs.npy"),
+        read_npy(root / "bucket_weights.npy"),
+        read_npy(root / "avg_residual.npy"),
+        # An array of one number, or the number itself after an update.
+        float(read_npy(threshold).reshape(-1)[0]) if threshold.is_file() else float("nan"),
+    )
+
+
+def _merged(root: Path, name: str, tokens: Sequence[int]) -> np.ndarray:
+    """All chunks' codes or residuals, mapped if one file holds them.
+
+    The merged file has what its manifest says, chunk after chunk, and then padding; without one, what the chunks have.
+    """
+    manifest = root / f"merged_{name}.manifest.json"
+    entries = read_json(manifest) if manifest.is_file() else {}
+    entries = entries.get("chunks", entries)  # next-plaid's are one level deeper
+    chunks = [root / f"{chunk}.{name}.npy" for chunk in range(len(tokens))]
+    rows = [entries.get(chunk.name, {}).get("rows", count) for chunk, count in zip(chunks, tokens)]
+    newer = [chunk.is_file() and entries.get(chunk.name, {}).get("mtime") != chunk.stat().st_mtime for chunk in chunks]
+    merged = root / f"merged_{name}.npy"
+    if merged.is_file() and rows == list(tokens) and not any(newer):
+        return _cut(merged, 0, sum(tokens))
+    parts = []
+    for chunk, begin, stored, count in zip(chunks, offsets_of(rows).tolist(), rows, tokens):
+        from_merged = merged.is_file() and not chunk.is_file()
+        array = _cut(merged, begin, stored) if from_merged else read_npy(chunk)
+        if len(array) != count:
+            raise damaged(root, f"{chunk.name} has {len(array)} rows and its documents {count} tokens")
+        parts += [array] * (count > 0)
+    if len({(part.dtype, part.shape[1:]) for part in parts}) > 1:
+        raise damaged(root, f"its chunks have {name} of different shapes")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _cut(path: Path, begin: int, count: int) -> np.ndarray:
+    array = read_npy(path)
+    if len(array) < begin + count:
+        raise damaged(path, f"it has {len(array)} rows where its chunks have {begin + count} tokens")
+    return array[begin : begin + count]
+
+
+def write(snapshot: Snapshot, root: Path, *, next_plaid: bool) -> None:
+    """Write an index into the empty directory `root`, without the deleted documents.
+
+    Memory: 2 bytes a token, and 4 bytes a token while the lists are sorted. Residuals are streamed.
+    """
+    codec = snapshot.codec
+    numbers = copying.live_numbers(snapshot)
+    doclens = copying.doclens(snapshot, numbers)
+    num_tokens = int(doclens.sum())
+    _write_codec(codec, root, next_plaid)
+    num_chunks = _write_chunks(snapshot, root, numbers, doclens, next_plaid)
+    codes = np.concatenate([piece.codes for piece in copying.tokens(snapshot, numbers)])
+    ivf, ivf_lengths = invert(codes, offsets_of(doclens), len(codec.centroids))
+    np.save(root / "ivf.npy", ivf.astype(np.int64), allow_pickle=False)
+    np.save(root / "ivf_lengths.npy", ivf_lengths, allow_pickle=False)
+    metadata_db.write(root / metadata_db.NAME, snapshot)
+    _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": num_chunks})
+    kept = {name: getattr(snapshot.manifest, name) for name in _REMEMBERED}
+    about: dict[str, Any] = {
+        "num_chunks": num_chunks,
+        "nbits": codec.nbits,
+        "num_partitions": len(codec.centroids),
+        "num_embeddings": num_tokens,
+        "avg_doclen": num_tokens / len(numbers),
+        "num_documents": len(numbers),
+        "colbertz": {**kept, "num_far": copying.num_far(snapshot, num_tokens)},
+    }
+    if next_plaid:
+        about |= {"embedding_dim": codec.embedding_dim, "next_plaid_compatible": True}
+    else:
+        about["compress_only"] = False
+    _write_json(root / "metadata.json", about)
+
+
+def _write_chunks(snapshot: Snapshot, root: Path, numbers: np.ndarray, doclens: np.ndarray, next_plaid: bool) -> int:
+    """Returns how many there are."""
+    size = NEXT_PLAID_CHUNK if next_plaid else FAST_PLAID_CHUNK
+    row = snapshot.codec.embedding_dim * snapshot.codec.nbits // 8
+    # libtorch, in fast-plaid, knows bytes by one name only, and next-plaid by the other.
+    byte = "|u1" if next_plaid else "<u1"
+    offsets = offsets_of(doclens)
+    firsts = range(0, len(numbers), size)
+    for chunk, first in enumerate(firsts):
+        part, lengths = numbers[first : first + size], doclens[first : first + size]
+        count = int(lengths.sum())
+        codes = (piece.codes.astype("<i8") for piece in copying.tokens(snapshot, part))
+        _write_array(root / f"{chunk}.codes.npy", "<i8", (count,), codes)
+        residuals = (piece.residuals for piece in copying.tokens(snapshot, part))
+        _write_array(root / f"{chunk}.residuals.npy", byte, (count, row), residuals)
+        _write_json(root / f"doclens.{chunk}.json", lengths.tolist())
+        about = {"num_documents": len(part), "num_embeddings": count, "embedding_offset": int(offsets[first])}
+        _write_json(root / f"{chunk}.metadata.json", about)
+    return len(firsts)
+
+
+def _write_codec(codec: Codec, root: Path, next_plaid: bool) -> None:
+    codec.save(root)
+    if next_plaid:  # which maps float32 where fast-plaid has float16
+        np.save(root / "centroids.npy", codec.centroids.numpy(), allow_pickle=False)
+
+
+def _write_array(path: Path, descr: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+    with path.open("wb") as file:
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece).data)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")

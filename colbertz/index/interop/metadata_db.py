@@ -1,0 +1,130 @@
+"""fast-plaid's and next-plaid's metadata.db: a table METADATA with a row for each document and a column for each field.
+
+    _subset_     the document's number
+    id, text     the document's own; colbertz writes them
+    _metadata_   the exact metadata as JSON; colbertz writes it, and knows a row of its own by it: columns have no lists
+                 and no booleans, and do not tell null from nothing
+    …            a column for each top-level field, for those programs' filters
+
+fast-plaid and next-plaid keep all columns when they add and delete documents. New rows have what they were given there,
+and NULL in ours. Newer versions of next-plaid keep most columns in a second table, METADATA_CONTENT.
+"""
+
+import base64
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colbertz.index.documents import Document, fold, quoted
+from colbertz.index.interop.foreign import damaged
+from colbertz.index.snapshot import Snapshot
+
+NAME = "metadata.db"
+_OWN = ("_subset_", "id", "text", "_metadata_", "_content_id_")
+
+
+def read(path: Path, count: int) -> Iterator[Document]:
+    """The `count` documents of an index in order; numbers for ids and no more where `path` says nothing.
+
+    Raises:
+        ValueError: if it is no such database, or has rows for other documents.
+    """
+    if not path.is_file():
+        yield from (Document(str(number)) for number in range(count))
+        return
+    try:
+        # Immutable spares a file that nobody writes the files that SQLite puts beside it.
+        writing = path.with_name(path.name + "-wal").exists()
+        options = "mode=ro" if writing else "mode=ro&immutable=1"
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True)) as connection:
+            yield from _read(connection, count)
+    except (sqlite3.Error, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def _read(connection: sqlite3.Connection, count: int) -> Iterator[Document]:
+    table = "METADATA"
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'METADATA_CONTENT'").fetchone():
+        table += " LEFT JOIN METADATA_CONTENT USING (_content_id_)"
+    rows = connection.execute(f"SELECT * FROM {table} ORDER BY _subset_")
+    columns = [name for name, *_ in rows.description]
+    taken = set()
+    if "_metadata_" in columns:
+        taken = {id for (id,) in connection.execute(f"SELECT id FROM {table}")}
+    unused = (id for id in map(str, itertools.count()) if id not in taken)
+    number = 0
+    for row in rows:
+        values = dict(zip(columns, row))
+        if not number <= values["_subset_"] < count:
+            raise ValueError(f"it has a row for document {values['_subset_']} of {count}")
+        while number < values["_subset_"]:
+            yield Document(next(unused))
+            number += 1
+        yield _document(values, unused, "_metadata_" in columns)
+        number += 1
+    yield from (Document(next(unused)) for _ in range(number, count))
+
+
+def _document(values: dict[str, Any], unused: Iterator[str], ours: bool) -> Document:
+    if ours and values["_metadata_"] is not None:
+        return Document(values["id"], values["text"], json.loads(values["_metadata_"]))
+    hidden = _OWN if ours else ("_subset_", "_content_id_")
+    fields = {name: _plain(value) for name, value in values.items() if value is not None and name not in hidden}
+    if ours and values["id"] is not None:
+        return Document(str(values["id"]), values["text"], fields)
+    return Document(next(unused), values["text"] if ours else None, fields)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no bytes; next-plaid shows them like this too."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def write(path: Path, snapshot: Snapshot) -> None:
+    """Write the documents that are not deleted, numbered from 0."""
+    columns = _columns(snapshot)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        typed = "".join(f", {quoted(name)} {kind}" for name, kind in columns.items())
+        connection.execute(
+            f'CREATE TABLE METADATA ("_subset_" INTEGER PRIMARY KEY, "id" TEXT, "text" TEXT, "_metadata_" TEXT{typed})'
+        )
+        numbers = itertools.count()
+        for segment in snapshot.segments:
+            own = [name for name in segment.documents.fields if fold(name) in map(fold, columns)]
+            names = ", ".join(map(quoted, ["_subset_", "id", "text", "_metadata_", *own]))
+            insert = f"INSERT INTO METADATA ({names}) VALUES (?, ?, ?, ?{', ?' * len(own)})"
+            chosen = "".join(f", fields.{quoted(name)}" for name in own)
+            with segment.documents.reading() as source:
+                rows = source.execute(
+                    f"SELECT documents.number, documents.id, documents.text, documents.metadata{chosen}"
+                    " FROM documents JOIN fields ON fields.rowid = documents.number ORDER BY documents.number"
+                )
+                connection.executemany(insert, ((next(numbers), *row[1:]) for row in _live(rows, segment.live)))
+        connection.commit()
+
+
+def _live(rows: Iterator[tuple[Any, ...]], live: np.ndarray | None) -> Iterator[tuple[Any, ...]]:
+    return (row for row in rows if live is None or live[row[0]])
+
+
+def _columns(snapshot: Snapshot) -> dict[str, str]:
+    """The fields that get a column, and its type: that of the first value, as fast-plaid and next-plaid have it.
+
+    A quotation mark in a name would end fast-plaid's SQL statements early; such a field is in `_metadata_` alone.
+    """
+    types: dict[str, tuple[str, str]] = {}
+    for segment in snapshot.segments:
+        with segment.documents.reading() as source:
+            for name in segment.documents.fields:
+                if fold(name) not in (*_OWN, *types) and '"' not in name:
+                    first = f"SELECT typeof({quoted(name)}) FROM fields WHERE {quoted(name)} IS NOT NULL LIMIT 1"
+                    if found := source.execute(first).fetchone():
+                        types[fold(name)] = (name, found[0].upper())
+    return dict(types.values())

@@ -1,0 +1,75 @@
+"""Stanford ColBERT's PLAID directories, read.
+
+    centroids.pt, avg_residual.pt, buckets.pt (cutoffs and weights)             the codec
+    0.codes.pt (int32), 0.residuals.pt (uint8), doclens.0.json, 1.codes.pt …    chunks of consecutive passages
+    ivf.pid.pt                                                                  passages of each cell, and how many
+    metadata.json                                                               {config: {nbits, …}, num_chunks, …}
+
+Passages have numbers and no texts here: their collection is a file elsewhere.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from colbertz.index.documents import Document
+from colbertz.index.interop.foreign import check_doclens, damaged, make_codec, make_snapshot, read_doclens, read_json
+from colbertz.index.snapshot import Snapshot
+
+
+def read(root: Path) -> Snapshot:
+    """Open it; see `colbertz.index.interop.open_foreign`. All of it is read into memory."""
+    about = read_json(root / "metadata.json")
+    try:
+        nbits, num_chunks = int(about["config"]["nbits"]), int(about["num_chunks"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(root / "metadata.json", f"no usable {error}") from error
+    cutoffs, weights = _pair(root / "buckets.pt")
+    codec = make_codec(
+        root,
+        nbits,
+        _array(root / "centroids.pt"),
+        cutoffs,
+        weights,
+        _array(root / "avg_residual.pt"),
+        float("nan"),  # Stanford's has none
+    )
+    chunks = range(num_chunks)
+    doclens = np.concatenate([np.empty(0, np.int64), *(read_doclens(root / f"doclens.{i}.json") for i in chunks)])
+    check_doclens(root, doclens)
+    lists = root / "ivf.pid.pt"
+    return make_snapshot(
+        root,
+        codec,
+        doclens,
+        np.concatenate([_array(root / f"{chunk}.codes.pt") for chunk in chunks]),
+        np.concatenate([_array(root / f"{chunk}.residuals.pt") for chunk in chunks]),
+        _pair(lists) if lists.is_file() else None,
+        (Document(str(number)) for number in range(len(doclens))),
+        {},
+    )
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise damaged(path, error) from error
+
+
+def _array(path: Path) -> np.ndarray:
+    content = _load(path)
+    if not isinstance(content, torch.Tensor):
+        raise damaged(path, f"it holds a {type(content).__name__} where a tensor belongs")
+    array: np.ndarray = content.numpy()
+    return array
+
+
+def _pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = _load(path)
+    if not isinstance(content, tuple | list) or [type(item) for item in content] != [torch.Tensor] * 2:
+        raise damaged(path, "it does not hold two tensors")
+    return content[0].numpy(), content[1].numpy()
