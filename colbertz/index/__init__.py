@@ -9,6 +9,7 @@
 It takes embeddings and knows nothing of the model that made them; `colbertz.Searcher` joins the two.
 """
 
-from colbertz.index.index import Hit, Index
+from colbertz.index.index import Index
+from colbertz.index.query import Hit
 
 __all__ = ["Hit", "Index"]

@@ -1,44 +1,26 @@
 """`Index`: build it, open it, search it, change it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from colbertz.index import build as building
-from colbertz.index import change, filters, fulltext, interop
+from colbertz.index import change, fulltext, interop
 from colbertz.index import fusion as fusions
 from colbertz.index.codec import NBITS
 from colbertz.index.documents import Document
 from colbertz.index.layout import Manifest, file_sha256
-from colbertz.index.search import Effort, exact_search, search
+from colbertz.index.query import Hit, allowed_documents, check_k, checked_queries, effort_for, hits_of
+from colbertz.index.search import exact_search, search
 from colbertz.index.snapshot import Snapshot, numbers_of
 from colbertz.index.stream import Embeddings
 from colbertz.ragged import Ragged
 
 _FUSIONS = {"reciprocal_rank": fusions.reciprocal_rank, "weighted": fusions.weighted}
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A document found.
-
-    Attributes:
-        id: the document's id, as given when it was added.
-        score: MaxSim of the query and the decoded document: for normalised embeddings, at most the number of query
-            tokens. For full-text search BM25, for hybrid search the fused score.
-        text: the document's text, if the index stores texts.
-        metadata: what was stored with it.
-    """
-
-    id: str
-    score: float
-    text: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class Index:
@@ -180,13 +162,13 @@ class Index:
         snapshot = self._snapshot
         check_k(k)
         queries = checked_queries(queries, self.embedding_dim)
-        effort = _effort(k, n_ivf_probe, n_full_scores, len(snapshot.codec.centroids))
-        allowed = _allowed(snapshot, where, parameters, subset)
+        effort = effort_for(k, n_ivf_probe, n_full_scores, len(snapshot.codec.centroids))
+        allowed = allowed_documents(snapshot, where, parameters, subset)
         if exact:
             found = exact_search(snapshot, queries, k, allowed)
         else:
             found = search(snapshot, queries, k, effort, allowed)
-        return [_hits(snapshot, numbers.tolist(), scores.tolist()) for numbers, scores in found]
+        return [hits_of(snapshot, numbers.tolist(), scores.tolist()) for numbers, scores in found]
 
     def search_text(
         self,
@@ -205,13 +187,13 @@ class Index:
         if isinstance(queries, str):
             raise TypeError(f"queries must be a list of strings, got the string {queries!r}")
         snapshot = self._snapshot
-        allowed = _allowed(snapshot, where, parameters, subset)
+        allowed = allowed_documents(snapshot, where, parameters, subset)
         documents = [segment.documents for segment in snapshot.segments]
         answers = []
         for query in queries:
             found = fulltext.search_text(documents, query, k, allowed) if documents else []
             numbers = [int(snapshot.firsts[segment]) + number for segment, number, _ in found]
-            answers.append(_hits(snapshot, numbers, [score for _, _, score in found]))
+            answers.append(hits_of(snapshot, numbers, [score for _, _, score in found]))
         return answers
 
     def search_hybrid(
@@ -414,72 +396,3 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self):,} documents, {self.num_tokens:,} tokens of {self.embedding_dim})"
-
-
-def _effort(k: int, n_ivf_probe: int | None, n_full_scores: int | None, num_cells: int) -> Effort:
-    for name, value in (("n_ivf_probe", n_ivf_probe), ("n_full_scores", n_full_scores)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if n_ivf_probe is not None and n_ivf_probe > num_cells:
-        raise ValueError(f"n_ivf_probe is {n_ivf_probe}, but the index has only {num_cells} cells")
-    probes = n_ivf_probe or min(num_cells, 8 if k <= 20 else 16 if k <= 200 else 32)
-    return Effort(probes, n_full_scores or max(2048, 16 * k))
-
-
-def check_k(k: int) -> None:
-    """Raises ValueError unless `k` is an integer of at least 1."""
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k must be an integer of at least 1, got {k!r}")
-
-
-def checked_queries(queries: Ragged, dim: int) -> Ragged:
-    """The queries as float32 on the CPU; raises what `Index.search` says."""
-    if not isinstance(queries, Ragged):
-        raise TypeError(f"queries must be a Ragged of embeddings, got {type(queries).__name__}")
-    shape = tuple(queries.values.shape)
-    if len(shape) != 2 or shape[1] != dim:
-        raise ValueError(f"queries of shape {shape} do not fit an index of dimension {dim}")
-    queries = queries.detach().to("cpu", torch.float32)
-    empty = (queries.lengths == 0).nonzero()
-    if len(empty):
-        raise ValueError(f"query {int(empty[0])} has no tokens")
-    if not bool(queries.values.isfinite().all()):
-        raise ValueError("the queries' embeddings hold NaN or infinite values; look for NaN weights in the model")
-    return queries
-
-
-def _allowed(
-    snapshot: Snapshot, where: str | None, parameters: Sequence[Any], subset: Iterable[str] | None
-) -> list[np.ndarray | None]:
-    """For each segment, the documents that a search may find; None for all."""
-    if where is None and len(parameters):
-        raise ValueError(f"there are {len(parameters)} parameters and no where")
-    masks = [segment.live for segment in snapshot.segments]
-    chosen = []
-    if where is not None:
-        chosen.append(filters.matching([segment.documents for segment in snapshot.segments], where, parameters))
-    if subset is not None:
-        numbers = numbers_of(snapshot, subset)
-        parts: list[np.ndarray] = [np.empty(0, np.int64)] * len(snapshot.segments)
-        for at, part in snapshot.locate(numbers):
-            parts[at] = numbers[part] - snapshot.firsts[at]
-        chosen.append(parts)
-    for lists in chosen:
-        for at, (segment, numbers) in enumerate(zip(snapshot.segments, lists)):
-            mask = np.zeros(len(segment), bool)
-            mask[numbers] = True
-            before = masks[at]
-            masks[at] = mask if before is None else mask & before
-    return masks
-
-
-def _hits(snapshot: Snapshot, numbers: Sequence[int], scores: Sequence[float]) -> list[Hit]:
-    places = np.searchsorted(snapshot.firsts, numbers, side="right") - 1
-    rows: dict[int, Any] = {}
-    for at in set(places.tolist()):
-        own = [number for number, place in zip(numbers, places) if place == at]
-        documents = snapshot.segments[at].documents.get([number - int(snapshot.firsts[at]) for number in own])
-        rows |= dict(zip(own, documents))
-    return [
-        Hit(rows[number].id, score, rows[number].text, rows[number].metadata) for number, score in zip(numbers, scores)
-    ]

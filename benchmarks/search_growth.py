@@ -1,0 +1,151 @@
+"""How the latency of a search grows with the collection: 10,000 to 1,000,000 synthetic documents, 2 bits.
+
+Embeddings are made on the fly, so that no collection is ever in memory: a token is the vector of a word (drawn as words
+are, a few of them often) pulled towards its document's topic, with noise; a query is 32 tokens of some document with
+more noise. Lengths have the spread of real texts. Recall@10 is against brute force over the decoded vectors. A million
+documents are about 50 million tokens: 13 GB of disk while it builds, 2 GB afterwards, some ten minutes on two cores.
+
+    python benchmarks/search_growth.py [--sizes 10000 100000 1000000]
+
+Writes results/search_growth.json and docs/images/search_growth.svg.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from colbertz import Index, Ragged
+
+DIM, WORDS, QUERY_TOKENS, K = 128, 30_000, 32, 10
+DOCUMENTS_AT_ONCE = 4096
+IMAGE = Path(__file__).parents[1] / "docs/images/search_growth.svg"
+
+
+def words() -> torch.Tensor:
+    return F.normalize(torch.randn(WORDS, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+def batch(vocabulary: torch.Tensor, number: int, num_topics: int, count: int) -> Ragged:
+    """Documents `number` · DOCUMENTS_AT_ONCE …, the same every time."""
+    generator = torch.Generator().manual_seed(1 + number)
+    lengths = torch.exp(torch.randn(count, generator=generator) * 0.6 + 3.7).long().clamp(5, 300)
+    topics = torch.randint(num_topics, (count,), generator=generator)
+    directions = F.normalize(torch.stack([_topic(int(t)) for t in topics]), dim=1)
+    ranks = torch.rand(int(lengths.sum()), generator=generator)
+    drawn = vocabulary[(WORDS**ranks).long() - 1]  # log-uniform ranks: Zipf's law
+    noise = F.normalize(torch.randn(len(ranks), DIM, generator=generator), dim=1)
+    tokens = drawn + 0.5 * directions.repeat_interleave(lengths, 0) + 0.45 * noise
+    return Ragged.from_lengths(F.normalize(tokens, dim=1), lengths)
+
+
+def _topic(number: int) -> torch.Tensor:
+    return torch.randn(DIM, generator=torch.Generator().manual_seed(10**6 + number))
+
+
+def collection(size: int) -> Iterator[Ragged]:
+    vocabulary, num_topics = words(), size // 50
+    for number in range(-(-size // DOCUMENTS_AT_ONCE)):
+        count = min(DOCUMENTS_AT_ONCE, size - number * DOCUMENTS_AT_ONCE)
+        yield batch(vocabulary, number, num_topics, count)
+
+
+def queries(size: int, count: int) -> Ragged:
+    generator = torch.Generator().manual_seed(7)
+    some = next(collection(size))
+    rows = []
+    for document in torch.randperm(len(some), generator=generator)[:count].tolist():
+        tokens = some[document]
+        chosen = tokens[torch.randint(len(tokens), (QUERY_TOKENS,), generator=generator)]
+        noise = F.normalize(torch.randn(QUERY_TOKENS, DIM, generator=generator), dim=1)
+        rows.append(F.normalize(chosen + 0.6 * noise, dim=1))
+    return Ragged.from_list(rows)
+
+
+def measure(size: int, folder: Path, num_queries: int) -> dict[str, object]:
+    start = time.perf_counter()
+    index = Index.build(folder / str(size), collection(size), nbits=2, show_progress=True)
+    built = time.perf_counter() - start
+    asked = queries(size, num_queries)
+    index.search(asked[:2], K)
+    taken, found = [], []
+    for i in range(len(asked)):
+        start = time.perf_counter()
+        found += index.search(asked[i : i + 1], K)
+        taken.append(time.perf_counter() - start)
+    truth = index.search(asked, K, exact=True)
+    recall = np.mean([len({h.id for h in a} & {h.id for h in b}) / K for a, b in zip(found, truth)])
+    start = time.perf_counter()
+    Index.open(folder / str(size))
+    opened = time.perf_counter() - start
+    return {
+        "documents": size,
+        "tokens": index.num_tokens,
+        "cells": index.num_cells,
+        "recall@10": float(recall),
+        "ms": statistics.median(taken) * 1e3,
+        "ms p95": statistics.quantiles(taken, n=20)[-1] * 1e3,
+        "build s": built,
+        "open ms": opened * 1e3,
+        "MB": index.manifest.size / 1e6,
+    }
+
+
+def picture(rows: list[dict[str, object]]) -> str:
+    """Latency over documents, both logarithmic, beside √N through the first point."""
+    width, height, left, bottom = 560, 340, 60, 50
+    sizes, times = ([float(str(row[key])) for row in rows] for key in ("documents", "ms"))
+    root = [times[0] * (size / sizes[0]) ** 0.5 for size in sizes]
+    low, high = min(times) / 1.5, max(root) * 1.5
+
+    def x(size: float) -> float:
+        return left + (width - left - 30) * np.log(size / sizes[0]) / max(np.log(sizes[-1] / sizes[0]), 1e-9)
+
+    def y(value: float) -> float:
+        return height - bottom - (height - bottom - 30) * np.log(value / low) / np.log(high / low)
+
+    def line(values: list[float], style: str) -> str:
+        points = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in zip(sizes, values))
+        return f'<polyline points="{points}" fill="none" {style}/>'
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="12"><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{left}" y="18">One query, 10 hits, two cores: median ms by number of documents</text>',
+        line(root, 'stroke="#999" stroke-dasharray="5 4"'),
+        line(times, 'stroke="#c2410c" stroke-width="2.5"'),
+        f'<text x="{x(sizes[-1]) - 26:.0f}" y="{y(root[-1]) - 8:.0f}" fill="#666">√N</text>',
+    ]
+    for size, value in zip(sizes, times):
+        parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="#c2410c"/>')
+        parts.append(f'<text x="{x(size):.0f}" y="{y(value) + 20:.0f}" text-anchor="middle">{value:.1f} ms</text>')
+        parts.append(f'<text x="{x(size):.0f}" y="{height - 24}" text-anchor="middle">{size:,.0f}</text>')
+    parts.append(f'<line x1="{left}" y1="{height - bottom}" x2="{width - 20}" y2="{height - bottom}" stroke="#333"/>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--queries", type=int, default=50)
+    args = parser.parse_args()
+    about = common.machine()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=".cache") as folder:
+        for size in args.sizes:
+            rows.append(measure(size, Path(folder), args.queries))
+            print(rows[-1], flush=True)
+    common.report("search_growth", about, rows)
+    IMAGE.parent.mkdir(exist_ok=True)
+    IMAGE.write_text(picture(rows))
+
+
+if __name__ == "__main__":
+    main()
