@@ -38,7 +38,7 @@ def effort_for(k: int, n_ivf_probe: int | None, n_full_scores: int | None, num_c
     if n_ivf_probe is not None and n_ivf_probe > num_cells:
         raise ValueError(f"n_ivf_probe is {n_ivf_probe}, but the index has only {num_cells} cells")
     probes = n_ivf_probe or min(num_cells, 8 if k <= 20 else 16 if k <= 200 else 32)
-    return Effort(probes, n_full_scores or max(2048, 16 * k))
+    return Effort(probes, n_full_scores or max(2048, 60 * k))
 
 
 def check_k(k: int) -> None:

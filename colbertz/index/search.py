@@ -40,6 +40,8 @@ _WAVE, _IMPROBABLE = 64, 3.0
 # Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
 # down (docs/index.md).
 _EXACT_BEYOND = 12
+# So few documents are all scored exactly.
+_FEW = 512
 # Under a filter that leaves less than half: up to so many times `n_full_scores` documents get the MaxSim of their
 # centroids without any probing; above, up to so many times as many cells are probed.
 _THIN, _WIDEST = 16, 8
@@ -121,7 +123,7 @@ class _Cascade:
         self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
     def run(self) -> Found:
-        if self.num_allowed <= max(self.n_full_scores // 4, self.num_exact):
+        if self.num_allowed <= max(_FEW, self.num_exact):
             return self.exact(allowed_numbers(self.snapshot, self.allowed))
         cells, gains = self.probe()
         all_cells = self.n_ivf_probe == self.snapshot.centroids.num_centroids

@@ -8,9 +8,10 @@ because nothing has to be imported or compiled again. Failures:
     limit      no file may grow beyond n KB: writes fail with EFBIG, also those of SQLite
     space      n pages are left on the file system, which should be a small one: writes fail with ENOSPC
 
-The first two come at the n-th of the points of an operation. Points are all file operations that Python reports to
-audit hooks (open, rename, mkdir, …), all fsyncs, and, so that there are some between two writes to the same file, the
-first two times that each line of the modules that write is reached (by `sys.settrace`). EVERY skips points.
+The first two come at the n-th point after the operation has got the lock. Points are all operations that change the
+disk and that Python reports to audit hooks (opening for writing, rename, mkdir, …), all fsyncs, and, so that there are
+some between two writes to the same file, the first two times that each line of the modules that write is reached (by
+`sys.settrace`). Of these lines only each EVERY-th counts.
 
 After each try the index must be in the old or the new state, every file must have its checksum, and the next writer
 must get it into exactly the files that the operation leaves when nothing fails.
@@ -32,10 +33,7 @@ import torch
 from colbertz import Index, Ragged
 from colbertz.index import build, change
 
-FILE_OPERATIONS = {
-    *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "os.truncate"),
-    *("sqlite3.connect", "fcntl.flock"),
-}
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}
 WRITERS = {f"/index/{name}.py" for name in ("write", "build", "change", "layout", "documents", "codec", "stream")}
 
 
@@ -81,33 +79,39 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def at_points(fail: Callable[[], None]) -> Callable[[int], None]:
-    """Call `fail` at the n-th point from now on."""
+def at_points(fail: Callable[[], None], every: int) -> Callable[[int], None]:
+    """Call `fail` at the n-th point."""
 
     def prepare(nth: int) -> None:
-        points = 0
+        locked = False
+        points = num_lines = 0
         lines: Counter[tuple[str, int]] = Counter()
 
         def point() -> None:
             nonlocal points
-            points += 1
+            points += locked
             if points == nth:
                 fail()
 
-        def audit(event: str, arguments: tuple[object, ...]) -> None:
-            if event in FILE_OPERATIONS:
+        def audit(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal locked
+            locked = locked or event == "fcntl.flock"
+            if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
                 point()
 
         def trace(frame: FrameType, event: str, argument: object) -> Any:
             if not any(frame.f_code.co_filename.endswith(name) for name in WRITERS):
                 return None
-            if event == "line":
+            if event == "line" and locked:
+                nonlocal num_lines
                 lines[frame.f_code.co_filename, frame.f_lineno] += 1
                 if lines[frame.f_code.co_filename, frame.f_lineno] <= 2:
-                    point()
+                    num_lines += 1
+                    if num_lines % every == 0:
+                        point()
             return trace
 
-        os.fsync = lambda handle: point()  # a kill does not lose what the system has, so waiting would only take time
+        os.fsync = lambda handle: point()
         sys.addaudithook(audit)
         sys.settrace(trace)
 
@@ -158,7 +162,11 @@ def state(root: Path) -> object:
     index.check()
     hits = index.search(embeddings(2, 5), k=100)
     assert all(len(found) == len(index) for found in hits)
-    return len(index), [[(hit.id, hit.text, hit.metadata, hit.score) for hit in found] for found in hits]
+    return (
+        index.manifest.generation,
+        len(index),
+        [[(hit.id, hit.text, hit.metadata, hit.score) for hit in found] for found in hits],
+    )
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -167,6 +175,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def main(failure: str, name: str, root: Path, every: int = 1) -> None:
     torch.set_num_threads(1)  # a forked child has none of its parent's threads
+    os.fsync = lambda handle: None  # a kill does not lose what the system has, so waiting would only take time
     build.CHUNK_TOKENS = change.CHUNK_TOKENS = 12
     operation = OPERATIONS[name]
     before, after = root.with_name("before"), root.with_name("after")
@@ -178,8 +187,8 @@ def main(failure: str, name: str, root: Path, every: int = 1) -> None:
     states = {"old": state(before), "new": state(after)}
     expected = files(after)
     prepare = {
-        "kill": at_points(kill),
-        "interrupt": at_points(interrupt),
+        "kill": at_points(kill, every),
+        "interrupt": at_points(interrupt, every),
         "limit": limit_files,
         "space": lambda nth: fill_disk(nth, root),
     }[failure]
@@ -202,7 +211,7 @@ def main(failure: str, name: str, root: Path, every: int = 1) -> None:
         except Exception as broken:
             raise AssertionError(f"{failure} {name}, try {nth}, ended by {error}") from broken
         print(json.dumps({"error": error, "found": outcome, "unchanged": unchanged, "repaired": repaired}))
-        nth += every
+        nth += 1
 
 
 if __name__ == "__main__":
