@@ -19,11 +19,13 @@ from colbertz.demo.corpus import Function, collect, default_roots
 from colbertz.demo.tokenizer import train_tokenizer
 from colbertz.evaluation import evaluate, from_pairs
 from colbertz.evaluation.exact import truncation_unmentioned
+from colbertz.index import Hit
 from colbertz.metrics import mrr, recall
 from colbertz.models import ColBERT
 from colbertz.searcher import Searcher
 
 QUERIES = ("parse a date string", "shortest path between two nodes of a graph", "read a file line by line")
+FILTER = "path like 'email/%'"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -85,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
             location=location,
             overwrite=True,
         )
-        size = sum(file.stat().st_size for file in index.rglob("*") if file.is_file())
-        print(f"{size / 1e6:,.0f} MB")
+        built = searcher.index
+        print(f"{built.num_tokens:,} tokens of {built.embedding_dim} dimensions: {built.manifest.size / 1e6:,.0f} MB")
 
     with _stage(5, "Searching"):
         _show_searches(searcher)
@@ -140,11 +142,21 @@ def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> list
 
 
 def _show_searches(searcher: Searcher) -> None:
-    width = shutil.get_terminal_size((100, 24)).columns
     for query, hits in zip(QUERIES, searcher.search(list(QUERIES), k=3)):
-        print(f"\n{_bold(query)}")
-        for rank, hit in enumerate(hits, 1):
-            print(format_hit(rank, hit, query, width, _in_colour()))
+        _show(query, query, hits)
+    [query, *_] = QUERIES
+    _show(f'{query}  --where "{FILTER}"', query, searcher.search(query, k=2, where=FILTER))
+    started = time.perf_counter()
+    searcher.search(list(QUERIES), k=10)
+    milliseconds = (time.perf_counter() - started) * 1e3 / len(QUERIES)
+    print(_dim(f"\n{milliseconds:.0f} ms a query, encoding included"))
+
+
+def _show(title: str, query: str, hits: Sequence[Hit]) -> None:
+    print(f"\n{_bold(title)}")
+    width = shutil.get_terminal_size((100, 24)).columns
+    for rank, hit in enumerate(hits, 1):
+        print(format_hit(rank, hit, query, width, _in_colour()))
 
 
 @contextmanager

@@ -251,7 +251,7 @@ class _Work:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         num_tokens = sum(sum(chunk.doclens) for chunk in chunks)
-        sample = self._sample(chunks, num_tokens)
+        sample = self._sample(chunks, num_tokens).to("cuda" if torch.cuda.is_available() else "cpu")
         with tqdm(desc="training", bar_format="{desc} {elapsed}", **self.bar) as bar:
             codec = codecs.train(sample, num_tokens, self.settings.nbits, self.settings.seed, bar.set_description)
         codec.save(folder)

@@ -76,6 +76,8 @@ def search(
         effort: how far to look.
         allowed: for each segment, which of its documents may be found (bool), or None for all.
     """
+    if not len(queries):
+        return []
     num_allowed = sum(
         len(segment) if mask is None else int(mask.sum()) for segment, mask in zip(snapshot.segments, allowed)
     )
