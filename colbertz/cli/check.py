@@ -1,6 +1,7 @@
 """`colbertz check`: read every file of an index and compare it with its checksum."""
 
 import argparse
+from pathlib import Path
 
 HELP = "compare every file of an index with its checksum"
 
@@ -11,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from colbertz.index import Index
+    from colbertz.index.interop import require_own
 
+    require_own(Path(args.index))
     index = Index.open(args.index)
     index.check()
     size = index.manifest.size / 1e6

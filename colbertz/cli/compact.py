@@ -21,6 +21,6 @@ def run(args: argparse.Namespace) -> None:
     index.compact(retrain=args.retrain, seed=args.seed, show_progress=None)
     seconds, new_size = time.perf_counter() - started, index.manifest.size / 1e6
     print(
-        f"{args.index}: {segments} segments of {size:,.1f} MB are now one of {new_size:,.1f} MB,"
-        f" {len(index):,} documents, in {seconds:.1f} s"
+        f"{args.index}: {len(index):,} documents in one segment instead of {segments},"
+        f" {new_size:,.1f} MB instead of {size:,.1f}, in {seconds:.1f} s"
     )

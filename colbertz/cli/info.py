@@ -23,18 +23,22 @@ def run(args: argparse.Namespace) -> None:
 
 def _index(path: str) -> Iterator[tuple[str, str]]:
     from colbertz.index import Index
+    from colbertz.index.interop import detect
 
     index = Index.open(path)
     manifest = index.manifest
     deleted = sum(segment.num_deleted for segment in manifest.segments)
-    yield "index", str(path)
+    program = detect(Path(path))
+    yield "index", str(path) + (f" ({program})" if program else "")
     yield "documents", f"{len(index):,}" + (f" and {deleted:,} deleted" if deleted else "")
     yield "tokens", f"{index.num_tokens:,} ({index.num_tokens / max(1, len(index) + deleted):.1f} a document)"
     yield "embeddings", f"{index.embedding_dim} dimensions of {manifest.nbits} bits, {index.num_cells:,} centroids"
-    yield "size", f"{_megabytes(manifest.size)} in {len(manifest.segments)} segment{'s'[: len(manifest.segments) != 1]}"
+    size = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+    yield "size", f"{_megabytes(size)} in {len(manifest.segments)} segment{'s'[: len(manifest.segments) != 1]}"
     yield "fields", ", ".join(index.fields) or "none"
     yield "model", index.model or "not recorded"
-    yield "advice", f"{advice} (colbertz compact)" if (advice := index.advice()) else "none"
+    if not program:
+        yield "advice", f"{advice} (colbertz compact)" if (advice := index.advice()) else "none"
 
 
 def _checkpoint(path: str) -> Iterator[tuple[str, str]]:

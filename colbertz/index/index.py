@@ -1,6 +1,6 @@
 """`Index`: build it, open it, search it, change it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -57,9 +57,9 @@ class Index:
         The new index becomes visible at once when it is complete and on disk; until then what was at `path` stays.
         A build that is killed leaves its work in `path`/build, and the same call continues it.
 
-        Memory, besides one batch: 4 bytes · dim for each sampled token (64 a centroid, at most 4.2 million), about
-        4 KB · dim for each thousand tokens of a chunk (262,144 tokens), and 4 bytes a token while the lists are sorted.
-        Disk: 2 bytes · dim a token while it runs, dim · nbits / 8 + 10 in the end.
+        Memory, besides one batch: 4 bytes · dim for each sampled token (64 a centroid, at most 4.2 million, and 50,000
+        more), about 4 KB · dim for each thousand tokens of a chunk (262,144 tokens), and 4 bytes a token while the lists
+        are sorted. Disk: dim · nbits / 8 + 10 bytes a token besides texts and metadata, and 2 · dim more while it runs.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -71,7 +71,7 @@ class Index:
             texts: stored, searchable (`search_text`) and returned with the hits.
             metadata: a dict of JSON values for each document, stored, usable in filters, returned with the hits.
             nbits: bits for each dimension of a residual: 1, 2, 4 or 8.
-            seed: of sampling and k-means. The same input and seed give the same files.
+            seed: of sampling and k-means. On a CPU the same input and seed give the same files.
             model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
             fingerprint: how `Searcher` recognises that model.
             recipe: whatever else the embeddings depend on; an interrupted build continues only with the same.
@@ -134,7 +134,7 @@ class Index:
         n_ivf_probe: int | None = None,
         n_full_scores: int | None = None,
         where: str | None = None,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
         subset: Iterable[str] | None = None,
         exact: bool = False,
     ) -> list[list[Hit]]:
@@ -149,7 +149,7 @@ class Index:
             n_full_scores: documents compared by their centroids, a quarter of them with residuals; None to choose.
             where: an SQL expression over metadata fields, `id` and `text`: only documents for which it holds. Few
                 documents left are all scored; more are probed for more widely, so recall stays.
-            parameters: values for the question marks in `where`.
+            parameters: values for the question marks in `where`, or a dict for its `:names`.
             subset: ids; only these documents. None are an empty answer, not all documents.
             exact: score all documents.
 
@@ -176,7 +176,7 @@ class Index:
         k: int = 10,
         *,
         where: str | None = None,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
         subset: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
         """The `k` documents whose texts have the highest BM25 for each query; documents without any of its words miss.

@@ -1,6 +1,6 @@
 """What goes into a search and comes out of it: checks of the arguments, the documents a filter leaves, hits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ def checked_queries(queries: Ragged, dim: int) -> Ragged:
 
 
 def allowed_documents(
-    snapshot: Snapshot, where: str | None, parameters: Sequence[Any], subset: Iterable[str] | None
+    snapshot: Snapshot, where: str | None, parameters: Sequence[Any] | Mapping[str, Any], subset: Iterable[str] | None
 ) -> list[np.ndarray | None]:
     """For each segment, the documents that a search may find; None for all."""
     if where is None and len(parameters):

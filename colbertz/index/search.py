@@ -57,7 +57,8 @@ class Effort:
 
     Attributes:
         n_ivf_probe: cells probed for each query token.
-        n_full_scores: documents that get the MaxSim of their centroids; a quarter of them get residuals too.
+        n_full_scores: documents that get the MaxSim of their centroids, at least 8 · k; at most a quarter of them, or
+            2 · k, get residuals too.
     """
 
     n_ivf_probe: int
@@ -85,11 +86,14 @@ def search(
     if k == 0:
         return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in range(len(queries))]
     everything = effort.n_ivf_probe == len(snapshot.codec.centroids) and effort.n_full_scores // 4 >= num_allowed
-    if everything or int(queries.lengths.max()) > _LONGEST_QUERY:
+    if everything:
         return exact_search(snapshot, queries, k, allowed)
     found: list[Found] = [(np.empty(0), np.empty(0))] * len(queries)
 
     def answer(number: int) -> None:
+        if len(queries[number]) > _LONGEST_QUERY:
+            [found[number]] = exact_search(snapshot, queries[number : number + 1], k, allowed)
+            return
         found[number] = _Cascade(snapshot, queries[number].numpy(), k, effort, allowed, num_allowed).run()
 
     # A batch keeps every thread busy with queries of its own; a single query is shared out stage by stage.

@@ -48,9 +48,9 @@ def open_foreign(root: Path) -> Snapshot:
 
 
 def require_own(root: Path) -> None:
-    """Raises ValueError if the index is another program's: those are not written to."""
+    """Raises ValueError if the index is another program's: those are not written to, and have no checksums."""
     if program := detect(root):
         raise ValueError(
-            f"{root} is an index of {program}, which colbertz only reads; convert it first:"
+            f"{root} is an index of {program}, which colbertz only searches; convert it first:"
             f" colbertz convert {root} NEW_DIRECTORY --to colbertz"
         )
