@@ -7,6 +7,7 @@ embeddings, once, in any environment:
     python benchmarks/search_cpu.py --embed          trains a small ColBERT (arxiv.yaml) and encodes the collection
     python benchmarks/search_cpu.py                  builds and searches; fast-plaid's build takes ten minutes
     python benchmarks/search_cpu.py --keep           with the indexes of the last run
+    python benchmarks/search_cpu.py --documents 2000 --systems colbertz fast-plaid xtr-warp
 
 Everything runs in one process. Searches are one query at a time, contenders taking turns query by query, so that a busy
 moment of the machine meets all of them; QPS is that of the whole set of queries in one call. Recall@10 is the share of
@@ -156,9 +157,14 @@ SYSTEMS: dict[str, tuple[Callable[..., None], Callable[..., list[Contender]]]] =
 }
 
 
+def index_path(name: str, documents: Ragged) -> Path:
+    return CACHE / f"index-{name}-{len(documents)}"
+
+
 def build(name: str, documents: Ragged, keep: bool) -> float:
     """Seconds of building the index, remembered beside it."""
-    path, took = CACHE / f"index-{name}", CACHE / f"index-{name}.seconds"
+    path = index_path(name, documents)
+    took = path.with_suffix(".seconds")
     if not (keep and took.exists()):
         shutil.rmtree(path, ignore_errors=True)
         start = time.perf_counter()
@@ -203,27 +209,29 @@ def measure(contenders: list[Contender], queries: Ragged, truth: list[set[int]],
     return rows
 
 
-def peak(name: str) -> float:
+def peak(name: str, num_documents: int) -> float:
     """Megabytes of a process that opens the index and answers 20 queries, beyond those of importing the system."""
-    return common.in_fresh_process(__file__, "--peak", name)
+    return common.in_fresh_process(__file__, "--peak", name, "--documents", str(num_documents))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embed", action="store_true")
     parser.add_argument("--keep", action="store_true", help="use the indexes of the last run")
+    parser.add_argument("--documents", type=int, default=10_000, help="only the first; xtr-warp takes long to build")
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["colbertz", "fast-plaid"])
     parser.add_argument("--peak", choices=SYSTEMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.embed:
         embed()
         return
     documents, queries = load()
+    documents = documents[: args.documents]
     if args.peak:
-        contenders = SYSTEMS[args.peak][1]
-        contenders(CACHE / f"index-{args.peak}")[0].search(queries[:1])  # libraries and compiled kernels
-        print(common.peak_megabytes(lambda: contenders(CACHE / f"index-{args.peak}")[0].search(queries[:20])))
+        contenders, path = SYSTEMS[args.peak][1], index_path(args.peak, documents)
+        contenders(path)[0].search(queries[:1])  # libraries and compiled kernels
+        print(common.peak_megabytes(lambda: contenders(path)[0].search(queries[:20])))
         return
     peers = {"fast-plaid": "fast-plaid", "xtr-warp": "xtr-warp-rs"}
     about = common.machine(*(peers[name] for name in args.systems if name in peers))
@@ -232,17 +240,17 @@ def main() -> None:
     seconds = {name: build(name, documents, args.keep) for name in args.systems}
     queries = queries[: args.queries]
     truth = exact(queries, documents)
-    contenders = [c for name in args.systems for c in SYSTEMS[name][1](CACHE / f"index-{name}")]
+    contenders = [c for name in args.systems for c in SYSTEMS[name][1](index_path(name, documents))]
     rows = measure(contenders, queries, truth, batch=len(queries))
     first = {c.system: c for c in reversed(contenders)}
     for row in rows:
         name = row["system"]
         is_default = first[name].setting == row["setting"]
-        files = [path for path in (CACHE / f"index-{name}").rglob("*") if path.is_file()]
+        files = [path for path in index_path(name, documents).rglob("*") if path.is_file()]
         row["build s"] = seconds[name] if is_default else ""
         row["MB"] = sum(path.stat().st_size for path in files) / 1e6 if is_default else ""
-        row["peak MB"] = peak(name) if is_default else ""
-    common.report("search_cpu", about, rows)
+        row["peak MB"] = peak(name, len(documents)) if is_default else ""
+    common.report("search_cpu" if args.documents == 10_000 else f"search_cpu_{args.documents}", about, rows)
 
 
 if __name__ == "__main__":
