@@ -1,9 +1,11 @@
 """What MaxSim means, in plain PyTorch: short enough to be checked by eye, in any dtype, differentiable by autograd.
 
 Every fast version is tested against this one, values and gradients. Nothing here is meant to be quick or small.
+Likewise for the residuals of an index: how they are packed into bits, and what those stand for.
+
 Texts come as a flat tensor of tokens and offsets: text i is `tokens[offsets[i]:offsets[i + 1]]`.
 
-Legend: B queries, A documents, S query tokens, T document tokens, E embedding dim.
+Legend: B queries, A documents, S query tokens, T document tokens, E embedding dim, N tokens, K centroids.
 """
 
 import torch
@@ -52,3 +54,29 @@ def maxsim_candidates(
     lists = candidates.split(candidate_offsets.diff().tolist())
     scores = [maxsim_pair(query[b], document[a]) for b, numbers in enumerate(lists) for a in numbers.tolist()]
     return torch.stack(scores) if scores else queries.new_zeros(0)
+
+
+def pack_buckets(buckets: Tensor, nbits: int) -> Tensor:
+    """(N, E · nbits / 8) uint8 from buckets (N, E): of each dimension its lowest bit first; bytes from the highest bit.
+
+    The layout is that of Stanford's ColBERT (`ResidualCodec.binarize`) and fast-plaid.
+    """
+    bits = buckets.long()[:, :, None] >> torch.arange(nbits) & 1
+    return (bits.reshape(len(buckets), -1, 8) << torch.arange(7, -1, -1)).sum(2).to(torch.uint8)
+
+
+def unpack_buckets(packed: Tensor, nbits: int) -> Tensor:
+    """(N, E) int64 from (N, E · nbits / 8) uint8."""
+    bits = packed.long()[:, :, None] >> torch.arange(7, -1, -1) & 1
+    return (bits.reshape(len(packed), -1, nbits) << torch.arange(nbits)).sum(2)
+
+
+def encode_residuals(tokens: Tensor, centroids: Tensor, codes: Tensor, cutoffs: Tensor) -> Tensor:
+    """The packed residuals of `tokens` (N, E): a bucket is the number of `cutoffs` (2^nbits - 1,) below the value."""
+    residuals = tokens - centroids[codes]
+    return pack_buckets((residuals[:, :, None] > cutoffs).sum(2), len(cutoffs).bit_length())
+
+
+def decode_residuals(centroids: Tensor, codes: Tensor, packed: Tensor, weights: Tensor) -> Tensor:
+    """The vectors (N, E) before they are normalised: centroids plus the `weights` (2^nbits,) of the buckets."""
+    return centroids[codes] + weights[unpack_buckets(packed, len(weights).bit_length() - 1)]

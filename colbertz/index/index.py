@@ -58,7 +58,7 @@ class Index:
         A build that is killed leaves its work in `path`/build, and the same call continues it.
 
         Memory, besides one batch: 4 bytes · dim for each sampled token (64 a centroid, at most 4.2 million, and 50,000
-        more), about 4 KB · dim for each thousand tokens of a chunk (262,144 tokens), 4 bytes a token while the lists are
+        more), about 4 KB · dim for each thousand tokens of a chunk (262,144 tokens), 4 bytes a token while lists are
         sorted. Disk: dim · nbits / 8 + 10 bytes a token besides texts and metadata, and 2 · dim more while it runs.
 
         Args:

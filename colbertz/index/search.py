@@ -296,7 +296,7 @@ def _tables(blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
 def exact_search(snapshot: Snapshot, queries: Ragged, k: int, allowed: Sequence[np.ndarray | None]) -> list[Found]:
     """Brute force: MaxSim over the decoded vectors of all allowed documents, a block of them at a time."""
     numbers = allowed_numbers(snapshot, allowed)
-    lengths = np.concatenate([np.diff(segment.offsets) for segment in snapshot.segments])[numbers]
+    lengths = np.concatenate([np.diff(segment.offsets) for segment in snapshot.segments] or [numbers])[numbers]
     found: list[Found] = []
     for some in queries.split(QUERY_TOKENS):
         best = np.empty((len(some), 0), np.float32)

@@ -1,6 +1,6 @@
 """Change an index in every way, failing at a later point each time, and print what is found afterwards.
 
-Run by test_storage.py as `python crash.py FAILURE OPERATION ROOT [EVERY]`. Each try is a forked child, which is quick
+Run by test_storage.py as `python crash.py FAILURE ROOT OPERATION:STEP …`. Each try is a forked child, which is quick
 because nothing has to be imported or compiled again. Failures:
 
     kill       the child ends without any clean-up (as by kill -9): what Python and SQLite hold in buffers is lost
@@ -10,14 +10,16 @@ because nothing has to be imported or compiled again. Failures:
 
 The first two come at the n-th point after the operation has got the lock. Points are all operations that change the
 disk and that Python reports to audit hooks (opening for writing, rename, mkdir, …), all fsyncs, and, so that there are
-some between two writes to the same file, the first two times that each line of the modules that write is reached (by
-`sys.settrace`). Of these lines only each EVERY-th counts.
+some between two writes to the same file, every twelfth of the lines of the modules that write, the first two times that
+each is reached (by `sys.settrace`). There is a try for each STEP-th point; the tests leave some out to be quick. With a
+STEP of 1 all operations together have about 1,060.
 
 After each try the index must be in the old or the new state, every file must have its checksum, and the next writer
 must get it into exactly the files that the operation leaves when nothing fails.
 """
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -34,6 +36,7 @@ from colbertz import Index, Ragged
 from colbertz.index import build, change
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}
+LINES = 12
 WRITERS = {f"/index/{name}.py" for name in ("write", "build", "change", "layout", "documents", "codec", "stream")}
 
 
@@ -79,7 +82,7 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def at_points(fail: Callable[[], None], every: int) -> Callable[[int], None]:
+def at_points(fail: Callable[[], None]) -> Callable[[int], None]:
     """Call `fail` at the n-th point."""
 
     def prepare(nth: int) -> None:
@@ -107,7 +110,7 @@ def at_points(fail: Callable[[], None], every: int) -> Callable[[int], None]:
                 lines[frame.f_code.co_filename, frame.f_lineno] += 1
                 if lines[frame.f_code.co_filename, frame.f_lineno] <= 2:
                     num_lines += 1
-                    if num_lines % every == 0:
+                    if num_lines % LINES == 0:
                         point()
             return trace
 
@@ -173,13 +176,10 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def main(failure: str, name: str, root: Path, every: int = 1) -> None:
-    torch.set_num_threads(1)  # a forked child has none of its parent's threads
-    os.fsync = lambda handle: None  # a kill does not lose what the system has, so waiting would only take time
-    build.CHUNK_TOKENS = change.CHUNK_TOKENS = 12
+def main(failure: str, name: str, root: Path, step: int) -> None:
     operation = OPERATIONS[name]
     before, after = root.with_name("before"), root.with_name("after")
-    before.mkdir()
+    before.mkdir(parents=True)
     if name != "first":
         start(before)
     shutil.copytree(before, after)
@@ -187,8 +187,8 @@ def main(failure: str, name: str, root: Path, every: int = 1) -> None:
     states = {"old": state(before), "new": state(after)}
     expected = files(after)
     prepare = {
-        "kill": at_points(kill, every),
-        "interrupt": at_points(interrupt, every),
+        "kill": at_points(kill),
+        "interrupt": at_points(interrupt),
         "limit": limit_files,
         "space": lambda nth: fill_disk(nth, root),
     }[failure]
@@ -210,9 +210,18 @@ def main(failure: str, name: str, root: Path, every: int = 1) -> None:
             repaired = files(root) == expected
         except Exception as broken:
             raise AssertionError(f"{failure} {name}, try {nth}, ended by {error}") from broken
-        print(json.dumps({"error": error, "found": outcome, "unchanged": unchanged, "repaired": repaired}))
-        nth += 1
+        print(
+            json.dumps(
+                {"operation": name, "error": error, "found": outcome, "unchanged": unchanged, "repaired": repaired}
+            )
+        )
+        nth += step
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
+    logging.disable()  # of advice to compact
+    torch.set_num_threads(1)  # a forked child has none of its parent's threads
+    os.fsync = lambda handle: None  # a kill does not lose what the system has, so waiting would only take time
+    build.CHUNK_TOKENS = change.CHUNK_TOKENS = 12
+    for name, step in (argument.split(":") for argument in sys.argv[3:]):
+        main(sys.argv[1], name, Path(sys.argv[2]) / name / "index", int(step))
