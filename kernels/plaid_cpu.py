@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from .residuals_cpu import decode_token
-from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, raise_best, raise_best_float
+from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, prefetch, raise_best, raise_best_float
 
 _GROUP = 4
 # Documents with the first score in the upper bits and the last query token that reached them in the lower.
@@ -363,7 +363,7 @@ def exact_maxsim(  # type: ignore[no-untyped-def]
     inverse_norms,  # (document tokens,) float32
     scores,  # (documents,) float32 out
 ):
-    dim, flat = centroids.shape[1], query.reshape(-1)
+    dim, flat, table = centroids.shape[1], query.reshape(-1), centroids.reshape(-1)
     decoded = np.zeros((_DECODED, dim), np.float32)
     tokens = decoded.reshape(-1)
     best = np.empty(query.shape[0] * COLUMNS, np.float32)
@@ -372,6 +372,11 @@ def exact_maxsim(  # type: ignore[no-untyped-def]
         best[:] = -np.inf if start < end else 0
         for some in range(start, end, _DECODED):
             until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
+            # Centroids are all over a table larger than the cache: waiting for one after the other takes longer than
+            # all the rest.
+            for t in range(some, min(until, end)):
+                for e in range(0, dim, 16):
+                    prefetch(table, codes[t] * dim + e)
             for t in range(some, until):
                 token = min(t, end - 1)
                 code, norm = codes[token], inverse_norms[token]

@@ -358,6 +358,21 @@ def decode_16(typingctx, nbits, packed, start, table, out, out_start, stride):  
 
 
 @intrinsic
+def prefetch(typingctx, array, place):  # type: ignore[no-untyped-def]
+    """Start to load what stands at a place of a flat array into the cache."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = _data(context, builder, signature.args[0], args[0])
+        address = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
+        name = "llvm.prefetch.p0" if llvmlite.binding.llvm_version_info >= (15, 0, 0) else "llvm.prefetch.p0i8"
+        read, stay, data_cache = (ir.Constant(_I32, value) for value in (0, 3, 1))
+        _call(builder, name, ir.VoidType(), address, read, stay, data_cache)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+@intrinsic
 def max_rows(typingctx, table, stride, column, codes, first, last, out):  # type: ignore[no-untyped-def]
     """The column-wise maxima of the rows `codes[first:last]` of a table, of COLUMNS columns from `column`.
 

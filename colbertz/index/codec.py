@@ -27,7 +27,7 @@ NBITS = (1, 2, 4, 8)
 # Tokens of the sample that are kept from k-means to measure residuals: at most a twentieth, and this many.
 _HELD_OUT = 50_000
 # Rounds of placing the buckets; it converges slowly where residuals have long tails.
-_BUCKET_ROUNDS = 500
+_BUCKET_ROUNDS = 200
 FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
 
 

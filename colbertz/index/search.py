@@ -36,7 +36,7 @@ QUERY_TOKENS = 16_384
 # A longer query is scored by brute force: its tables of centroid scores would no longer fit a cache, or memory.
 _LONGEST_QUERY = 1024
 # Documents scored with residuals at a time, and the standard deviations that count as improbable.
-_WAVE, _IMPROBABLE = 64, 3.0
+_WAVE, _IMPROBABLE = 128, 3.0
 # Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
 # down (docs/index.md).
 _EXACT_BEYOND = 12
