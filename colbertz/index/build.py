@@ -125,7 +125,9 @@ def write(
         codec = work.train(chunks)
         num_far = work.encode(chunks, codec, SegmentFiles(segment))
     except (ValueError, TypeError):
-        remove_build(root)  # the input is wrong: there is nothing to go on with
+        # What is wrong may be the end of a long stream; mended, the same call goes on behind what is stored.
+        if work.num_stored < 2:
+            remove_build(root)
         raise
     doclens = np.array([length for chunk in chunks for length in chunk.doclens], dtype=np.int64)
     write_lists(SegmentFiles(segment), doclens, len(codec.centroids))
@@ -175,6 +177,11 @@ class _Work:
     def _chunk_files(self, number: int) -> tuple[Path, Path]:
         folder = self.folder / "chunks"
         return folder / f"{number:06d}.npy", folder / f"{number:06d}.json"
+
+    @property
+    def num_stored(self) -> int:
+        """Complete chunks."""
+        return len(list((self.folder / "chunks").glob("*.json")))
 
     def _stored(self, number: int) -> Chunk | None:
         """A chunk that an interrupted build has left complete."""

@@ -66,7 +66,7 @@ class Index:
             embeddings: the documents' token embeddings, (num_tokens, E) of any floating point type: all at once;
                 batch after batch, from a generator over a corpus larger than memory; or a function that takes a
                 number of documents and returns the batches after them, so that a continued build need not make again
-                what is already stored.
+                what is already stored. It is taken to be the same input if ids, texts, metadata and `recipe` are.
             ids: a string for each document, all different; their numbers "0", "1", … if not given.
             texts: stored, searchable (`search_text`) and returned with the hits.
             metadata: a dict of JSON values for each document, stored, usable in filters, returned with the hits.
@@ -358,7 +358,13 @@ class Index:
             ValueError: naming the first file that differs.
         """
         for name, expected in self.manifest.files.items():
-            if file_sha256(self.path / name) != expected.sha256:
+            try:
+                sha256 = file_sha256(self.path / name)
+            except FileNotFoundError as error:
+                if Manifest.load(self.path) != self.manifest:
+                    raise ValueError(f"{self.path} has changed since it was opened; refresh it first") from error
+                raise ValueError(f"{self.path / name} is missing; build the index again") from error
+            if sha256 != expected.sha256:
                 raise ValueError(f"{self.path / name} is damaged: its checksum is not the manifest's; build it again")
 
     def __len__(self) -> int:

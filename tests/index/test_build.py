@@ -311,3 +311,25 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 def test_a_build_holds_a_chunk_and_a_sample(tmp_path: Path) -> None:
     """200 MB of float32 embeddings, as many as 20 batches, go through a process that hardly grows."""
     assert grown(20, tmp_path) < 60
+
+
+def test_an_error_late_in_the_stream_keeps_what_is_stored(
+    documents: Ragged, small_chunks: None, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def embeddings(first: int, stop: int = len(documents)) -> Iterator[Ragged]:
+        asked.append(first)
+        yield from (documents[i : i + 1] for i in range(first, stop))
+        if stop < len(documents):
+            raise ValueError("the encoder has had enough")
+
+    ids = [f"d{i}" for i in range(len(documents))]
+    with pytest.raises(ValueError, match="had enough"):
+        Index.build(tmp_path / "index", lambda first: embeddings(first, 30), ids=ids)
+    with pytest.raises(ValueError, match="its build was interrupted; start it again"):
+        Index.open(tmp_path / "index")
+    Index.build(tmp_path / "index", embeddings, ids=ids)
+    assert asked[0] == 0 and asked[1] > 20
+    Index.build(tmp_path / "whole", documents, ids=ids)
+    assert files(tmp_path / "index") == files(tmp_path / "whole")

@@ -1,0 +1,76 @@
+"""What coding costs in recall: brute force over decoded vectors against brute force over the embeddings themselves.
+
+Uses the embeddings and indexes that search_cpu.py has left in .cache/benchmarks. Compared are fast-plaid's index; its
+centroids and codes with buckets of least squared error in place of quantiles; ours; and ours with every token compared
+with all centroids, which is what finding the nearest in two levels saves. Writes results/codec.json.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import common
+import numpy as np
+import torch
+import torch.nn.functional as F
+from search_cpu import CACHE, K, exact, load
+
+from colbertz import Index, Ragged
+from colbertz.index.codec import Codec, _buckets
+
+NUM_QUERIES = 200
+
+
+def all_compared(codec: Codec, tokens: torch.Tensor) -> torch.Tensor:
+    """The nearest of all centroids."""
+    return torch.cat([(part @ codec.centroids.T).argmax(1) for part in tokens.split(4096)])
+
+
+def decoded(
+    tokens: torch.Tensor, centroids: torch.Tensor, cutoffs: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    parts = zip(tokens.split(100_000), centroids.split(100_000))
+    return torch.cat([F.normalize(c + weights[torch.bucketize(x - c, cutoffs)], dim=1) for x, c in parts])
+
+
+def variants(tokens: torch.Tensor, num_documents: int) -> Iterator[tuple[str, torch.Tensor]]:
+    for system in ("fast-plaid", "colbertz"):
+        [snapshot] = [Index.open(CACHE / f"index-{system}-{num_documents}")._snapshot]
+        codec, [segment] = snapshot.codec, snapshot.segments
+        centroids = codec.centroids[torch.from_numpy(segment.codes.astype(np.int64))]
+        yield system, decoded(tokens, centroids, codec.bucket_cutoffs, codec.bucket_weights)
+        if system == "fast-plaid":
+            some = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:50_000]
+            buckets = _buckets((tokens[some] - centroids[some]).numpy().reshape(-1), 1 << codec.nbits)
+            cutoffs, weights = (torch.from_numpy(part.astype(np.float32)) for part in buckets)
+            yield "fast-plaid's centroids, our buckets", decoded(tokens, centroids, cutoffs, weights)
+        else:
+            centroids = codec.centroids[all_compared(codec, tokens)]
+            yield (
+                "colbertz, all centroids compared",
+                decoded(tokens, centroids, codec.bucket_cutoffs, codec.bucket_weights),
+            )
+
+
+def main() -> None:
+    documents, queries = load()
+    queries = queries[:NUM_QUERIES]
+    about = common.machine() | {"documents": len(documents), "queries": NUM_QUERIES}
+    truth = exact(queries, documents)
+    tokens = documents.values.float()
+    rows: list[dict[str, Any]] = []
+    for name, vectors in variants(tokens, len(documents)):
+        found = exact(queries, Ragged(vectors, documents.offsets))
+        error = (tokens - vectors).norm(dim=1)
+        rows.append(
+            {
+                "codec": name,
+                "recall@10": float(np.mean([len(a & b) / K for a, b in zip(found, truth)])),
+                "mean error": float(error.mean()),
+                "99 % error": float(np.quantile(error.numpy(), 0.99)),
+            }
+        )
+    common.report("codec", about, rows)
+
+
+if __name__ == "__main__":
+    main()
