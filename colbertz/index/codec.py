@@ -3,8 +3,8 @@
     residual r = x - c, one of 2^nbits buckets for each dimension of r, decoded vector normalize(c + w[bucket])
 
 Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files and packing are those of Stanford's ColBERT and
-fast-plaid. The buckets are not: theirs hold equally many residuals, ours have the least squared error (Lloyd 1982). Their
-readers read them all the same, and far less is lost where a few tokens are far from all centroids (docs/index.md).
+fast-plaid. The buckets are not: theirs hold equally many residuals, ours have the least squared error (Lloyd 1982).
+Their readers read them all the same, and less is lost where some tokens are far from all centroids (docs/index.md).
 
 Legend: N tokens, E embedding dim, K centroids.
 """
