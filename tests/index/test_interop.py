@@ -409,7 +409,7 @@ def test_pylates_folder_and_what_is_none_of_theirs(source: Path, tmp_path: Path)
     convert(source, tmp_path / "pylate/fast_plaid_index", "fast-plaid")
     assert detect(tmp_path / "pylate") == "fast-plaid"
     assert contents(open_foreign(tmp_path / "pylate")) == contents(open_snapshot(source))
-    with pytest.raises(ValueError, match="which colbertz only reads; convert it first"):
+    with pytest.raises(ValueError, match="which colbertz only searches; convert it first"):
         require_own(tmp_path / "pylate")
     assert detect(source) is None and detect(tmp_path) is None and detect(tmp_path / "nothing") is None
     require_own(source)
@@ -460,7 +460,9 @@ def test_stanfords_threshold_is_estimated_from_what_is_stored(source: Path, tmp_
     vectors = codec.decode(segment.codes, segment.residuals, np.ones_like(segment.inverse_norms))
     norms = (vectors - codec.centroids[torch.from_numpy(segment.codes.astype(np.int64))]).norm(dim=1)
     assert codec.cluster_threshold == pytest.approx(float(norms.quantile(0.75)), rel=1e-5)
-    assert snapshot.manifest.segments[0].num_far == int((norms > codec.cluster_threshold).sum())
+    # Norms that are equal but for rounding may fall on either side of the threshold.
+    certainly, perhaps = ((norms > codec.cluster_threshold * factor).sum() for factor in (1 + 1e-5, 1 - 1e-5))
+    assert certainly <= snapshot.manifest.segments[0].num_far <= perhaps
 
 
 @pytest.mark.parametrize("average", [0.25, [0.25]])
