@@ -144,7 +144,8 @@ def train(
     run([functools.partial(within, group) for group in range(num_groups)])
     for _ in range(2):
         on_progress("refining")
-        codes = np.concatenate([Cells.of(centroids, seed).nearest(part) for part in tokens.split(1 << 18)])
+        cells = Cells.of(centroids, seed)
+        codes = np.concatenate([cells.nearest(part) for part in tokens.split(1 << 18)])
         centroids = _means(tokens, codes, centroids, generator)
     return centroids
 
