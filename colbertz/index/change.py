@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from colbertz.index import build as building
+from colbertz.index import copying
 from colbertz.index.build import CHUNK_TOKENS
-from colbertz.index.codec import Codec, Encoded
-from colbertz.index.documents import MAX_FIELDS, Document, fold, write_documents
+from colbertz.index.codec import Codec
+from colbertz.index.documents import MAX_FIELDS, fold, write_documents
 from colbertz.index.interop import require_own
 from colbertz.index.layout import Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.segment import Segment
@@ -239,44 +239,15 @@ def compact(root: Path, *, retrain: bool, seed: int, show_progress: bool | None)
             return
         folder = root / next_name("segment", generation)
         folder.mkdir()
-        info = _merge(snapshot, SegmentFiles(folder), show_progress)
+        info = copying.merge(snapshot, SegmentFiles(folder), show_progress)
         commit(root, replace(manifest, generation=generation, segments=(info,)), [folder])
-
-
-def _merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -> SegmentInfo:
-    """Copy the codes as they are."""
-    doclens: list[int] = []
-    with (
-        write_documents(files.documents) as documents,
-        write_codes(files, snapshot.codec) as codes,
-        tqdm(desc="compacting", total=len(snapshot.segments), disable=not show_progress, leave=False) as bar,
-    ):
-        documents.add(_live_documents(snapshot))
-        for segment in snapshot.segments:
-            for numbers in _runs(segment):
-                lengths, tokens = segment.lengths_and_tokens(numbers)
-                doclens += lengths.tolist()
-                codes.write(Encoded(segment.codes[tokens], segment.residuals[tokens], segment.inverse_norms[tokens]))
-            bar.update()
-    lengths = np.array(doclens, dtype=np.int64)
-    write_lists(files, lengths, len(snapshot.codec.centroids))
-    # The far tokens of deleted documents are not known apart: their share is taken to be that of all.
-    share = sum(info.num_far for info in snapshot.manifest.segments) / max(1, snapshot.manifest.num_tokens)
-    return segment_info(files.folder.name, lengths, round(share * int(lengths.sum())))
-
-
-def _live_documents(snapshot: Snapshot) -> Iterator[Document]:
-    for segment in snapshot.segments:
-        for number, document in enumerate(segment.documents):
-            if segment.live is None or segment.live[number]:
-                yield document
 
 
 def _columns(snapshot: Snapshot) -> tuple[Iterator[str], Iterator[str | None], Iterator[dict[str, Any]]]:
     return (
-        (document.id for document in _live_documents(snapshot)),
-        (document.text for document in _live_documents(snapshot)),
-        (document.metadata for document in _live_documents(snapshot)),
+        (document.id for document in copying.documents(snapshot)),
+        (document.text for document in copying.documents(snapshot)),
+        (document.metadata for document in copying.documents(snapshot)),
     )
 
 

@@ -41,19 +41,14 @@ class Segment:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def lengths_and_tokens(self, numbers: np.ndarray) -> tuple[np.ndarray, slice | np.ndarray]:
-        """How many tokens some documents have, and where these are: a slice if they follow one another."""
-        lengths = self.offsets[numbers + 1] - self.offsets[numbers]
-        if not len(numbers):
-            return lengths, slice(0, 0)
-        if numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all():
-            return lengths, slice(int(self.offsets[numbers[0]]), int(self.offsets[numbers[-1] + 1]))
-        ends = np.cumsum(lengths)
-        return lengths, np.arange(ends[-1]) + np.repeat(self.offsets[numbers] - ends + lengths, lengths)
-
     def decode(self, codec: Codec, numbers: np.ndarray) -> Ragged:
         """The decoded embeddings of some documents, float32."""
-        lengths, tokens = self.lengths_and_tokens(numbers)
+        begins, lengths = self.offsets[numbers], self.offsets[numbers + 1] - self.offsets[numbers]
+        tokens: slice | np.ndarray
+        if len(numbers) and (np.diff(numbers) == 1).all():
+            tokens = slice(int(begins[0]), int(begins[-1] + lengths[-1]))  # copies nothing
+        else:
+            tokens = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
         values = codec.decode(self.codes[tokens], self.residuals[tokens], self.inverse_norms[tokens])
         return Ragged.from_lengths(values, torch.from_numpy(lengths))
 

@@ -33,11 +33,13 @@ from typing import Any
 import torch
 
 from colbertz import Index, Ragged
-from colbertz.index import build, change
+from colbertz.index import build, change, copying
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}
 LINES = 12
-WRITERS = {f"/index/{name}.py" for name in ("write", "build", "change", "layout", "documents", "codec", "stream")}
+WRITERS = {
+    f"/index/{name}.py" for name in ("write", "build", "change", "copying", "layout", "documents", "codec", "stream")
+}
 
 
 def embeddings(count: int, seed: int, scale: float = 1) -> Ragged:
@@ -222,6 +224,6 @@ if __name__ == "__main__":
     logging.disable()  # of advice to compact
     torch.set_num_threads(1)  # a forked child has none of its parent's threads
     os.fsync = lambda handle: None  # a kill does not lose what the system has, so waiting would only take time
-    build.CHUNK_TOKENS = change.CHUNK_TOKENS = 12
+    build.CHUNK_TOKENS = change.CHUNK_TOKENS = copying.BLOCK_TOKENS = 12
     for name, step in (argument.split(":") for argument in sys.argv[3:]):
         main(sys.argv[1], name, Path(sys.argv[2]) / name / "index", int(step))

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from colbertz import Index, Ragged
 from colbertz.cli import convert as cli
+from colbertz.index import copying
 from colbertz.index.documents import Document, Documents, write_documents
-from colbertz.index.interop import copying, detect, fast_plaid, metadata_db, open_foreign, require_own
+from colbertz.index.interop import detect, fast_plaid, metadata_db, open_foreign, require_own
 from colbertz.index.interop.convert import convert
 from colbertz.index.snapshot import Snapshot, open_snapshot
 

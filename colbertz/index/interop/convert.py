@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from colbertz.index.documents import write_documents
-from colbertz.index.interop import copying, fast_plaid, open_any
+from colbertz.index import copying
+from colbertz.index.interop import fast_plaid, open_any
 from colbertz.index.layout import Manifest, SegmentFiles, sync_files, sync_folder
 from colbertz.index.snapshot import Snapshot
-from colbertz.index.write import commit, next_name, only_writer, segment_info, write_codes, write_lists
+from colbertz.index.write import commit, next_name, only_writer
 
 FORMATS = ("colbertz", "fast-plaid", "next-plaid")
 
@@ -82,22 +82,14 @@ def _clear(folder: Path) -> None:
 def _write(snapshot: Snapshot, root: Path) -> None:
     """As one segment, in our format."""
     codec, old = snapshot.codec, snapshot.manifest
-    numbers = copying.live_numbers(snapshot)
-    doclens = copying.doclens(snapshot, numbers)
     folders = [root / next_name(kind, 1) for kind in ("codec", "segment")]
     for folder in folders:
         folder.mkdir()
     codec.save(folders[0])
-    files = SegmentFiles(folders[1])
-    with write_codes(files, codec) as codes, write_documents(files.documents) as documents:
-        for piece in copying.tokens(snapshot, numbers):
-            codes.write(piece)
-        documents.add(copying.documents(snapshot))
-    write_lists(files, doclens, len(codec.centroids))
     manifest = Manifest(
         generation=1,
         codec=folders[0].name,
-        segments=(segment_info(folders[1].name, doclens, copying.num_far(snapshot, int(doclens.sum()))),),
+        segments=(copying.merge(snapshot, SegmentFiles(folders[1]), show_progress=False),),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,

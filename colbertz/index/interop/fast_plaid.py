@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from colbertz.index import copying
 from colbertz.index.codec import Codec
-from colbertz.index.interop import copying, metadata_db
+from colbertz.index.interop import metadata_db
 from colbertz.index.interop.foreign import (
     check_doclens,
     damaged,

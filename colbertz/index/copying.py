@@ -1,15 +1,39 @@
-"""What is copied from one index to another: documents that are not deleted, and their codes as they are."""
+"""What is copied from one index to another: documents that are not deleted, and their codes as they are.
+
+Compaction copies an index into itself, as one segment; conversions (interop/) copy it into another directory.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
+from tqdm import tqdm
 
 from colbertz.index.codec import Encoded
-from colbertz.index.documents import Document
+from colbertz.index.documents import Document, write_documents
+from colbertz.index.layout import SegmentFiles, SegmentInfo
 from colbertz.index.snapshot import Snapshot, allowed_numbers
+from colbertz.index.write import segment_info, write_codes, write_lists
 
 # 16 MB of residuals at 4 bits and 128 dimensions.
 BLOCK_TOKENS = 1 << 18
+
+
+def merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -> SegmentInfo:
+    """Write everything that is not deleted as one new segment, for the codec of the snapshot."""
+    numbers = live_numbers(snapshot)
+    lengths = doclens(snapshot, numbers)
+    num_tokens = int(lengths.sum())
+    with (
+        write_documents(files.documents) as rows,
+        write_codes(files, snapshot.codec) as codes,
+        tqdm(desc="compacting", total=num_tokens, unit=" tokens", disable=not show_progress, leave=False) as bar,
+    ):
+        rows.add(documents(snapshot))
+        for piece in tokens(snapshot, numbers):
+            codes.write(piece)
+            bar.update(len(piece.codes))
+    write_lists(files, lengths, len(snapshot.codec.centroids))
+    return segment_info(files.folder.name, lengths, num_far(snapshot, num_tokens))
 
 
 def live_numbers(snapshot: Snapshot) -> np.ndarray:
@@ -24,9 +48,12 @@ def doclens(snapshot: Snapshot, numbers: np.ndarray) -> np.ndarray:
 
 
 def num_far(snapshot: Snapshot, num_tokens: int) -> int:
-    """How many of so many tokens that are not deleted are far from their centroids: the share that all have."""
-    manifest = snapshot.manifest
-    return round(sum(info.num_far for info in manifest.segments) / manifest.num_tokens * num_tokens)
+    """How many of so many tokens that are not deleted are far from their centroids: the share that all have.
+
+    Those of deleted documents are not known apart.
+    """
+    share = sum(info.num_far for info in snapshot.manifest.segments) / max(1, snapshot.manifest.num_tokens)
+    return round(share * num_tokens)
 
 
 def tokens(snapshot: Snapshot, numbers: np.ndarray) -> Iterator[Encoded]:
