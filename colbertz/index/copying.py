@@ -23,10 +23,11 @@ def merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -
     numbers = live_numbers(snapshot)
     lengths = doclens(snapshot, numbers)
     num_tokens = int(lengths.sum())
+    quiet = None if show_progress is None else not show_progress
     with (
         write_documents(files.documents) as rows,
         write_codes(files, snapshot.codec) as codes,
-        tqdm(desc="compacting", total=num_tokens, unit=" tokens", disable=not show_progress, leave=False) as bar,
+        tqdm(desc="compacting", total=num_tokens, unit=" tokens", unit_scale=True, disable=quiet, leave=False) as bar,
     ):
         rows.add(documents(snapshot))
         for piece in tokens(snapshot, numbers):

@@ -1,5 +1,6 @@
 """Changing an index: what each change means, who sees it when, and what kills and full disks do to it."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -122,6 +123,21 @@ def test_an_index_may_lose_all_documents(index: Index) -> None:
         index.compact()
     index.add(random_ragged([2], seed=1))
     assert ids_of(Index.open(index.path)) == ["8"]
+
+
+@pytest.mark.parametrize(
+    ("show_progress", "terminal", "shown"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_the_bar_of_compacting(
+    show_progress: bool | None, terminal: bool, shown: bool, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None, only on a terminal, once meant never."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    index.compact(show_progress=show_progress)
+    assert ("compacting" in stderr.getvalue()) == shown
 
 
 @pytest.mark.parametrize("retrain", [False, True])
