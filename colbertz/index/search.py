@@ -16,13 +16,14 @@ Legend: S query tokens, K centroids, A documents.
 import functools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from colbertz.index.segment import Segment
 from colbertz.index.snapshot import Snapshot, allowed_numbers
 from colbertz.kernels import plaid_cpu
 from colbertz.kernels.simd import COLUMNS, ROWS
@@ -196,7 +197,7 @@ class _Cascade:
         return self.on_segments(
             numbers,
             np.int64,
-            lambda segment: functools.partial(plaid_cpu.centroid_maxsim, self.coarse, self.packed.num_tokens),
+            functools.partial(plaid_cpu.centroid_maxsim, self.coarse, self.packed.num_tokens),
             lambda segment: (segment.offsets, segment.codes),
         )
 
@@ -210,7 +211,7 @@ class _Cascade:
         return self.on_segments(
             numbers,
             np.float32,
-            lambda segment: functools.partial(plaid_cpu.residual_maxsim, *head),
+            functools.partial(plaid_cpu.residual_maxsim, *head),
             lambda segment: (
                 segment.offsets,
                 segment.codes,
@@ -222,15 +223,17 @@ class _Cascade:
             ),
         )
 
-    def on_segments(self, numbers: np.ndarray, dtype: Any, kernel: Any, arrays: Any) -> np.ndarray:
-        """Run a kernel on each segment's part of the documents, in parts for threads."""
+    def on_segments(
+        self, numbers: np.ndarray, dtype: Any, kernel: Callable[..., None], arrays: Callable[[Segment], Sequence[Any]]
+    ) -> np.ndarray:
+        """Run a kernel over `arrays` of each segment for its part of the documents, in parts for threads."""
         scores = np.empty(len(numbers), dtype)
         jobs = []
         for at, part in self.snapshot.locate(numbers):
             segment = self.snapshot.segments[at]
             documents = numbers[part] - self.snapshot.firsts[at]
             for first, last in parts(len(documents)):
-                jobs.append(functools.partial(kernel(segment), documents, first, last, *arrays(segment), scores[part]))
+                jobs.append(functools.partial(kernel, documents, first, last, *arrays(segment), scores[part]))
         run(jobs, here=True)
         return scores
 
@@ -266,7 +269,7 @@ class _Cascade:
         scores = self.on_segments(
             numbers,
             np.float32,
-            lambda segment: functools.partial(plaid_cpu.exact_maxsim, blocks, self.packed.num_tokens),
+            functools.partial(plaid_cpu.exact_maxsim, blocks, self.packed.num_tokens),
             lambda segment: (
                 segment.offsets,
                 codec.centroids.numpy(),
