@@ -21,7 +21,6 @@ from colbertz.index.codec import Codec
 from colbertz.index.documents import MAX_FIELDS, fold, write_documents
 from colbertz.index.interop import require_own
 from colbertz.index.layout import Manifest, SegmentFiles, SegmentInfo
-from colbertz.index.segment import Segment
 from colbertz.index.snapshot import Snapshot, find, numbers_of, open_snapshot
 from colbertz.index.stream import Described, checked, chunked
 from colbertz.index.write import (
@@ -227,10 +226,11 @@ def compact(root: Path, *, retrain: bool, seed: int, show_progress: bool | None)
                 manifest.nbits, seed, manifest.model, manifest.fingerprint, compacted=manifest.generation
             )
             described = Described(*_columns(snapshot))
+            blocks = snapshot.blocks(copying.live_numbers(snapshot), CHUNK_TOKENS)
             building.write(
                 root,
                 generation,
-                _decoded(snapshot),
+                (snapshot.decode(block) for block in blocks),
                 settings,
                 described,
                 show_progress=show_progress,
@@ -249,16 +249,3 @@ def _columns(snapshot: Snapshot) -> tuple[Iterator[str], Iterator[str | None], I
         (document.text for document in copying.documents(snapshot)),
         (document.metadata for document in copying.documents(snapshot)),
     )
-
-
-def _decoded(snapshot: Snapshot) -> Iterator[Ragged]:
-    for segment in snapshot.segments:
-        for numbers in _runs(segment):
-            yield segment.decode(snapshot.codec, numbers)
-
-
-def _runs(segment: Segment) -> Iterator[np.ndarray]:
-    """The numbers of the live documents, of about a chunk of tokens at a time."""
-    numbers = np.arange(len(segment)) if segment.live is None else np.flatnonzero(segment.live)
-    chunks = segment.offsets[numbers] // CHUNK_TOKENS
-    yield from (run for run in np.split(numbers, np.flatnonzero(np.diff(chunks)) + 1) if len(run))

@@ -21,8 +21,8 @@ BLOCK_TOKENS = 1 << 18
 def merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -> SegmentInfo:
     """Write everything that is not deleted as one new segment, for the codec of the snapshot."""
     numbers = live_numbers(snapshot)
-    lengths = doclens(snapshot, numbers)
-    num_tokens = int(lengths.sum())
+    doclens = snapshot.doclens(numbers)
+    num_tokens = int(doclens.sum())
     quiet = None if show_progress is None else not show_progress
     with (
         write_documents(files.documents) as rows,
@@ -33,19 +33,13 @@ def merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -
         for piece in tokens(snapshot, numbers):
             codes.write(piece)
             bar.update(len(piece.codes))
-    write_lists(files, lengths, len(snapshot.codec.centroids))
-    return segment_info(files.folder.name, lengths, num_far(snapshot, num_tokens))
+    write_lists(files, doclens, len(snapshot.codec.centroids))
+    return segment_info(files.folder.name, doclens, num_far(snapshot, num_tokens))
 
 
 def live_numbers(snapshot: Snapshot) -> np.ndarray:
     """Sorted numbers (int64) of the documents that are not deleted."""
     return allowed_numbers(snapshot, [segment.live for segment in snapshot.segments])
-
-
-def doclens(snapshot: Snapshot, numbers: np.ndarray) -> np.ndarray:
-    """(num_documents,) int64, the tokens of these documents."""
-    lengths: np.ndarray = np.concatenate([np.diff(segment.offsets) for segment in snapshot.segments])[numbers]
-    return lengths
 
 
 def num_far(snapshot: Snapshot, num_tokens: int) -> int:

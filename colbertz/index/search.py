@@ -16,7 +16,7 @@ Legend: S query tokens, K centroids, A documents.
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,29 +298,16 @@ def _tables(blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
 @torch.no_grad()
 def exact_search(snapshot: Snapshot, queries: Ragged, k: int, allowed: Sequence[np.ndarray | None]) -> list[Found]:
     """Brute force: MaxSim over the decoded vectors of all allowed documents, a block of them at a time."""
-    numbers = allowed_numbers(snapshot, allowed)
-    lengths = np.concatenate([np.diff(segment.offsets) for segment in snapshot.segments] or [numbers])[numbers]
     found: list[Found] = []
     for some in queries.split(QUERY_TOKENS):
+        numbers = np.empty((len(some), 0), np.int64)
         best = np.empty((len(some), 0), np.float32)
-        places = np.empty((len(some), 0), np.int64)
-        for first, last in _blocks(lengths):
-            scores = maxsim(some, snapshot.decode(numbers[first:last])).numpy()
+        for block in snapshot.blocks(allowed_numbers(snapshot, allowed), BLOCK_TOKENS):
+            scores = maxsim(some, snapshot.decode(block)).numpy()
+            numbers = np.concatenate([numbers, np.broadcast_to(block, scores.shape)], 1)
             best = np.concatenate([best, scores], 1)
-            places = np.concatenate([places, np.broadcast_to(np.arange(first, last), scores.shape)], 1)
             # A stable sort keeps equal scores in the order of the documents.
             order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-            best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
-        found += [(numbers[row], scores) for row, scores in zip(places, best)]
+            numbers, best = np.take_along_axis(numbers, order, 1), np.take_along_axis(best, order, 1)
+        found += zip(numbers, best)
     return found
-
-
-def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of documents with at most BLOCK_TOKENS tokens together; a longer document is alone."""
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(lengths):
-        begin = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, begin + BLOCK_TOKENS, side="right")))
-        yield first, last
-        first = last

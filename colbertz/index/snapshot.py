@@ -58,6 +58,23 @@ class Snapshot:
             for segment, part in self.locate(numbers)
         )
 
+    def doclens(self, numbers: np.ndarray) -> np.ndarray:
+        """(num_documents,) int64, the tokens of these documents."""
+        lengths: np.ndarray = np.concatenate(
+            [np.empty(0, np.int64)] + [np.diff(segment.offsets) for segment in self.segments]
+        )[numbers]
+        return lengths
+
+    def blocks(self, numbers: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+        """Document numbers in parts of at most `max_tokens` tokens; a longer document is alone."""
+        ends = np.cumsum(self.doclens(numbers))
+        first = 0
+        while first < len(numbers):
+            begin = int(ends[first - 1]) if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, begin + max_tokens, side="right")))
+            yield numbers[first:last]
+            first = last
+
 
 def open_snapshot(root: Path) -> Snapshot:
     """Open what the manifest of `root` names; the errors are those of `Index.open`."""

@@ -87,7 +87,7 @@ def contents(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "codes": np.concatenate([piece.codes for piece in pieces]).tolist(),
         "residuals": np.concatenate([piece.residuals for piece in pieces]).tolist(),
-        "doclens": copying.doclens(snapshot, numbers).tolist(),
+        "doclens": snapshot.doclens(numbers).tolist(),
         "centroids": codec.centroids.tolist(),
         "cutoffs": codec.bucket_cutoffs.tolist(),
         "weights": codec.bucket_weights.tolist(),
@@ -95,7 +95,7 @@ def contents(snapshot: Snapshot) -> dict[str, Any]:
         "threshold": codec.cluster_threshold,
         "documents": list(copying.documents(snapshot)),
         "manifest": (manifest.next_number, manifest.trained_on, manifest.model, list(manifest.fingerprint or [])),
-        "far": copying.num_far(snapshot, int(sum(copying.doclens(snapshot, numbers)))),
+        "far": copying.num_far(snapshot, int(sum(snapshot.doclens(numbers)))),
     }
 
 

@@ -128,7 +128,7 @@ def write(snapshot: Snapshot, root: Path, *, next_plaid: bool) -> None:
     """
     codec = snapshot.codec
     numbers = copying.live_numbers(snapshot)
-    doclens = copying.doclens(snapshot, numbers)
+    doclens = snapshot.doclens(numbers)
     num_tokens = int(doclens.sum())
     _write_codec(codec, root, next_plaid)
     num_chunks = _write_chunks(snapshot, root, numbers, doclens, next_plaid)
