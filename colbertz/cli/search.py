@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.cli import index as indexing
@@ -92,7 +93,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"where": args.where, "hybrid": args.hybrid, "exact": args.exact}
     options |= {"n_ivf_probe": args.n_ivf_probe, "n_full_scores": args.n_full_scores}
     if args.subset:
-        with open(args.subset, encoding="utf-8") as file:  # noqa: PTH123
+        with Path(args.subset).open(encoding="utf-8") as file:
             options["subset"] = [line.rstrip("\n") for line in file if line.strip()]
     if args.text_weight is not None:
         options["text_weight"] = args.text_weight
@@ -132,7 +133,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: di
                             raise ValueError(f"id {id!r} has blanks, which a TREC run cannot hold")
                     lines.append(f"{row.id} Q0 {hit.id} {rank} {hit.score:.6f} colbertz\n")
             bar.update(len(batch))
-    with open(out, "w", encoding="utf-8") as file:  # noqa: PTH123
+    with Path(out).open("w", encoding="utf-8") as file:
         file.writelines(lines)
     print(f"{len(rows):,} queries, {len(lines):,} hits: {out}")
 
