@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from search_cpu import CACHE, K, exact, load
 
-from colbertz import Index, Ragged
-from colbertz.index.codec import Codec, _buckets
+from colbertz import Ragged
+from colbertz.index.codec import Codec, best_buckets
+from colbertz.index.interop import open_any
 
 NUM_QUERIES = 200
 
@@ -34,13 +35,13 @@ def decoded(
 
 def variants(tokens: torch.Tensor, num_documents: int) -> Iterator[tuple[str, torch.Tensor]]:
     for system in ("fast-plaid", "colbertz"):
-        [snapshot] = [Index.open(CACHE / f"index-{system}-{num_documents}")._snapshot]
+        snapshot = open_any(CACHE / f"index-{system}-{num_documents}")
         codec, [segment] = snapshot.codec, snapshot.segments
         centroids = codec.centroids[torch.from_numpy(segment.codes.astype(np.int64))]
         yield system, decoded(tokens, centroids, codec.bucket_cutoffs, codec.bucket_weights)
         if system == "fast-plaid":
             some = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:50_000]
-            buckets = _buckets((tokens[some] - centroids[some]).numpy().reshape(-1), 1 << codec.nbits)
+            buckets = best_buckets((tokens[some] - centroids[some]).numpy().reshape(-1), 1 << codec.nbits)
             cutoffs, weights = (torch.from_numpy(part.astype(np.float32)) for part in buckets)
             yield "fast-plaid's centroids, our buckets", decoded(tokens, centroids, cutoffs, weights)
         else:

@@ -215,7 +215,7 @@ def train(
     measured = (held_out if num_held_out else training).cpu()
     codes = kmeans.Cells.of(centroids).nearest(measured)
     residual = measured - centroids[torch.from_numpy(codes).long()]
-    cutoffs, weights = _buckets(residual.numpy().reshape(-1), 1 << nbits)
+    cutoffs, weights = best_buckets(residual.numpy().reshape(-1), 1 << nbits)
     return Codec(
         centroids,
         torch.from_numpy(cutoffs.astype(np.float32)),
@@ -225,10 +225,17 @@ def train(
     )
 
 
-def _buckets(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cutoffs (count - 1,) and weights (count,) with the least squared error over `values`: k-means in one dimension.
+def best_buckets(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The buckets that code numbers with the least squared error: k-means in one dimension, begun at quantiles.
 
-    From quantiles; values are sorted, so that a round is `count` binary searches.
+    Values are sorted, so that a round is `count` binary searches. Source: Lloyd 1982.
+
+    Args:
+        values: (N,) floating point, in any order; not empty.
+        count: how many buckets.
+
+    Returns:
+        Cutoffs (count - 1,) and weights (count,), float64, ascending.
     """
     values = np.sort(values.astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(values)])
