@@ -12,7 +12,7 @@ The first two come at the n-th point after the operation has got the lock. Point
 disk and that Python reports to audit hooks (opening for writing, rename, mkdir, …), all fsyncs, and, so that there are
 some between two writes to the same file, every twelfth of the lines of the modules that write, the first two times that
 each is reached (by `sys.settrace`). There is a try for each STEP-th point; the tests leave some out to be quick. With a
-STEP of 1 all operations together have about 1,060.
+STEP of 1 all operations together have about 1,040.
 
 After each try the index must be in the old or the new state, every file must have its checksum, and the next writer
 must get it into exactly the files that the operation leaves when nothing fails.
