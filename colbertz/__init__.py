@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from colbertz.index import Index as Index
     from colbertz.maxsim import maxsim as maxsim
     from colbertz.maxsim import maxsim_candidates as maxsim_candidates
+    from colbertz.maxsim import quantised as quantised
     from colbertz.models import ColBERT as ColBERT
     from colbertz.ragged import Ragged as Ragged
     from colbertz.searcher import Searcher as Searcher
@@ -25,8 +26,9 @@ _HOMES = {
     "Searcher": "colbertz.searcher",
     "maxsim": "colbertz.maxsim",
     "maxsim_candidates": "colbertz.maxsim",
+    "quantised": "colbertz.maxsim",
 }
-__all__ = ["ColBERT", "Index", "Ragged", "Searcher", "__version__", "maxsim", "maxsim_candidates"]
+__all__ = ["ColBERT", "Index", "Ragged", "Searcher", "__version__", "maxsim", "maxsim_candidates", "quantised"]
 
 
 def __getattr__(name: str) -> Any:

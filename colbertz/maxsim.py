@@ -7,9 +7,11 @@ what a mask of minus infinity amounts to.
 Legend: B queries, A documents, S query tokens, T document tokens, E embedding dim, P pairs.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -18,9 +20,11 @@ from colbertz.ragged import Ragged
 
 # Scores that the plain version for devices without a kernel holds at a time.
 _PLAIN_BLOCK = 1 << 26
+# What documents can be quantised to, and the largest number of each.
+_BYTES = {torch.int8: 127, torch.float8_e4m3fn: 448}
 
 
-def maxsim(queries: Ragged, documents: Ragged) -> Tensor:
+def maxsim(queries: Ragged, documents: Ragged, *, scales: Tensor | None = None) -> Tensor:
     """Score every document for every query: the sum over query tokens of the largest dot product.
 
     Memory beyond inputs and outputs is one small integer per pair and query token if a gradient is wanted, and a block
@@ -28,37 +32,46 @@ def maxsim(queries: Ragged, documents: Ragged) -> Tensor:
 
     Args:
         queries: B texts of embeddings (S, E), floating-point.
-        documents: A texts of embeddings (T, E), on the same device and of the same dtype.
+        documents: A texts of embeddings (T, E), on the same device and of the same dtype; or `quantised`.
+        scales: for quantised documents, what each token is to be multiplied with, (document tokens,) float32. There is
+            no gradient then.
 
     Returns:
         (B, A) scores, float32 (float64 for float64), differentiable with respect to both.
 
     Raises:
         TypeError: if the embeddings are not floating-point or their dtypes differ.
-        ValueError: if they are not (tokens, E) with the same E, or are on different devices.
+        ValueError: if they are not (tokens, E) with the same E, are on different devices, or there is not one scale
+            for each token.
     """
-    _check(queries, documents)
+    _check(queries, documents, scales)
     with torch.autocast(queries.device.type, enabled=False):
+        if _has_kernels(queries):
+            return _all_pairs_on_gpu(queries, documents, scales)
+        if scales is not None:
+            documents = _dequantised(documents, scales, queries.dtype)
         if queries.device.type != "cpu":
             return torch.cat(
                 [_plain(queries, part) for part in documents.split(_PLAIN_BLOCK // max(1, len(queries.values)))], dim=1
             )
+        texts = (queries.values, queries.offsets, documents.values, documents.offsets)
         if _needs_gradient(queries, documents):
-            scores: Tensor = _MaxSim.apply(queries.values, queries.offsets, documents.values, documents.offsets)
+            scores: Tensor = _MaxSim.apply(*texts)
             return scores
-        return cpu.maxsim(
-            queries.values.detach(), queries.offsets, documents.values.detach(), documents.offsets, argmax=False
-        )[0]
+        return cpu.maxsim(*[text.detach() for text in texts], argmax=False)[0]
 
 
-def maxsim_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) -> Ragged:
+def maxsim_candidates(
+    queries: Ragged, documents: Ragged, candidates: Ragged, *, scales: Tensor | None = None
+) -> Ragged:
     """Score each query with the documents of its own list, as for distillation and for ranking again.
 
     Args:
         queries: B texts of embeddings (S, E), floating-point.
-        documents: A texts of embeddings (T, E), on the same device and of the same dtype.
+        documents: A texts of embeddings (T, E), on the same device and of the same dtype; or `quantised`.
         candidates: B lists of document numbers, values (P,) int64. A document may stand in several lists. Lists of
             documents that follow one another are read in place; others are copied, a block at a time.
+        scales: as for `maxsim`.
 
     Returns:
         The scores in the places of the numbers: values (P,) float32 (float64 for float64), differentiable.
@@ -68,10 +81,13 @@ def maxsim_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) ->
         ValueError: as for `maxsim`, or if there is not one list for each query.
         IndexError: if there is no document of that number.
     """
-    _check(queries, documents)
+    _check(queries, documents, scales)
     _check_candidates(queries, documents, candidates)
-    args = (queries.values, queries.offsets, documents.values, documents.offsets, candidates.values, candidates.offsets)
     with torch.autocast(queries.device.type, enabled=False):
+        if _has_kernels(queries):
+            return candidates.with_values(_candidates_on_gpu(queries, documents, candidates, scales))
+        if scales is not None:
+            documents = _dequantised(documents, scales, queries.dtype)
         if queries.device.type != "cpu":
             max_rows = _PLAIN_BLOCK // max(1, int(queries.lengths.max()))
             scores = [
@@ -80,9 +96,34 @@ def maxsim_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) ->
                 for part in documents[candidates[b]].split(max_rows)
             ]
             return candidates.with_values(torch.cat(scores))
+        texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+        lists = (candidates.values, candidates.offsets)
         if _needs_gradient(queries, documents):
-            return candidates.with_values(_MaxSim.apply(*args))
-        return candidates.with_values(cpu.maxsim_candidates(*[arg.detach() for arg in args])[0])
+            return candidates.with_values(_MaxSim.apply(*texts, *lists))
+        return candidates.with_values(cpu.maxsim_candidates(*[text.detach() for text in texts], *lists)[0])
+
+
+def quantised(documents: Ragged, dtype: torch.dtype = torch.int8) -> tuple[Ragged, Tensor]:
+    """Embeddings in a byte a number, for searching and ranking: half the memory of bf16, and half the time to read it.
+
+    Args:
+        documents: texts of embeddings (T, E), floating-point.
+        dtype: torch.int8, or torch.float8_e4m3fn (on GPUs of compute capability 8.9 and above).
+
+    Returns:
+        The documents in that dtype, and what each token is to be multiplied with, (document tokens,) float32: the
+        `scales` of `maxsim`.
+
+    Raises:
+        TypeError: for another dtype.
+    """
+    if dtype not in _BYTES:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, _BYTES))}, got {dtype}")
+    values = documents.values.float()
+    # A token of zeros stays one.
+    scales = values.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _BYTES[dtype]
+    values = values / scales[:, None]
+    return documents.with_values((values.round() if dtype == torch.int8 else values).to(dtype)), scales
 
 
 class _MaxSim(torch.autograd.Function):
@@ -129,6 +170,44 @@ class _MaxSim(torch.autograd.Function):
         return dqueries, None, ddocuments, None, None, None
 
 
+def _has_kernels(queries: Ragged) -> bool:
+    """Whether MaxSim runs in Triton, which PyTorch brings along where it supports it."""
+    return queries.device.type == "cuda" and queries.dtype != torch.float64 and find_spec("triton") is not None
+
+
+def _all_pairs_on_gpu(queries: Ragged, documents: Ragged, scales: Tensor | None) -> Tensor:
+    from colbertz.kernels import maxsim as gpu
+
+    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+    if scales is None and _needs_gradient(queries, documents):
+        scores: Tensor = gpu.MaxSim.apply(*texts, _longest(queries, documents))
+        return scores
+    return gpu.maxsim(*[text.detach() for text in texts], scales)[0]
+
+
+def _candidates_on_gpu(queries: Ragged, documents: Ragged, candidates: Ragged, scales: Tensor | None) -> Tensor:
+    from colbertz.kernels import maxsim_candidates as gpu
+
+    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+    longest = _longest(queries, documents)
+    if scales is None and _needs_gradient(queries, documents):
+        scores: Tensor = gpu.MaxSimCandidates.apply(*texts, candidates.values, candidates.offsets, longest)
+        return scores
+    query_of_pair = gpu.text_of_row(candidates.offsets, len(candidates.values))
+    texts = tuple(text.detach() for text in texts)
+    return gpu.maxsim_candidates(*texts, candidates.values, query_of_pair, longest[0], scales)[0]
+
+
+def _longest(queries: Ragged, documents: Ragged) -> tuple[int, int]:
+    """Tokens of the longest query and the longest document. The one place where MaxSim waits for the device."""
+    query, document = torch.stack([F.pad(texts.lengths, (0, 1)).amax() for texts in (queries, documents)]).tolist()
+    return query, document
+
+
+def _dequantised(documents: Ragged, scales: Tensor, dtype: torch.dtype) -> Ragged:
+    return documents.map(lambda values: (values.float() * scales[:, None]).to(dtype))
+
+
 def _plain(queries: Ragged, documents: Ragged) -> Tensor:
     """(B, A) scores in PyTorch operators, for devices without a kernel: computed again in the backward pass."""
 
@@ -151,13 +230,18 @@ def _needs_gradient(*texts: Ragged) -> bool:
     return torch.is_grad_enabled() and any(text.values.requires_grad for text in texts)
 
 
-def _check(queries: Ragged, documents: Ragged) -> None:
+def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
     for name, texts in (("queries", queries), ("documents", documents)):
-        if not texts.dtype.is_floating_point:
+        if not texts.dtype.is_floating_point and (scales is None or texts is queries):
             raise TypeError(f"{name} are {texts.dtype}; MaxSim takes floating-point embeddings")
         if texts.values.dim() != 2:
             raise ValueError(f"{name} must have values of shape (tokens, dim), got {tuple(texts.values.shape)}")
-    if queries.dtype != documents.dtype:
+    if scales is not None and (documents.dtype not in _BYTES or scales.shape != documents.values.shape[:1]):
+        raise ValueError(
+            f"scales of shape {tuple(scales.shape)} do not belong to documents of {documents.dtype} with"
+            f" {len(documents.values)} tokens; take both from colbertz.quantised"
+        )
+    if scales is None and queries.dtype != documents.dtype:
         raise TypeError(f"queries are {queries.dtype} and documents {documents.dtype}; convert one with .to(dtype)")
     if queries.device != documents.device:
         raise ValueError(f"queries are on {queries.device} and documents on {documents.device}; move one with .to()")

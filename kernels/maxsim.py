@@ -81,7 +81,6 @@ def tile_maxima(
                 document = load_rows(documents, tokens, e, E, BLOCK_E)
                 part = load_rows(queries, rows, e, E, BLOCK_E)
                 scores = product(part, document.to(part.dtype), scores, PRECISION)
-        scores = scores.to(tl.float32)
         if scales is not None:
             scores *= tl.load(scales + tokens)[None, :]
         highest = tl.reduce(scores, 1, larger)
@@ -197,7 +196,7 @@ def maxsim(
     """Score all documents for all queries; the meaning is reference.py's. Nothing waits for the device.
 
     Args:
-        queries: (all query tokens, E), floating-point, or int8 if the documents are.
+        queries: (all query tokens, E), float32, float16 or bfloat16.
         query_offsets: (B + 1,) int64.
         documents: (all document tokens, E): of the queries' dtype; or int8 or float8, which become the queries' dtype
             on the way, with `scales`.

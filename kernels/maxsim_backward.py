@@ -9,8 +9,9 @@ text in order and write once: no atomics, the same bits every time.
                 zeros, with the query's tokens: what would be a scatter is a matrix product
 
 Most pairs of a contrastive batch have next to no gradient: a softmax at temperature 0.02 leaves few. Pairs with
-|g| ≤ NEGLIGIBLE · max |g| / max(A, B) are passed over, SCAN at a time. All that a token loses is then a vector no longer
-than NEGLIGIBLE · max |g| · (the longest embedding): the tokens are at most max(A, B) times passed over.
+|g| ≤ NEGLIGIBLE · max |g| / max(A, B) are passed over, SCAN at a time. What a query token loses by it is a vector no
+longer than NEGLIGIBLE · max |g| · (the longest embedding), and a document token no more than S times that, for queries
+of S tokens. For lists P stands in the place of max(A, B).
 
 Legend: B queries, A documents, P pairs, S query tokens, T document tokens, E embedding dim.
 """

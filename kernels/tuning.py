@@ -1,8 +1,8 @@
 """Which configurations a Triton kernel is tried with, and what all kernels need: rows of embeddings, maxima with NaN.
 
 A kernel has a small fixed list of configurations. The first call with a new key times those that fit in the chip's
-shared memory; Triton keeps the winner on disk, beside the compiled kernels. In the interpreter nothing can be timed, and
-the first configuration is taken.
+shared memory; Triton keeps the winner on disk, beside the compiled kernels. In the interpreter nothing can be timed,
+and the first configuration is taken.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,8 +95,8 @@ def load_rows(base, rows, first, E: tl.constexpr, BLOCK_E: tl.constexpr):
 
 @triton.jit
 def product(a, b, sums, PRECISION: tl.constexpr):
-    """a · bᵀ, added to `sums` if that is not None: float32, or int32 for int8."""
-    if INTERPRETED and a.dtype.is_floating():  # the interpreter multiplies the bits of bf16 as if they were integers
+    """The dot products of rows, a · bᵀ, in float32, added to `sums` if that is not None."""
+    if INTERPRETED:  # the interpreter multiplies the bits of bf16 as if they were integers
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, tl.trans(b), sums, input_precision=PRECISION)
 

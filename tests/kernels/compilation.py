@@ -2,8 +2,8 @@
 
     python compilation.py sm_90 [part of a kernel's name]
 
-The launchers run on tensors without data ("meta"), and instead of launching, every kernel's arguments are recorded. Each
-distinct set is compiled with each configuration that fits the chip. Prints one JSON object a compilation.
+The launchers run on tensors without data ("meta"), and instead of launching, every kernel's arguments are recorded.
+Each distinct set is compiled with each configuration that fits the chip. Prints one JSON object a compilation.
 """
 
 import json
@@ -131,7 +131,7 @@ def compiled(target: str, launch: str, number: int, wanted_config: str) -> Compi
             target=TARGETS[target],
             options={"num_warps": config.num_warps, "num_stages": config.num_stages},
         )
-    except Exception as error:  # noqa: BLE001: whatever it is, the test reports it
+    except Exception as error:  # noqa: BLE001 whatever it is, the test reports it
         return Compiled(*head, 0, 0, 0, f"{type(error).__name__}: {error}"[:2000])
     if "cubin" in binary.asm:
         registers, stack = nvidia_usage(binary.asm["cubin"])

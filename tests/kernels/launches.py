@@ -30,9 +30,10 @@ def quantised(dtype: torch.dtype, documents: torch.dtype) -> Any:
     return maxsim.maxsim(*texts(dtype, 4, documents_dtype=documents), scales=empty(20_000))
 
 
-def candidates(dtype: torch.dtype, argmax: torch.dtype | None) -> Any:
+def candidates(dtype: torch.dtype, argmax: torch.dtype | None, documents: torch.dtype | None = None) -> Any:
     lists = empty(64, dtype=torch.int64), empty(64, dtype=torch.int32)
-    return maxsim_candidates.maxsim_candidates(*texts(dtype, 2), *lists, 32, argmax_dtype=argmax)
+    scales = None if documents is None else empty(20_000)
+    return maxsim_candidates.maxsim_candidates(*texts(dtype, 2, 128, documents), *lists, 32, scales, argmax)
 
 
 def all_pairs_backward(dtype: torch.dtype) -> Any:
@@ -64,12 +65,14 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
         for dtype in (torch.bfloat16, torch.float16)
         for documents in (torch.int8, torch.float8_e4m3fn)
     },
-    "maxsim int8": partial(quantised, torch.int8, torch.int8),
-    "maxsim float8": partial(quantised, torch.float8_e4m3fn, torch.float8_e4m3fn),
     **{
         f"candidates {dtype} {argmax}": partial(candidates, dtype, argmax)
         for dtype in FLOATS
         for argmax in (None, torch.uint8)
+    },
+    **{
+        f"candidates of {documents} documents": partial(candidates, torch.bfloat16, None, documents)
+        for documents in (torch.int8, torch.float8_e4m3fn)
     },
     **{f"gradients of all pairs {dtype}": partial(all_pairs_backward, dtype) for dtype in FLOATS},
     **{f"gradients of lists {dtype}": partial(candidates_backward, dtype) for dtype in FLOATS},
