@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colbertz.kernels import maxsim, maxsim_backward, maxsim_candidates
+from colbertz.kernels import (
+    centroid_maxsim,
+    kmeans,
+    maxsim,
+    maxsim_backward,
+    maxsim_candidates,
+    posting_lists,
+    residual_maxsim,
+    residuals,
+)
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -47,6 +56,55 @@ def candidates_backward(dtype: torch.dtype) -> Any:
     )
 
 
+def coded(dim: int, nbits: int) -> Any:
+    """Offsets, codes and residuals of 100 documents of 200 tokens."""
+    return (
+        empty(101, dtype=torch.int64),
+        empty(20_000, dtype=torch.uint16),
+        empty(20_000, dim * nbits // 8, dtype=torch.uint8),
+    )
+
+
+def residuals_of_candidates(nbits: int, dim: int = 128, s: int = 32) -> Any:
+    offsets, codes, packed = coded(dim, nbits)
+    numbers = empty(2, 50, dtype=torch.int32), offsets, codes, packed
+    half, single = torch.float16, torch.float32
+    residual_maxsim.residual_maxsim(
+        empty(2, s, dim, dtype=half),
+        empty(1024, 2, s, dtype=half),
+        *numbers,
+        empty(1 << nbits, dtype=half),
+        empty(20_000),
+    )
+    residual_maxsim.exact_maxsim(
+        empty(2, s, dim, dtype=single), empty(1024, dim), *numbers, empty(1 << nbits), empty(20_000)
+    )
+
+
+def centroids_of_candidates(s: int, codes: torch.dtype = torch.uint16) -> Any:
+    offsets = empty(101, dtype=torch.int64)
+    table = empty(1024, 2, s, dtype=torch.float16)
+    return centroid_maxsim.centroid_maxsim(table, empty(2, 50, dtype=torch.int32), offsets, empty(20_000, dtype=codes))
+
+
+def lists() -> Any:
+    cells = empty(64, 8, dtype=torch.int32)
+    of_query = empty(64, dtype=torch.int32), empty(5000, dtype=torch.int32), empty(1025, dtype=torch.int64)
+    return posting_lists.walk_lists(cells, cells, *of_query, empty(2, 100, dtype=torch.int32))
+
+
+def encoding(dtype: torch.dtype, nbits: int, dim: int = 128) -> Any:
+    codes = empty(20_000, dtype=torch.int32)
+    buckets = empty((1 << nbits) - 1), empty(1 << nbits)
+    return residuals.encode(empty(20_000, dim, dtype=dtype), empty(1024, dim), codes, *buckets)
+
+
+def means(dtype: torch.dtype) -> Any:
+    tokens = empty(20_000, 128, dtype=dtype)
+    kmeans.nearest(tokens, empty(1024, 128, dtype=dtype))
+    kmeans.sums_by(tokens, empty(20_000, dtype=torch.int32), 1024)
+
+
 LAUNCHES: dict[str, Callable[[], Any]] = {
     **{
         f"maxsim {queries} queries {dtype} {argmax}": partial(
@@ -76,4 +134,17 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     },
     **{f"gradients of all pairs {dtype}": partial(all_pairs_backward, dtype) for dtype in FLOATS},
     **{f"gradients of lists {dtype}": partial(candidates_backward, dtype) for dtype in FLOATS},
+    **{f"residuals of {nbits} bits": partial(residuals_of_candidates, nbits) for nbits in (1, 2, 4, 8)},
+    **{f"residuals of dim {dim}": partial(residuals_of_candidates, 4, dim) for dim in (8, 96, 256)},
+    **{f"residuals of {s} query tokens": partial(residuals_of_candidates, 4, 128, s) for s in (16, 64, 128)},
+    **{f"centroids of {s} query tokens": partial(centroids_of_candidates, s) for s in (16, 32, 64, 128)},
+    "centroids of wide codes": partial(centroids_of_candidates, 32, torch.int32),
+    "posting lists": lists,
+    **{
+        f"coding {dtype} to {nbits} bits": partial(encoding, dtype, nbits)
+        for dtype in (torch.float16, torch.float32)
+        for nbits in (1, 2, 4, 8)
+    },
+    "coding of dim 96": partial(encoding, torch.float16, 4, 96),
+    **{f"means of {dtype}": partial(means, dtype) for dtype in FLOATS},
 }

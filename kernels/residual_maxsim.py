@@ -1,0 +1,225 @@
+"""MaxSim of candidates straight from their packed residuals, on the GPU, in Triton; nothing is decoded to memory.
+
+A program scores one candidate, BLOCK_T tokens at a time: packed bytes are split into buckets, buckets become weights,
+and a matrix product with the query's tokens gives what the residual adds. Queries of more than 32 tokens take several
+turns.
+
+    residual_maxsim    (centroid score from the table + residual · query) · inverse norm, in half precision: a token is
+                       E · nbits / 8 bytes of residuals, its code and norm, and a row of the table
+    exact_maxsim       the vector itself, centroid + residual times inverse norm, in float32: what decoding would give
+
+Legend: B queries, n candidates of each, S query tokens of each (filled up with zeros), E embedding dim, K centroids.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .tuning import SMALLEST, autotuned, precision, product
+
+# Query tokens that a program takes at a time, and numbers of decoded tokens that it holds at most.
+_QUERY_TOKENS = 32
+_DECODED = 16384
+
+CONFIGS = (
+    triton.Config({"BLOCK_T": 64}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_T": 32}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_T": 16}, num_warps=4, num_stages=1),
+)
+
+
+def bytes_needed(arguments: dict[str, Any]) -> int:
+    """Shared memory: query and decoded tokens in the form of the product; for exact ones what was measured at most."""
+    rows, size = arguments["BLOCK_S"] + arguments["BLOCK_T"], arguments["queries"].element_size()
+    if arguments["BLOCK_T"] * arguments["BLOCK_E"] > _DECODED:
+        return 1 << 30
+    copies = 3 if arguments["EXACT"] else 1
+    packed = arguments["BLOCK_T"] * arguments["BLOCK_E"] * arguments["num_stages"]
+    return int(rows * arguments["BLOCK_E"] * size * copies + packed)
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def residuals_of(
+    residuals,  # (tokens, E · NBITS / 8) uint8
+    weights,  # (2^NBITS,) the weight of a bucket, by the bucket's bits in reverse
+    tokens,  # (BLOCK_T,) int64
+    E: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    NBITS: tl.constexpr,
+):
+    """The decoded residuals (BLOCK_T, BLOCK_E); anything beyond column E."""
+    NUM_BYTES: tl.constexpr = E * NBITS // 8
+    BLOCK_BYTES: tl.constexpr = BLOCK_E * NBITS // 8
+    columns = tl.arange(0, BLOCK_BYTES)
+    at = residuals + tokens[:, None] * NUM_BYTES + columns[None, :]
+    if BLOCK_BYTES == NUM_BYTES:
+        packed = tl.load(at).to(tl.int32)
+    else:
+        packed = tl.load(at, mask=columns[None, :] < NUM_BYTES, other=0).to(tl.int32)
+    # A byte's dimensions lie beside each other, the first in its highest bits.
+    if NBITS == 8:
+        bits = packed
+    elif NBITS == 4:
+        bits = tl.join(packed >> 4, packed & 15).reshape(packed.shape[0], BLOCK_E)
+    elif NBITS == 2:
+        even, odd = tl.join(packed >> 6, (packed >> 2) & 3), tl.join((packed >> 4) & 3, packed & 3)
+        bits = tl.join(even, odd).reshape(packed.shape[0], BLOCK_E)
+    else:
+        b04, b26 = tl.join(packed >> 7, (packed >> 3) & 1), tl.join((packed >> 5) & 1, (packed >> 1) & 1)
+        b15, b37 = tl.join((packed >> 6) & 1, (packed >> 2) & 1), tl.join((packed >> 4) & 1, packed & 1)
+        bits = tl.join(tl.join(b04, b26), tl.join(b15, b37)).reshape(packed.shape[0], BLOCK_E)
+    return tl.load(weights + bits)
+
+
+@autotuned(CONFIGS, key=["BLOCK_S", "BLOCK_E", "NBITS", "EXACT"], bytes_needed=bytes_needed)
+@triton.jit
+def residual_maxsim_kernel(
+    queries,  # (B, S, E), of the weights' dtype
+    table,  # (K, B, S) float16; for EXACT the centroids, (K, E) float32
+    candidates,  # (B, n) int32, -1 for none
+    offsets,  # (documents + 1,) int64
+    codes,  # (document tokens,) unsigned
+    residuals,  # (document tokens, E · NBITS / 8) uint8
+    weights,  # (2^NBITS,)
+    inverse_norms,  # (document tokens,) float32
+    scores,  # (B, n) float32 out
+    num_queries,
+    n,
+    E: tl.constexpr,
+    S: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    NBITS: tl.constexpr,
+    EXACT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64)
+    document = tl.load(candidates + at)
+    score = float("-inf")
+    if document >= 0:
+        start, end = tl.load(offsets + document), tl.load(offsets + document + 1)
+        b, dims = at // n, tl.arange(0, BLOCK_E)
+        score = 0.0
+        for some in range(0, S, BLOCK_S):
+            columns = some + tl.arange(0, BLOCK_S)
+            query_at = queries + (b * S + columns)[:, None] * E + dims[None, :]
+            if BLOCK_E == E:
+                query = tl.load(query_at)
+            else:
+                query = tl.load(query_at, mask=dims[None, :] < E, other=0)
+            best = tl.full([BLOCK_S], float("-inf"), tl.float32)
+            for first in tl.range(start, end, BLOCK_T):
+                tokens = tl.minimum(first + tl.arange(0, BLOCK_T), end - 1)
+                decoded = residuals_of(residuals, weights, tokens, E, BLOCK_E, NBITS)
+                rows = tl.load(codes + tokens).to(tl.int64)
+                norms = tl.load(inverse_norms + tokens)
+                if EXACT:
+                    centroid_at = table + rows[:, None] * E + dims[None, :]
+                    if BLOCK_E == E:
+                        centroid = tl.load(centroid_at)
+                    else:
+                        centroid = tl.load(centroid_at, mask=dims[None, :] < E, other=0)
+                    found = product(query, (centroid + decoded) * norms[:, None], None, PRECISION)
+                else:
+                    of_centroids = tl.load(table + (rows[None, :] * num_queries + b) * S + columns[:, None])
+                    found = product(query, decoded, of_centroids.to(tl.float32), PRECISION) * norms[None, :]
+                best = tl.maximum(best, tl.max(found, 1))
+            score += tl.sum(best, 0)
+    tl.store(scores + at, score)
+
+
+# -- launchers ---------------------------------------------------------------------------------------------------
+
+
+def residual_maxsim(
+    queries: Tensor,
+    table: Tensor,
+    candidates: Tensor,
+    offsets: Tensor,
+    codes: Tensor,
+    residuals: Tensor,
+    weights: Tensor,
+    inverse_norms: Tensor,
+) -> Tensor:
+    """The (B, n) float32 scores of candidates with residuals, in half precision; minus infinity where there is none.
+
+    Args:
+        queries: (B, S, E) float16; S is a power of two from 16 up, zeros where a query has fewer tokens.
+        table: (K, B, S) float16, the scores of centroids with query tokens.
+        candidates: (B, n) int32 document numbers, -1 for none; each has tokens.
+        offsets: (documents + 1,) int64.
+        codes: (document tokens,) unsigned.
+        residuals: (document tokens, E · nbits / 8) uint8.
+        weights: (2^nbits,) float16, by the bucket's bits in reverse (`residuals_cpu.reversed_bits`).
+        inverse_norms: (document tokens,) float32.
+    """
+    arrays = (table, candidates, offsets, codes, residuals, weights, inverse_norms)
+    return _scores(queries, *arrays, exact=False)
+
+
+def exact_maxsim(
+    queries: Tensor,
+    centroids: Tensor,
+    candidates: Tensor,
+    offsets: Tensor,
+    codes: Tensor,
+    residuals: Tensor,
+    weights: Tensor,
+    inverse_norms: Tensor,
+) -> Tensor:
+    """The (B, n) float32 scores of candidates over their decoded vectors.
+
+    Args:
+        queries: (B, S, E) float32; otherwise as for `residual_maxsim`.
+        centroids: (K, E) float32.
+        candidates, offsets, codes, residuals, inverse_norms: as for `residual_maxsim`.
+        weights: (2^nbits,) float32, by the bucket's bits in reverse.
+    """
+    arrays = (centroids, candidates, offsets, codes, residuals, weights, inverse_norms)
+    return _scores(queries, *arrays, exact=True)
+
+
+def _scores(
+    queries: Tensor,
+    table: Tensor,
+    candidates: Tensor,
+    offsets: Tensor,
+    codes: Tensor,
+    residuals: Tensor,
+    weights: Tensor,
+    inverse_norms: Tensor,
+    *,
+    exact: bool,
+) -> Tensor:
+    scores = torch.empty(candidates.shape, dtype=torch.float32, device=queries.device)
+    num_queries, s, dim = queries.shape
+    nbits = len(weights).bit_length() - 1
+    if candidates.numel():
+        residual_maxsim_kernel[(candidates.numel(),)](
+            queries,
+            table,
+            candidates,
+            offsets,
+            codes,
+            residuals,
+            weights,
+            inverse_norms,
+            scores,
+            num_queries,
+            candidates.shape[1],
+            E=dim,
+            S=s,
+            BLOCK_S=min(s, _QUERY_TOKENS),
+            BLOCK_E=max(SMALLEST, triton.next_power_of_2(dim)),
+            NBITS=nbits,
+            EXACT=exact,
+            PRECISION=precision(queries.dtype),
+        )
+    return scores
