@@ -47,7 +47,9 @@ def maxsim(queries: Ragged, documents: Ragged, *, scales: Tensor | None = None) 
     _check(queries, documents, scales)
     with torch.autocast(queries.device.type, enabled=False):
         if _has_kernels(queries):
-            return _all_pairs_on_gpu(queries, documents, scales)
+            # Triton launches on the current device, wherever its arguments are.
+            with torch.cuda.device_of(queries.values):
+                return _all_pairs_on_gpu(queries, documents, scales)
         if scales is not None:
             documents = _dequantised(documents, scales, queries.dtype)
         if queries.device.type != "cpu":
@@ -85,7 +87,8 @@ def maxsim_candidates(
     _check_candidates(queries, documents, candidates)
     with torch.autocast(queries.device.type, enabled=False):
         if _has_kernels(queries):
-            return candidates.with_values(_candidates_on_gpu(queries, documents, candidates, scales))
+            with torch.cuda.device_of(queries.values):
+                return candidates.with_values(_candidates_on_gpu(queries, documents, candidates, scales))
         if scales is not None:
             documents = _dequantised(documents, scales, queries.dtype)
         if queries.device.type != "cpu":

@@ -103,6 +103,7 @@ class Searcher:
         show_progress: bool | None = None,
         location: str | Path | None = None,
         overwrite: bool = False,
+        index_device: str | None = None,
     ) -> "Searcher":
         """Encode `texts`, write an index of them to `path` and open it.
 
@@ -117,6 +118,7 @@ class Searcher:
             pool_factor, batch_tokens, devices, show_progress: as for `ColBERT.encode_document`.
             location: where a model given in memory can be loaded from, for the index to name; if it names none,
                 `Searcher.open` has to be told.
+            index_device: the `device` of `Index.build`.
 
         Raises:
             ValueError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
@@ -151,6 +153,7 @@ class Searcher:
             fingerprint=_fingerprint(model),
             recipe=f"pool_factor {pool_factor}, document_length {model.settings.document_length}",
             overwrite=overwrite,
+            device=index_device,
             show_progress=show_progress,
         )
         return cls(model, index)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .tuning import autotuned
 
 # Query tokens that a program takes at a time.
-_QUERY_TOKENS = 64
+QUERY_TOKENS = 32
 
 CONFIGS = (
     triton.Config({"BLOCK_T": 32}, num_warps=4, num_stages=3),
@@ -57,7 +57,7 @@ def centroid_maxsim_kernel(
                 tokens = tl.minimum(first + tl.arange(0, BLOCK_T), end - 1)
                 rows = tl.load(codes + tokens).to(tl.int64) * (num_queries * S)
                 best = tl.maximum(best, tl.load(own + rows[:, None]).to(tl.float32))
-            score += tl.sum(tl.max(best, 0), 0)
+            score += tl.sum(tl.where(start < end, tl.max(best, 0), 0.0), 0)
     tl.store(scores + at, score)
 
 
@@ -65,9 +65,9 @@ def centroid_maxsim(table: Tensor, candidates: Tensor, offsets: Tensor, codes: T
     """The (B, n) float32 scores of candidates by their centroids; minus infinity where there is none.
 
     Args:
-        table: (K, B, S) float16, the scores of centroids with query tokens; S is a power of two, 0 where a query has
+        table: (K, B, S) float16, the scores of centroids with query tokens; S is 16 or a multiple of 32, 0 where a query has
             fewer tokens.
-        candidates: (B, n) int32 document numbers, -1 for none; each has tokens.
+        candidates: (B, n) int32 document numbers, -1 for none.
         offsets: (documents + 1,) int64.
         codes: (document tokens,) unsigned.
     """
@@ -83,6 +83,6 @@ def centroid_maxsim(table: Tensor, candidates: Tensor, offsets: Tensor, codes: T
             num_queries,
             candidates.shape[1],
             S=s,
-            BLOCK_S=min(s, _QUERY_TOKENS),
+            BLOCK_S=min(s, QUERY_TOKENS),
         )
     return scores

@@ -18,10 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .centroid_maxsim import QUERY_TOKENS
 from .tuning import SMALLEST, autotuned, precision, product
 
-# Query tokens that a program takes at a time, and numbers of decoded tokens that it holds at most.
-_QUERY_TOKENS = 32
+# Numbers of decoded tokens that a program holds at most.
 _DECODED = 16384
 
 CONFIGS = (
@@ -131,7 +131,7 @@ def residual_maxsim_kernel(
                     of_centroids = tl.load(table + (rows[None, :] * num_queries + b) * S + columns[:, None])
                     found = product(query, decoded, of_centroids.to(tl.float32), PRECISION) * norms[None, :]
                 best = tl.maximum(best, tl.max(found, 1))
-            score += tl.sum(best, 0)
+            score += tl.sum(tl.where(start < end, best, 0.0), 0)
     tl.store(scores + at, score)
 
 
@@ -151,9 +151,9 @@ def residual_maxsim(
     """The (B, n) float32 scores of candidates with residuals, in half precision; minus infinity where there is none.
 
     Args:
-        queries: (B, S, E) float16; S is a power of two from 16 up, zeros where a query has fewer tokens.
+        queries: (B, S, E) float16; S is 16 or a multiple of 32, zeros where a query has fewer tokens.
         table: (K, B, S) float16, the scores of centroids with query tokens.
-        candidates: (B, n) int32 document numbers, -1 for none; each has tokens.
+        candidates: (B, n) int32 document numbers, -1 for none.
         offsets: (documents + 1,) int64.
         codes: (document tokens,) unsigned.
         residuals: (document tokens, E · nbits / 8) uint8.
@@ -216,7 +216,7 @@ def _scores(
             candidates.shape[1],
             E=dim,
             S=s,
-            BLOCK_S=min(s, _QUERY_TOKENS),
+            BLOCK_S=min(s, QUERY_TOKENS),
             BLOCK_E=max(SMALLEST, triton.next_power_of_2(dim)),
             NBITS=nbits,
             EXACT=exact,

@@ -31,6 +31,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
         "--nbits", type=int, choices=(1, 2, 4, 8), default=4, help="bits for each dimension (default: 4)"
     )
     parser.add_argument("--seed", type=int, default=42, help="of sampling and k-means (default: 42)")
+    parser.add_argument("--index-device", metavar="DEVICE", help="cuda, cuda:1 … to work on the index (default: cpu)")
     add_encoding_arguments(parser)
 
 
@@ -57,6 +58,7 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         pool_factor=args.pool_factor,
         batch_tokens=args.batch_tokens,
         overwrite=args.overwrite,
+        index_device=args.index_device,
     )
     index, seconds = searcher.index, time.perf_counter() - started
     size = index.manifest.size / 1e6

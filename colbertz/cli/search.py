@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"where": args.where, "hybrid": args.hybrid, "exact": args.exact}
-    options |= {"n_ivf_probe": args.n_ivf_probe, "n_full_scores": args.n_full_scores}
+    options |= {"n_ivf_probe": args.n_ivf_probe, "n_full_scores": args.n_full_scores, "device": args.index_device}
     if args.subset:
         with Path(args.subset).open(encoding="utf-8") as file:
             options["subset"] = [line.rstrip("\n") for line in file if line.strip()]

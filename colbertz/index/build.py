@@ -10,6 +10,7 @@ Called again after a kill, with the same arguments, a build takes the same steps
 whose embeddings are the same, the codec, coded chunks. Memory: see `colbertz.index.Index.build`.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -85,14 +86,17 @@ def build(
     texts: Iterable[str | None] | None,
     metadata: Iterable[dict[str, Any]] | None,
     overwrite: bool,
+    device: str | torch.device | None,
     show_progress: bool | None,
 ) -> None:
     """Write the index `root`; the arguments and errors are those of `Index.build`."""
     refuse_foreign(root, overwrite)
     described = Described(ids, texts, metadata)
-    with only_writer(root):
+    # Kernels are launched on the current device, wherever their arguments are.
+    on = torch.cuda.device(device) if device is not None else contextlib.nullcontext()
+    with only_writer(root), on:
         refuse_foreign(root, overwrite)  # once more: another process may have built one meanwhile
-        write(root, _next_generation(root), embeddings, settings, described, show_progress=show_progress)
+        write(root, _next_generation(root), embeddings, settings, described, device=device, show_progress=show_progress)
 
 
 def _next_generation(root: Path) -> int:
@@ -114,11 +118,12 @@ def write(
     settings: Settings,
     described: Described,
     *,
+    device: str | torch.device | None = None,
     show_progress: bool | None,
     next_number: int = 0,
 ) -> None:
     """Build the state `generation` of `root`, by the process that holds the lock; see `Manifest.next_number`."""
-    work = _Work(root, settings, None if show_progress is None else not show_progress)
+    work = _Work(root, settings, torch.device(device or "cpu"), None if show_progress is None else not show_progress)
     segment = work.folder / "segment"
     try:
         chunks = work.store_chunks(embeddings, described, SegmentFiles(segment))
@@ -150,8 +155,9 @@ def write(
 class _Work:
     """The folder build/ and what is complete in it."""
 
-    def __init__(self, root: Path, settings: Settings, quiet: bool | None) -> None:
+    def __init__(self, root: Path, settings: Settings, device: torch.device, quiet: bool | None) -> None:
         self.root = root
+        self.device = device
         self.folder = root / BUILD
         self.settings = settings
         self.bar: dict[str, Any] = {"unit_scale": True, "disable": quiet, "leave": False}
@@ -258,7 +264,7 @@ class _Work:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         num_tokens = sum(sum(chunk.doclens) for chunk in chunks)
-        sample = self._sample(chunks, num_tokens).to("cuda" if torch.cuda.is_available() else "cpu")
+        sample = self._sample(chunks, num_tokens).to(self.device)
         with tqdm(desc="training", bar_format="{desc} {elapsed}", **self.bar) as bar:
             codec = codecs.train(sample, num_tokens, self.settings.nbits, self.settings.seed, bar.set_description)
         codec.save(folder)
@@ -297,7 +303,7 @@ class _Work:
         ):
             for number in range(done, len(chunks)):
                 rows = np.load(self._chunk_files(number)[0], allow_pickle=False)
-                encoded, distances = codec.encode(torch.from_numpy(rows))
+                encoded, distances = codec.encode(torch.from_numpy(rows).to(self.device))
                 writer.write(encoded)
                 writer.sync()
                 far = int((distances > codec.cluster_threshold).sum())

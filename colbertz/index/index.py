@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from colbertz.index import build as building
-from colbertz.index import change, fulltext, interop
+from colbertz.index import change, fulltext, interop, shards
 from colbertz.index import fusion as fusions
 from colbertz.index.codec import NBITS
 from colbertz.index.documents import Document
 from colbertz.index.layout import Manifest, file_sha256
-from colbertz.index.query import Hit, allowed_documents, check_k, checked_queries, effort_for, hits_of
+from colbertz.index.query import Hit, allowed_documents, check_k, checked_devices, checked_queries, effort_for, hits_of
 from colbertz.index.search import exact_search, search
 from colbertz.index.snapshot import Snapshot, numbers_of
 from colbertz.index.stream import Embeddings
@@ -34,6 +35,7 @@ class Index:
         """Use `Index.open` or `Index.build`."""
         self.path = path
         self._snapshot = snapshot
+        self._placed: shards.Placed | None = None
 
     @classmethod
     def build(
@@ -50,6 +52,7 @@ class Index:
         fingerprint: Sequence[float] | None = None,
         recipe: str | None = None,
         overwrite: bool = False,
+        device: str | torch.device | None = None,
         show_progress: bool | None = False,
     ) -> "Index":
         """Write an index of `embeddings` to the directory `path` and open it.
@@ -76,6 +79,7 @@ class Index:
             fingerprint: how `Searcher` recognises that model.
             recipe: whatever else the embeddings depend on; an interrupted build continues only with the same.
             overwrite: replace the index at `path`, if there is one.
+            device: a CUDA device to find centroids and codes on; None for the CPU. The files differ in near ties.
             show_progress: bars on stderr; None for only on a terminal.
 
         Raises:
@@ -96,6 +100,7 @@ class Index:
             texts=texts,
             metadata=metadata,
             overwrite=overwrite,
+            device=next(iter(checked_devices(device)), None),
             show_progress=show_progress,
         )
         return cls.open(path)
@@ -137,6 +142,7 @@ class Index:
         parameters: Sequence[Any] | Mapping[str, Any] = (),
         subset: Iterable[str] | None = None,
         exact: bool = False,
+        device: str | torch.device | Sequence[str | torch.device] | None = None,
     ) -> list[list[Hit]]:
         """The `k` documents with the highest MaxSim for each query, best first; equal scores in order of insertion.
 
@@ -152,23 +158,39 @@ class Index:
             parameters: values for the question marks in `where`, or a dict for its `:names`.
             subset: ids; only these documents. None are an empty answer, not all documents.
             exact: score all documents.
+            device: None for the CPU; a CUDA device, or several that share the documents. What fits in their memory
+                stays there for the next search, until `refresh`; a larger index is loaded in parts each time. Hits are
+                those of the CPU but for documents near the edge of what is looked at.
 
         Raises:
             ValueError: if `k` is below 1; the queries are of another dimension, NaN, infinite or without tokens; the
-                probes are below 1 or more than there are cells; the filter is no valid expression.
+                probes are below 1 or more than there are cells; the filter is no valid expression;
+                the device is not there.
             KeyError: if an id of `subset` is not in the index.
             TypeError: if the queries are not a Ragged.
         """
         snapshot = self._snapshot
         check_k(k)
-        queries = checked_queries(queries, self.embedding_dim)
+        devices = checked_devices(device)
+        queries = checked_queries(queries, self.embedding_dim, devices[0] if devices else "cpu")
         effort = effort_for(k, n_ivf_probe, n_full_scores, len(snapshot.codec.centroids))
         allowed = allowed_documents(snapshot, where, parameters, subset)
-        if exact:
+        if devices:
+            from colbertz.index import gpu
+
+            found = gpu.search(self._placed_on(devices), queries, k, None if exact else effort, allowed)
+        elif exact:
             found = exact_search(snapshot, queries, k, allowed)
         else:
             found = search(snapshot, queries, k, effort, allowed)
         return [hits_of(snapshot, numbers.tolist(), scores.tolist()) for numbers, scores in found]
+
+    def _placed_on(self, devices: tuple[torch.device, ...]) -> shards.Placed:
+        """The index on these devices; what it took there before is freed first."""
+        if self._placed is None or self._placed.snapshot is not self._snapshot or self._placed.devices != devices:
+            self._placed = None
+            self._placed = shards.place(self._snapshot, devices)
+        return self._placed
 
     def search_text(
         self,

@@ -123,7 +123,10 @@ def train(
     the two-level search. On a GPU, rounds over all centroids from random tokens.
     """
     generator = torch.Generator().manual_seed(seed)
-    if num_centroids <= _ONE_LEVEL or tokens.device.type != "cpu":
+    if tokens.device.type != "cpu":
+        sample = _sample(tokens, _POINTS_PER_CENTROID * num_centroids, generator)
+        return _lloyd_on_gpu(sample, num_centroids, 8, generator)
+    if num_centroids <= _ONE_LEVEL:
         return _lloyd(_sample(tokens, _POINTS_PER_CENTROID * num_centroids, generator), num_centroids, 8, generator)
     num_groups = math.isqrt(num_centroids)
     on_progress("grouping")
@@ -168,20 +171,29 @@ def _shares(counts: np.ndarray, num_centroids: int) -> np.ndarray:
 
 def _lloyd(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
     """k-means in one level, from random tokens."""
-    first = torch.randperm(len(tokens), generator=generator)[:num_centroids].to(tokens.device)
-    centroids = F.normalize(tokens[first], dim=1)
+    centroids = F.normalize(tokens[torch.randperm(len(tokens), generator=generator)[:num_centroids]], dim=1)
     for _ in range(iterations):
         centroids = _means(tokens, _nearest_of_all(tokens, centroids), centroids, generator)
     return centroids
 
 
+def _lloyd_on_gpu(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """The same, with every token compared with every centroid, in half precision; nothing waits for the device."""
+    from colbertz.kernels import kmeans
+
+    half = tokens.half()
+    first = torch.randperm(len(tokens), generator=generator)[:num_centroids].to(tokens.device)
+    centroids = F.normalize(tokens[first], dim=1)
+    for _ in range(iterations):
+        codes = kmeans.nearest(half, centroids.half())
+        sums, counts = kmeans.sums_by(tokens, codes, num_centroids)
+        others = tokens[torch.randint(len(tokens), (num_centroids,), generator=generator).to(tokens.device)]
+        centroids = F.normalize(torch.where(counts[:, None] == 0, others, sums), dim=1)
+    return centroids
+
+
 def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
     """(N,) int32."""
-    if tokens.device.type != "cpu":
-        rows = max(1, (1 << 26) // len(centroids))
-        found = [(part @ centroids.T).argmax(1) for part in tokens.split(rows)]
-        nearest: np.ndarray = torch.cat(found).to(torch.int32).cpu().numpy()
-        return nearest
     best, places = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.int32)
 
     def search(first: int, last: int) -> None:
@@ -204,17 +216,13 @@ def _top(tokens: Tensor, centroids: Tensor, top: np.ndarray) -> None:
 def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.Generator) -> Tensor:
     """The mean direction of each centroid's tokens; a centroid without any becomes a random token."""
     order, offsets = kmeans_cpu.order_by(codes, len(before))
-    if tokens.device.type == "cpu":
-        sums = np.empty((len(before), tokens.shape[1]), np.float32)
-        values = tokens.numpy()
-        run([functools.partial(kmeans_cpu.sums_by, values, order, offsets, *part, sums) for part in parts(len(before))])
-        means = torch.from_numpy(sums)
-    else:
-        means = torch.zeros_like(before).index_add_(0, torch.from_numpy(codes).to(before.device), tokens)
-    empty = torch.from_numpy(np.flatnonzero(np.diff(offsets) == 0)).to(before.device)
+    sums = np.empty((len(before), tokens.shape[1]), np.float32)
+    values = tokens.numpy()
+    run([functools.partial(kmeans_cpu.sums_by, values, order, offsets, *part, sums) for part in parts(len(before))])
+    means = torch.from_numpy(sums)
+    empty = torch.from_numpy(np.flatnonzero(np.diff(offsets) == 0))
     if len(empty):
-        chosen = torch.randint(len(tokens), (len(empty),), generator=generator).to(before.device)
-        means[empty] = tokens[chosen]
+        means[empty] = tokens[torch.randint(len(tokens), (len(empty),), generator=generator)]
     return F.normalize(means, dim=1)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -47,20 +48,40 @@ def check_k(k: int) -> None:
         raise ValueError(f"k must be an integer of at least 1, got {k!r}")
 
 
-def checked_queries(queries: Ragged, dim: int) -> Ragged:
-    """The queries as float32 on the CPU; raises what `Index.search` says."""
+def checked_queries(queries: Ragged, dim: int, device: torch.device | str = "cpu") -> Ragged:
+    """The queries as float32 on the device; raises what `Index.search` says."""
     if not isinstance(queries, Ragged):
         raise TypeError(f"queries must be a Ragged of embeddings, got {type(queries).__name__}")
     shape = tuple(queries.values.shape)
     if len(shape) != 2 or shape[1] != dim:
         raise ValueError(f"queries of shape {shape} do not fit an index of dimension {dim}")
-    queries = queries.detach().to("cpu", torch.float32)
+    queries = queries.detach().to(device, torch.float32)
     empty = (queries.lengths == 0).nonzero()
     if len(empty):
         raise ValueError(f"query {int(empty[0])} has no tokens")
     if not bool(queries.values.isfinite().all()):
         raise ValueError("the queries' embeddings hold NaN or infinite values; look for NaN weights in the model")
     return queries
+
+
+def checked_devices(device: str | torch.device | Sequence[str | torch.device] | None) -> tuple[torch.device, ...]:
+    """The GPUs to search on; none for the CPU.
+
+    Raises:
+        ValueError: for a device that is no GPU, or if CUDA or Triton is not there.
+    """
+    names = [] if device is None else [device] if isinstance(device, str | torch.device) else list(device)
+    devices = tuple(torch.device(name) for name in names)
+    if devices == (torch.device("cpu"),):
+        return ()
+    wrong = [str(device) for device in devices if device.type != "cuda"]
+    if wrong:
+        raise ValueError(f"an index is searched on the CPU (device=None) or on CUDA devices, not on {', '.join(wrong)}")
+    if devices and not torch.cuda.is_available():
+        raise ValueError(f"device {devices[0]} is not there: PyTorch sees no CUDA device; leave out device for the CPU")
+    if devices and find_spec("triton") is None:
+        raise ValueError('search on a GPU needs Triton: pip install "colbertz[gpu]"')
+    return devices
 
 
 def allowed_documents(

@@ -35,7 +35,7 @@ from colbertz.ragged import Ragged
 BLOCK_TOKENS = 131_072
 QUERY_TOKENS = 16_384
 # A longer query is scored by brute force: its tables of centroid scores would no longer fit a cache, or memory.
-_LONGEST_QUERY = 1024
+LONGEST_QUERY = 1024
 # Documents scored with residuals at a time, and the standard deviations that count as improbable.
 _WAVE, _IMPROBABLE = 128, 3.0
 # Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
@@ -66,6 +66,38 @@ class Effort:
     n_full_scores: int
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How many go through each stage of a search, of all documents that may be found.
+
+    Attributes:
+        n_ivf_probe: cells probed for each query token; 0 if every document is a candidate without that.
+        n_full_scores, n_residual, n_exact: documents scored by centroids, with residuals, exactly.
+    """
+
+    n_ivf_probe: int
+    n_full_scores: int
+    n_residual: int
+    n_exact: int
+
+
+def plan(snapshot: Snapshot, effort: Effort, k: int, num_allowed: int) -> Plan | None:
+    """What `effort` means for `k` hits among `num_allowed` documents of an index; None for brute force."""
+    num_centroids = len(snapshot.codec.centroids)
+    n_exact = k + k // 4 + _EXACT_BEYOND
+    if effort.n_ivf_probe == num_centroids and effort.n_full_scores // 4 >= num_allowed:
+        return None
+    if num_allowed <= max(_FEW, n_exact):
+        return Plan(0, num_allowed, num_allowed, num_allowed)
+    n_full_scores = max(effort.n_full_scores, 8 * k)
+    # A filter thins the lists out; wider probing makes up for it.
+    share = num_allowed / int(snapshot.firsts[-1])
+    n_ivf_probe = min(math.ceil(effort.n_ivf_probe * min(1 / share, _WIDEST)), num_centroids)
+    if n_ivf_probe == num_centroids or (share < 0.5 and num_allowed <= _THIN * n_full_scores):
+        n_ivf_probe = 0
+    return Plan(n_ivf_probe, n_full_scores, max(n_full_scores // 4, 2 * k), n_exact)
+
+
 def search(
     snapshot: Snapshot, queries: Ragged, k: int, effort: Effort, allowed: Sequence[np.ndarray | None]
 ) -> list[Found]:
@@ -86,16 +118,16 @@ def search(
     k = min(k, num_allowed)
     if k == 0:
         return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in range(len(queries))]
-    everything = effort.n_ivf_probe == len(snapshot.codec.centroids) and effort.n_full_scores // 4 >= num_allowed
-    if everything:
+    stages = plan(snapshot, effort, k, num_allowed)
+    if stages is None:
         return exact_search(snapshot, queries, k, allowed)
     found: list[Found] = [(np.empty(0), np.empty(0))] * len(queries)
 
     def answer(number: int) -> None:
-        if len(queries[number]) > _LONGEST_QUERY:
+        if len(queries[number]) > LONGEST_QUERY:
             [found[number]] = exact_search(snapshot, queries[number : number + 1], k, allowed)
             return
-        found[number] = _Cascade(snapshot, queries[number].numpy(), k, effort, allowed, num_allowed).run()
+        found[number] = _Cascade(snapshot, queries[number].numpy(), k, stages, allowed).run()
 
     # A batch keeps every thread busy with queries of its own; a single query is shared out stage by stage.
     if len(queries) == 1:
@@ -113,36 +145,25 @@ class _Cascade:
         snapshot: Snapshot,
         query: np.ndarray,
         k: int,
-        effort: Effort,
+        plan: Plan,
         allowed: Sequence[np.ndarray | None],
-        num_allowed: int,
     ) -> None:
-        self.snapshot, self.query, self.k, self.allowed, self.num_allowed = snapshot, query, k, allowed, num_allowed
-        self.share = num_allowed / int(snapshot.firsts[-1])
-        self.num_exact = k + k // 4 + _EXACT_BEYOND
-        self.n_full_scores = max(effort.n_full_scores, 8 * k)
-        # A filter thins the lists out; wider probing makes up for it.
-        wider = min(1 / self.share, _WIDEST)
-        self.n_ivf_probe = min(math.ceil(effort.n_ivf_probe * wider), snapshot.centroids.num_centroids)
+        self.snapshot, self.query, self.k, self.plan, self.allowed = snapshot, query, k, plan, allowed
         self.packed = plaid_cpu.pack_query(query, snapshot.byte_order)
         # Scores are stored as steps of this: no score can be larger than the product of the longest vectors.
         self.longest = self.packed.longest * snapshot.centroids.longest * 1.02
         self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
     def run(self) -> Found:
-        if self.num_allowed <= max(_FEW, self.num_exact):
+        if self.plan.n_full_scores == self.plan.n_exact:
             return self.exact(allowed_numbers(self.snapshot, self.allowed))
         cells, gains = self.probe()
-        all_cells = self.n_ivf_probe == self.snapshot.centroids.num_centroids
-        thin = self.share < 0.5 and self.num_allowed <= _THIN * self.n_full_scores
-        if all_cells or thin:
-            numbers = allowed_numbers(self.snapshot, self.allowed)
-        else:
+        numbers = np.empty(0, np.int64)
+        if self.plan.n_ivf_probe:
             numbers, scores = self.walk(cells, gains)
-            if len(numbers) < self.num_exact:
-                numbers = allowed_numbers(self.snapshot, self.allowed)
-            else:
-                numbers = self.best(numbers, scores, self.n_full_scores)
+            numbers = self.best(numbers, scores, self.plan.n_full_scores)
+        if len(numbers) < self.plan.n_exact:
+            numbers = allowed_numbers(self.snapshot, self.allowed)
         return self.exact(self.promising(numbers, self.centroid_maxsim(numbers)))
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +173,7 @@ class _Cascade:
         unit = centroids.unit / self.longest * _FINE
         factors = packed.units * np.float32(unit)
         shifts = -64 * packed.sums * factors
-        n = min(self.n_ivf_probe, num_centroids - 1) + 1
+        n = min(self.plan.n_ivf_probe, num_centroids - 1) + 1
         bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
         own_cells = np.empty((len(bounds), blocks, COLUMNS, n), np.int32)
         own_scores = np.empty_like(own_cells)
@@ -243,8 +264,7 @@ class _Cascade:
         Documents are scored in waves, best first by the scores of stage 3. What residuals add to these is about the
         same for all; once the best of the rest would need an improbable lot of it, there is no use in going on.
         """
-        most = max(self.n_full_scores // 4, 2 * self.k)
-        order = np.argsort(-scores, kind="stable")[:most]
+        order = np.argsort(-scores, kind="stable")[: self.plan.n_residual]
         before = scores[order] * (self.longest / _COARSE)
         after = np.empty(len(order), np.float32)
         wave = max(_WAVE, self.k)
@@ -259,7 +279,7 @@ class _Cascade:
             if done < len(order) and before[done] + gained.mean() + _IMPROBABLE * gained.std() < kth:
                 break
         order, after = order[:done], after[:done]
-        best = np.argsort(-after, kind="stable")[: self.num_exact]
+        best = np.argsort(-after, kind="stable")[: self.plan.n_exact]
         return np.sort(numbers[order[best]])
 
     def exact(self, numbers: np.ndarray) -> Found:

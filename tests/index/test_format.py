@@ -243,7 +243,7 @@ def test_the_examples_on_the_page(tmp_path: Path, checkpoint: Path, monkeypatch:
 def test_the_page_has_the_numbers_of_the_code() -> None:
     """Where this fails, a constant has changed that docs/index.md names."""
     page = " ".join(PAGE.split())
-    assert search._LONGEST_QUERY == 1024 and "more than 1,024 tokens" in page
+    assert search.LONGEST_QUERY == 1024 and "more than 1,024 tokens" in page
     assert f"at most {search._FEW} (or k + k/4 + {search._EXACT_BEYOND})" in page
     assert (
         f"in waves of {search._WAVE} or k" in page and search._IMPROBABLE == 3 and "three standard deviations" in page
