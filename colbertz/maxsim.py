@@ -60,7 +60,7 @@ def maxsim(queries: Ragged, documents: Ragged, *, scales: Tensor | None = None) 
         if _needs_gradient(queries, documents):
             scores: Tensor = _MaxSim.apply(*texts)
             return scores
-        return cpu.maxsim(*[text.detach() for text in texts], argmax=False)[0]
+        return cpu.maxsim(*_detached(*texts), argmax=False)[0]
 
 
 def maxsim_candidates(
@@ -103,7 +103,7 @@ def maxsim_candidates(
         lists = (candidates.values, candidates.offsets)
         if _needs_gradient(queries, documents):
             return candidates.with_values(_MaxSim.apply(*texts, *lists))
-        return candidates.with_values(cpu.maxsim_candidates(*[text.detach() for text in texts], *lists)[0])
+        return candidates.with_values(cpu.maxsim_candidates(*_detached(*texts), *lists)[0])
 
 
 def quantised(documents: Ragged, dtype: torch.dtype = torch.int8) -> tuple[Ragged, Tensor]:
@@ -185,20 +185,21 @@ def _all_pairs_on_gpu(queries: Ragged, documents: Ragged, scales: Tensor | None)
     if scales is None and _needs_gradient(queries, documents):
         scores: Tensor = gpu.MaxSim.apply(*texts, _longest(queries, documents))
         return scores
-    return gpu.maxsim(*[text.detach() for text in texts], scales)[0]
+    return gpu.maxsim(*_detached(*texts), scales=scales)[0]
 
 
 def _candidates_on_gpu(queries: Ragged, documents: Ragged, candidates: Ragged, scales: Tensor | None) -> Tensor:
     from colbertz.kernels import maxsim_candidates as gpu
+    from colbertz.kernels.maxsim import text_of_row
 
     texts = (queries.values, queries.offsets, documents.values, documents.offsets)
     longest = _longest(queries, documents)
     if scales is None and _needs_gradient(queries, documents):
         scores: Tensor = gpu.MaxSimCandidates.apply(*texts, candidates.values, candidates.offsets, longest)
         return scores
-    query_of_pair = gpu.text_of_row(candidates.offsets, len(candidates.values))
-    texts = tuple(text.detach() for text in texts)
-    return gpu.maxsim_candidates(*texts, candidates.values, query_of_pair, longest[0], scales)[0]
+    query_of_pair = text_of_row(candidates.offsets, len(candidates.values))
+    lists = (candidates.values, query_of_pair)
+    return gpu.maxsim_candidates(*_detached(*texts), *lists, longest[0], scales=scales)[0]
 
 
 def _longest(queries: Ragged, documents: Ragged) -> tuple[int, int]:
@@ -227,6 +228,12 @@ def _plain(queries: Ragged, documents: Ragged) -> Tensor:
 
     scores: Tensor = checkpoint(score, queries.values, documents.values, use_reentrant=False, preserve_rng_state=False)
     return scores
+
+
+def _detached(
+    queries: Tensor, query_offsets: Tensor, documents: Tensor, document_offsets: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return queries.detach(), query_offsets, documents.detach(), document_offsets
 
 
 def _needs_gradient(*texts: Ragged) -> bool:

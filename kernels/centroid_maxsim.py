@@ -32,7 +32,7 @@ def bytes_needed(arguments: dict[str, Any]) -> int:
 
 @autotuned(CONFIGS, key=["BLOCK_S"], bytes_needed=bytes_needed)
 @triton.jit
-def centroid_maxsim_kernel(
+def centroid_maxsim_kernel(  # type: ignore[no-untyped-def]
     table,  # (K, B, S) float16
     candidates,  # (B, n) int32, -1 for none
     offsets,  # (documents + 1,) int64
@@ -65,8 +65,8 @@ def centroid_maxsim(table: Tensor, candidates: Tensor, offsets: Tensor, codes: T
     """The (B, n) float32 scores of candidates by their centroids; minus infinity where there is none.
 
     Args:
-        table: (K, B, S) float16, the scores of centroids with query tokens; S is 16 or a multiple of 32, 0 where a query has
-            fewer tokens.
+        table: (K, B, S) float16, the scores of centroids with query tokens; S is 16 or a multiple of 32, and scores are
+            0 where a query has fewer tokens.
         candidates: (B, n) int32 document numbers, -1 for none.
         offsets: (documents + 1,) int64.
         codes: (document tokens,) unsigned.

@@ -30,7 +30,7 @@ CONFIGS = (
 
 @autotuned(CONFIGS, key=["BLOCK_M", "BLOCK_E"], bytes_needed=bytes_needed)
 @triton.jit
-def nearest_kernel(
+def nearest_kernel(  # type: ignore[no-untyped-def]
     queries,  # (N, E), the tokens
     centroids,  # (K, E)
     codes,  # (N,) int32 out
@@ -65,7 +65,7 @@ def nearest_kernel(
 
 
 @triton.jit
-def sums_kernel(
+def sums_kernel(  # type: ignore[no-untyped-def]
     tokens,  # (N, E)
     order,  # (N,) int64: tokens of centroid 0, of centroid 1, …
     offsets,  # (K + 1,) int64

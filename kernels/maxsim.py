@@ -50,7 +50,7 @@ def bytes_needed(arguments: dict[str, Any]) -> int:
 
 
 @triton.jit
-def tile_maxima(
+def tile_maxima(  # type: ignore[no-untyped-def]
     queries,  # (all query tokens, E)
     rows,  # (BLOCK_M,) int64, the tile's tokens
     query,  # (BLOCK_M, BLOCK_E), the tile, if the whole row fits; else anything
@@ -95,7 +95,7 @@ def tile_maxima(
 
 @autotuned(CONFIGS, key=["BLOCK_M", "BLOCK_E", "work"], bytes_needed=bytes_needed)
 @triton.jit
-def maxsim_kernel(
+def maxsim_kernel(  # type: ignore[no-untyped-def]
     queries,  # (num_tokens, E)
     query_of_token,  # (num_tokens,) int32
     documents,  # (all document tokens, E)
@@ -155,7 +155,7 @@ def maxsim_kernel(
 
 
 @triton.jit
-def add_partial(
+def add_partial(  # type: ignore[no-untyped-def]
     partial,  # (tiles + B, A) float32
     query_offsets,  # (B + 1,) int64
     scores,  # (B, A) float32 out
@@ -273,6 +273,9 @@ class MaxSim(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
+        queries, query_offsets, documents, document_offsets, argmax = ctx.saved_tensors
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
-        dqueries, ddocuments = maxsim_backward.of_all_pairs(grads, *ctx.saved_tensors, ctx.longest, needs)
+        dqueries, ddocuments = maxsim_backward.of_all_pairs(
+            grads, queries, query_offsets, documents, document_offsets, argmax, ctx.longest, needs
+        )
         return dqueries, None, ddocuments, None, None

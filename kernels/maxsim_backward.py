@@ -41,7 +41,7 @@ def argmax_dtype(longest: int) -> torch.dtype:
 
 
 @triton.jit
-def query_gradient(
+def query_gradient(  # type: ignore[no-untyped-def]
     grads,  # (P,) float32, pair after pair of each query
     limit,  # (1,) float32: gradients up to here count nothing
     pair_offsets,  # (B + 1,) int64, the pairs of each query; None for A each
@@ -99,7 +99,7 @@ def query_gradient(
 
 
 @triton.jit
-def document_gradient(
+def document_gradient(  # type: ignore[no-untyped-def]
     grads,  # (P,) float32
     limit,  # (1,) float32
     pairs_of_document,  # (P,) int64, pairs sorted by document; None for b · A + a
@@ -249,10 +249,10 @@ def of_candidates(
 
 
 def _limit(grads: Tensor, most: int, negligible: float) -> Tensor:
-    """(1,) float32. NaN counts as no limit: nothing is passed over then."""
+    """(1,) float32. Where a gradient overflowed there is no limit: loss scaling looks for what is not finite."""
     if not grads.numel():
         return grads.new_zeros(1)
-    return (grads.abs().amax() * (negligible / most)).reshape(1)
+    return (grads.abs().amax() * (negligible / most)).nan_to_num(0, posinf=0).reshape(1)
 
 
 def _query_gradient(

@@ -30,7 +30,7 @@ CONFIGS = (
 
 @autotuned(CONFIGS, key=["BLOCK_M", "BLOCK_E", "work"], bytes_needed=bytes_needed)
 @triton.jit
-def candidates_kernel(
+def candidates_kernel(  # type: ignore[no-untyped-def]
     queries,  # (all query tokens, E)
     query_offsets,  # (B + 1,) int64
     documents,  # (all document tokens, E)
@@ -161,6 +161,19 @@ class MaxSimCandidates(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
-        dqueries, ddocuments = maxsim_backward.of_candidates(grads, *ctx.saved_tensors, ctx.longest, needs)
+        *texts, candidates, candidate_offsets, query_of_pair, argmax = ctx.saved_tensors
+        queries, query_offsets, documents, document_offsets = texts
+        dqueries, ddocuments = maxsim_backward.of_candidates(
+            grads,
+            queries,
+            query_offsets,
+            documents,
+            document_offsets,
+            candidates,
+            candidate_offsets,
+            query_of_pair,
+            argmax,
+            ctx.longest,
+            (ctx.needs_input_grad[0], ctx.needs_input_grad[2]),
+        )
         return dqueries, None, ddocuments, None, None, None, None

@@ -16,7 +16,7 @@ _BLOCK = 128
 
 
 @triton.jit
-def walk_kernel(
+def walk_kernel(  # type: ignore[no-untyped-def]
     cells,  # (query tokens, n_ivf_probe) int32, best first
     gains,  # (query tokens, n_ivf_probe) int32: what a document in the cell's list gains, falling
     query_of_token,  # (query tokens,) int32

@@ -45,7 +45,7 @@ def bytes_needed(arguments: dict[str, Any]) -> int:
 
 
 @triton.jit
-def residuals_of(
+def residuals_of(  # type: ignore[no-untyped-def]
     residuals,  # (tokens, E · NBITS / 8) uint8
     weights,  # (2^NBITS,) the weight of a bucket, by the bucket's bits in reverse
     tokens,  # (BLOCK_T,) int64
@@ -79,7 +79,7 @@ def residuals_of(
 
 @autotuned(CONFIGS, key=["BLOCK_S", "BLOCK_E", "NBITS", "EXACT"], bytes_needed=bytes_needed)
 @triton.jit
-def residual_maxsim_kernel(
+def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     queries,  # (B, S, E), of the weights' dtype
     table,  # (K, B, S) float16; for EXACT the centroids, (K, E) float32
     candidates,  # (B, n) int32, -1 for none

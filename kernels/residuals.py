@@ -18,7 +18,7 @@ _NUMBERS = 4096
 
 
 @triton.jit
-def encode_kernel(
+def encode_kernel(  # type: ignore[no-untyped-def]
     embeddings,  # (N, E)
     centroids,  # (K, E) float32
     codes,  # (N,) int32

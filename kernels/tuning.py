@@ -12,8 +12,6 @@ import torch
 import triton
 import triton.language as tl
 
-# Bytes of shared memory a program may have, by architecture. Others get the smallest.
-SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 # Rows of a matrix product are at least so many, and so is the dimension that is summed over.
 SMALLEST = 16
 # A wider row is multiplied in parts.
@@ -53,8 +51,8 @@ def staged(config: triton.Config) -> dict[str, Any]:
 
 def shared_memory() -> int:
     """Bytes of shared memory a program may have on the current device."""
-    properties = torch.cuda.get_device_properties()
-    return SHARED_MEMORY["gfx942"] if on_amd() else int(properties.shared_memory_per_block_optin)
+    driver = triton.runtime.driver.active
+    return int(driver.utils.get_device_properties(driver.get_current_device())["max_shared_mem"])
 
 
 def row_block(dim: int) -> int:
@@ -82,19 +80,19 @@ def on_amd() -> bool:
 
 
 @triton.jit
-def load_rows(base, rows, first, E: tl.constexpr, BLOCK_E: tl.constexpr):
+def load_rows(base, rows, first, E: tl.constexpr, BLOCK_E: tl.constexpr):  # type: ignore[no-untyped-def]
     """(len(rows), BLOCK_E): the columns `first` … of some rows (int64) of a matrix with E columns; 0 beyond them."""
     columns = first + tl.arange(0, BLOCK_E)
     at = base + rows[:, None] * E + columns[None, :]
     if E % BLOCK_E == 0:
         out = tl.load(at)
     else:
-        out = tl.load(at, mask=columns[None, :] < E, other=0)
+        out = tl.load(at, mask=columns[None, :] < E, other=0.0)  # an integer could not become a float8
     return out
 
 
 @triton.jit
-def product(a, b, sums, PRECISION: tl.constexpr):
+def product(a, b, sums, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
     """The dot products of rows, a · bᵀ, in float32, added to `sums` if that is not None."""
     if INTERPRETED:  # the interpreter multiplies the bits of bf16 as if they were integers
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -102,6 +100,6 @@ def product(a, b, sums, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def larger(a, b):
+def larger(a, b):  # type: ignore[no-untyped-def]
     """The larger of two numbers; NaN is larger than all, so that it reaches the score."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)

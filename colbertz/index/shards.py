@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from colbertz.index.codec import Codec
@@ -150,16 +151,18 @@ def _load(snapshot: Snapshot, codec: DeviceCodec, first: int, last: int, device:
             continue
         tokens = slice(int(segment.offsets[own.start]), int(segment.offsets[own.stop]))
         # int32 holds any code; PyTorch knows how to join and sort it, unlike uint32.
-        codes = segment.codes[tokens]
-        codes = codes if codes.dtype == np.uint16 else codes.astype(np.int32)
-        doclens = np.diff(segment.offsets[own.start : own.stop + 1])
-        for arrays, array in zip(parts, (doclens, codes, segment.residuals[tokens], segment.inverse_norms[tokens])):
-            arrays.append(torch.from_numpy(np.array(array)).to(device))
-    doclens, codes, residuals, inverse_norms = (
-        joined[0] if len(joined) == 1 else torch.cat(joined) for joined in parts
-    )
-    offsets = torch.nn.functional.pad(doclens.cumsum(0), (1, 0))
-    lists, list_offsets = _lists(codes, doclens, len(codec.centroids))
+        narrow = segment.codes.dtype == np.uint16
+        arrays = (
+            np.diff(segment.offsets[own.start : own.stop + 1]),
+            segment.codes[tokens] if narrow else segment.codes[tokens].astype(np.int32),
+            segment.residuals[tokens],
+            segment.inverse_norms[tokens],
+        )
+        for part, array in zip(parts, arrays):
+            part.append(torch.from_numpy(np.array(array)).to(device))
+    lengths, codes, residuals, inverse_norms = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
+    offsets = F.pad(lengths.cumsum(0), (1, 0))
+    lists, list_offsets = _lists(codes, lengths, len(codec.centroids))
     return Shard(codec, first, offsets, codes, residuals, inverse_norms, lists, list_offsets)
 
 

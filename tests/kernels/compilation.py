@@ -35,6 +35,8 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+# Bytes of shared memory that a program may have.
+SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -155,7 +157,7 @@ def nvidia_usage(cubin: bytes) -> tuple[int, int]:
 def main() -> None:
     target, wanted = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
     tuning.on_amd = lambda: TARGETS[target].backend == "hip"
-    tuning.shared_memory = lambda: tuning.SHARED_MEMORY[target]
+    tuning.shared_memory = lambda: SHARED_MEMORY[target]
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         for result in pool.map(compiled, *zip(*((target, *job) for job in jobs(target, wanted)))):
             print(json.dumps(asdict(result)), flush=True)

@@ -35,8 +35,8 @@ def texts(dtype: torch.dtype, num_queries: int, dim: int = 128, documents_dtype:
     )
 
 
-def quantised(dtype: torch.dtype, documents: torch.dtype) -> Any:
-    return maxsim.maxsim(*texts(dtype, 4, documents_dtype=documents), scales=empty(20_000))
+def quantised(dtype: torch.dtype, documents: torch.dtype, dim: int = 128) -> Any:
+    return maxsim.maxsim(*texts(dtype, 4, dim, documents), scales=empty(20_000))
 
 
 def candidates(dtype: torch.dtype, argmax: torch.dtype | None, documents: torch.dtype | None = None) -> Any:
@@ -121,6 +121,10 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     **{
         f"maxsim of {documents} documents, {dtype}": partial(quantised, dtype, documents)
         for dtype in (torch.bfloat16, torch.float16)
+        for documents in (torch.int8, torch.float8_e4m3fn)
+    },
+    **{
+        f"maxsim of {documents} documents of dim 96": partial(quantised, torch.bfloat16, documents, 96)
         for documents in (torch.int8, torch.float8_e4m3fn)
     },
     **{
