@@ -9,6 +9,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+# Before anything imports triton: without a GPU its kernels run in its interpreter, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where this is not decided
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
@@ -20,6 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where Triton's kernels run: on the GPU if there is one, else in the interpreter."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    import interpreter
+
+    interpreter.mend()
+    return torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
+from embeddings import gradients, random_texts, reference_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,21 +19,6 @@ from colbertz.maxsim import _plain, maxsim, maxsim_candidates
 from colbertz.ragged import Ragged
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-def random_texts(lengths: list[int], dim: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ragged:
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(sum(lengths), dim, generator=generator, dtype=torch.float64)
-    return Ragged.from_lengths(values.to(dtype).requires_grad_(), lengths)
-
-
-def reference_scores(queries: Ragged, documents: Ragged) -> Tensor:
-    return reference.maxsim(queries.values, queries.offsets, documents.values, documents.offsets)
-
-
-def gradients(scores: Tensor, *texts: Ragged) -> tuple[Tensor, ...]:
-    weights = torch.linspace(-1, 1, scores.numel(), dtype=scores.dtype).view_as(scores)
-    return torch.autograd.grad(scores, [text.values for text in texts], weights, materialize_grads=True)
 
 
 ragged_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=6)
