@@ -40,8 +40,7 @@ DRY = "--dry" in sys.argv
 DEVICE = "cpu" if DRY else "cuda"
 if DRY:
     sys.path.append(str(ROOT / "tests"))
-    with contextlib.suppress(ImportError):  # without it, a dry run takes three times as long
-        importlib.import_module("interpreter").make_quick()
+    importlib.import_module("interpreter").mend()
 # Bytes that a round over several sets of inputs moves at least: a few times the L2 cache.
 _ROUND = 1 << 29
 Calls = Sequence[Callable[[], Any]]

@@ -22,8 +22,6 @@ from colbertz.kernels.maxsim import maxsim
 
 QUERY_TOKENS, DIM = common.sized((32, 128), (5, 32))
 SHAPES = common.sized([(300, 1000), (300, 5000), (1024, 1000), (1024, 5000)], [(40, 6)])
-# Triton's interpreter takes the bits of integers for those of bf16.
-HALF = common.sized(torch.bfloat16, torch.float16)
 CHECKED = 50
 BYTES = (torch.int8, torch.float8_e4m3fn)
 flash_maxsim: Any = None
@@ -123,7 +121,7 @@ def measure(
 def bytes_of(report: common.Report, row: dict[str, Any], sets: list[tuple[Ragged, Ragged]]) -> None:
     """Documents in int8 and float8; they are compared with what the bytes stand for."""
     for dtype in BYTES:
-        coded = [(q.to(HALF), *quantised(d, dtype)) for q, d in sets]
+        coded = [(q, *quantised(d, dtype)) for q, d in sets]
         queries, documents, scales = coded[0]
         decoded = documents.with_values(documents.values.float() * scales[:, None])
         report.time(

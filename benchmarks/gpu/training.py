@@ -8,7 +8,9 @@ pair too, the worst case.
 
 Queries go through in parts, as many at a time as scores and places of maxima leave room for; "queries at a time" says
 how many. The forward pass includes writing the places; TFLOP/s count the products of the tokens alone. Goals: the
-forward pass at half of the matmul rate, the backward pass no longer than the forward pass. Writes results/gpu_training.json.
+forward pass at half of the matmul rate, the backward pass no longer than the forward pass.
+
+Writes results/gpu_training.json.
 """
 
 import statistics
