@@ -23,8 +23,10 @@ from colbertz.training.losses import Labels, Objective
 
 Encode = Callable[[Tokens], Ragged]
 
-# Queries are scored in chunks whose places of maxima, one per query token and document, are about so many.
-_ARGMAX_BYTES = 1 << 30
+# Queries are scored in chunks. What a chunk's scores and places of maxima may take: on a CPU so much, on a GPU this
+# share of what is free, at least as much.
+_CHUNK_BYTES = 1 << 30
+_FREE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def cache_gradients(
     # The chunks leave their gradients here, so that they are exchanged once.
     everyone = gathered.map(lambda values: values.detach().requires_grad_())
     totals, gradients, start = torch.zeros(2, device=documents.device), [], 0
-    for chunk in _chunks(objective, queries, len(everyone)):
+    for chunk in _chunks(objective, queries, everyone):
         part = chunk.map(lambda values: values.detach().requires_grad_())
         with torch.enable_grad():
             loss, accuracy = objective(part, everyone, labels[start : start + len(part)])
@@ -138,11 +140,23 @@ def _gradient(leaf: Ragged) -> Tensor:
     return leaf.values.grad
 
 
-def _chunks(objective: Objective, queries: Ragged, num_documents: int) -> list[Ragged]:
-    """The queries in parts whose places of maxima fit in `_ARGMAX_BYTES`."""
+def _chunks(objective: Objective, queries: Ragged, documents: Ragged) -> list[Ragged]:
+    """The queries in parts that fit in memory: for each document a place per query token, and eight numbers a query."""
     if objective.config.symmetric:
         return [queries]  # the softmax over the queries needs all of them
-    return queries.split(max(1, _ARGMAX_BYTES // num_documents))
+    longest = int(documents.lengths.max())
+    place = 1 if longest <= 1 << 8 else 2 if longest <= 1 << 15 else 4
+    per_token = place + 32 * len(queries) / max(1, len(queries.values))
+    return queries.split(max(1, int(_chunk_bytes(documents.device) / (per_token * len(documents)))))
+
+
+def _chunk_bytes(device: torch.device) -> int:
+    """A power of two, so that another run has the same chunks, and with them the same order of sums."""
+    if device.type != "cuda":
+        return _CHUNK_BYTES
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + kept
+    return max(_CHUNK_BYTES, 1 << (int(free * _FREE_SHARE).bit_length() - 1))
 
 
 def replay(

@@ -75,11 +75,20 @@ def test_scoring_the_queries_in_chunks_changes_nothing(tmp_path: Path, monkeypat
     write(tmp_path)
     config = configured(tmp_path, "learned temperature", minibatch_tokens=MINIBATCH)
     expected = gradients(prepare(config, ONE))
-    monkeypatch.setattr(gradcache, "_ARGMAX_BYTES", 600)
+    monkeypatch.setattr(gradcache, "_CHUNK_BYTES", 5400)
     run = prepare(config, ONE)
     queries = Ragged.from_lengths(torch.randn(40, 16), [4] * 10)
-    assert len(gradcache._chunks(run.objective, queries, 30)) == 2
+    documents = Ragged.from_lengths(torch.randn(90, 16), [3] * 30)
+    assert len(gradcache._chunks(run.objective, queries, documents)) == 2
     assert_same(gradients(run), expected)
+
+
+def test_on_a_gpu_chunks_take_a_share_of_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 << 30)
+    for free, expected in ((70 << 30, 32 << 30), (15 << 30, 8 << 30), (1 << 28, 1 << 30)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
+        assert gradcache._chunk_bytes(torch.device("cuda")) == expected
 
 
 def test_parts_of_a_batch_accumulate_to_the_whole(tmp_path: Path) -> None:
