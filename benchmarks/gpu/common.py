@@ -38,6 +38,7 @@ from colbertz import Ragged
 ROOT = Path(__file__).parents[2]
 DRY = "--dry" in sys.argv
 DEVICE = "cpu" if DRY else "cuda"
+sys.path.append(str(ROOT / "benchmarks"))  # after this folder, so that `common` is this module there too
 if DRY:
     sys.path.append(str(ROOT / "tests"))
     importlib.import_module("interpreter").mend()

@@ -147,7 +147,8 @@ def main() -> None:
         ]
         measure(report, row, sets, fixed_contenders(sets, tokens))
         bytes_of(report, row, sets)
-        sets = [(q, common.texts(common.around(tokens, count), DIM)) for q, _ in sets]
+        lengths = common.around(tokens, count)
+        sets = [(q, common.texts(lengths, DIM)) for q, _ in sets]
         measure(report, row | {"tokens each": f"{tokens}, ragged"}, sets, ragged_contenders(sets))
     report.finish()
 
