@@ -43,6 +43,8 @@ def bytes_needed(arguments: dict[str, Any]) -> int:
     rows = arguments["BLOCK_M"] + arguments["BLOCK_N"] * arguments["num_stages"]
     if arguments["E"] > arguments["BLOCK_E"]:  # parts of the tile are on their way too
         rows = (arguments["BLOCK_M"] + arguments["BLOCK_N"]) * (arguments["num_stages"] + 1)
+    if arguments["PRECISION"] == "tf32x3":  # what rounding to tf32 left of the factors
+        rows += arguments["BLOCK_M"] + arguments["BLOCK_N"]
     return int(rows * arguments["BLOCK_E"] * arguments["queries"].element_size())
 
 

@@ -119,6 +119,10 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     },
     **{f"maxsim of dim {dim}": partial(maxsim.maxsim, *texts(torch.bfloat16, 4, dim)) for dim in (8, 96, 256, 1024)},
     **{
+        f"maxsim of dim {dim} torch.float32": partial(maxsim.maxsim, *texts(torch.float32, 4, dim))
+        for dim in (256, 1024)
+    },
+    **{
         f"maxsim of {documents} documents, {dtype}": partial(quantised, dtype, documents)
         for dtype in (torch.bfloat16, torch.float16)
         for documents in (torch.int8, torch.float8_e4m3fn)
