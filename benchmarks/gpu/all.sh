@@ -6,8 +6,9 @@
 #     bash benchmarks/gpu/all.sh maxsim training     these alone, each with the whole time that is left
 #     SECONDS_LEFT=3000 bash benchmarks/gpu/all.sh   where there is more time
 #
-# Nothing has to be installed: `colbertz.kernels` is a link here. Wheels of peers (flash-maxsim, fast-plaid and what it
-# imports) are found if they lie in $PEERS, unpacked by `pip install --no-index --no-deps --target $PEERS …`.
+# Nothing has to be installed: `colbertz.kernels` is a link here. Peers are found in the folder $PEERS, filled by
+# `pip install --no-index --no-deps --target $PEERS *.whl`: flash-maxsim 0.3.0; fast-plaid 1.7.0.2110 (for Python 3.12)
+# with fastkmeans 0.5.0 and usearch.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 left() { echo $((${SECONDS_LEFT:-590} - SECONDS)); }
