@@ -1,0 +1,267 @@
+"""Search and build on GPUs: on one where there is one, else with the kernels in Triton's interpreter on CPU tensors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton")
+
+from colbertz.index import Index, gpu, kmeans, search, shards
+from colbertz.index import codec as codecs
+from colbertz.index import index as index_module
+from colbertz.index.query import Hit, checked_devices
+from colbertz.index.search import Effort, Plan
+from colbertz.ragged import Ragged
+
+Place = Callable[[Index, int, int], Index]
+
+
+def random_documents(count: int, dim: int = 16, seed: int = 0) -> Ragged:
+    """Tokens around a few directions, so that cells mean something."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 9, (count,), generator=generator)
+    directions = torch.randn(20, dim, generator=torch.Generator().manual_seed(9))
+    tokens = directions[torch.randint(20, (int(lengths.sum()),), generator=generator)]
+    tokens = tokens + torch.randn(tokens.shape, generator=generator)
+    return Ragged.from_lengths(F.normalize(tokens, dim=1), lengths)
+
+
+def queries_like(documents: Ragged, numbers: list[int]) -> Ragged:
+    noisy = [documents[number] + 0.1 * torch.randn(documents[number].shape) for number in numbers]
+    return Ragged.from_list([F.normalize(query, dim=1) for query in noisy])
+
+
+@pytest.fixture(scope="module")
+def documents() -> Ragged:
+    return random_documents(150)
+
+
+@pytest.fixture(scope="module")
+def path(documents: Ragged, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two segments, deleted documents in both, and years as metadata."""
+    path = tmp_path_factory.mktemp("gpu") / "index"
+    first, rest = documents[:100], documents[100:]
+    index = Index.build(path, first, metadata=({"year": 1900 + i} for i in range(100)), nbits=2)
+    index.add(rest, metadata=({"year": 2000 + i} for i in range(50)))
+    index.delete(["7", "120"])
+    return path
+
+
+@pytest.fixture
+def index(path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
+    """Small enough numbers of documents for the interpreter go through all stages."""
+    monkeypatch.setattr(search, "_FEW", 10)
+    return Index.open(path)
+
+
+@pytest.fixture
+def place(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Put an index on a number of devices with so many bytes of memory each, as `Index.search(device=…)` finds it."""
+
+    def put(index: Index, count: int = 1, memory: int = 1 << 30) -> Index:
+        monkeypatch.setattr(index_module, "checked_devices", lambda name: (device,) * count if name else ())
+        monkeypatch.setattr(shards, "_free", lambda device: memory)
+        return index
+
+    return put
+
+
+def assert_same(found: list[list[Hit]], expected: list[list[Hit]]) -> None:
+    for hits, others in zip(found, expected, strict=True):
+        assert [hit.id for hit in hits] == [hit.id for hit in others]
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in others], rtol=1e-5)
+
+
+# -- searching ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "memory"), [(1, 1 << 30), (3, 1 << 30), (1, 20_000)], ids=["resident", "three devices", "streamed"]
+)
+def test_hits_are_those_of_the_cpu(index: Index, documents: Ragged, place: Place, count: int, memory: int) -> None:
+    queries = queries_like(documents, [3, 50, 119])
+    found = place(index, count, memory).search(queries, 5, n_ivf_probe=16, n_full_scores=160, device="gpu")
+    assert_same(found, index.search(queries, 5, n_ivf_probe=16, n_full_scores=160))
+    assert [hits[0].id for hits in found] == ["3", "50", "119"]
+    placed = index._placed
+    assert placed is not None and (placed.resident is None) == (memory < 1 << 20) and len(placed.ranges) >= count
+
+
+def test_everything_probed_and_scored_is_brute_force(index: Index, documents: Ragged, place: Place) -> None:
+    queries = queries_like(documents, [20, 140])
+    options = {"n_ivf_probe": index.num_cells, "n_full_scores": 10_000}
+    exact = index.search(queries, 12, exact=True)
+    assert_same(place(index).search(queries, 12, **options, device="gpu"), exact)
+    assert_same(index.search(queries, 12, exact=True, device="gpu"), exact)
+
+
+@pytest.mark.parametrize("where", ["year > 1960", "year between 1950 and 1990", "year in (1903, 1950, 2020)"])
+def test_filters(index: Index, documents: Ragged, place: Place, where: str) -> None:
+    """Most documents, few enough to need no probing, and few enough to be scored exactly; never a deleted one."""
+    queries = queries_like(documents, [50, 61, 120])
+    options = {"where": where, "n_ivf_probe": 8, "n_full_scores": 100}
+    found = place(index).search(queries, 3, **options, device="gpu")
+    assert_same(found, index.search(queries, 3, **options))
+    assert not {hit.id for hits in found for hit in hits} & {"7", "120"}
+
+
+def test_a_filter_that_nothing_passes_finds_nothing(index: Index, documents: Ragged, place: Place) -> None:
+    queries = queries_like(documents, [1, 2])
+    assert place(index).search(queries, where="year > 3000", device="gpu") == [[], []]
+    assert index.search(queries[:0], device="gpu") == []
+
+
+def test_more_hits_than_documents_are_all_documents(index: Index, documents: Ragged, place: Place) -> None:
+    queries = queries_like(documents, [1])
+    [hits] = place(index).search(queries, 1000, device="gpu")
+    assert sorted(int(hit.id) for hit in hits) == [i for i in range(150) if i not in (7, 120)]
+
+
+def test_queries_of_all_lengths_share_a_batch(index: Index, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = Ragged.from_lengths(F.normalize(torch.randn(1 + 16 + 17 + 40, 16), dim=1), [1, 16, 17, 40])
+    monkeypatch.setattr(gpu, "LONGEST_QUERY", 32)  # the last one is compared with everything
+    options = {"n_ivf_probe": 16, "n_full_scores": 160}
+    assert_same(place(index).search(queries, 3, **options, device="gpu"), index.search(queries, 3, **options))
+
+
+def test_batches_are_cut_to_fit_memory(
+    index: Index, documents: Ragged, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = queries_like(documents, [3, 50, 119])
+    options = {"n_ivf_probe": 4, "n_full_scores": 100, "device": "gpu"}
+    whole = place(index).search(queries, 3, **options)
+    monkeypatch.setattr(gpu, "_TABLE_BYTES", 1)
+    assert_same(index.search(queries, 3, **options), whole)
+
+
+def test_long_vectors_do_not_overflow_half_precision(
+    documents: Ragged, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_FEW", 10)
+    index = place(Index.build(tmp_path / "index", documents))
+    queries = queries_like(documents, [3, 50])
+    options = {"n_ivf_probe": 16, "n_full_scores": 160, "device": "gpu"}
+    longer = index.search(queries.map(lambda values: values * 1e6), 3, **options)
+    for hits, others in zip(longer, index.search(queries, 3, **options)):
+        assert [(hit.id, pytest.approx(hit.score / 1e6)) for hit in hits] == [(hit.id, hit.score) for hit in others]
+
+
+def test_equal_documents_come_in_the_order_of_insertion(documents: Ragged, place: Place, tmp_path: Path) -> None:
+    same = Ragged.cat([documents[:1]] * 30)
+    for count in (1, 2):
+        index = place(Index.build(tmp_path / str(count), same), count)
+        [hits] = index.search(documents[:1], 12, device="gpu")
+        assert [hit.id for hit in hits] == [str(i) for i in range(12)]
+
+
+def test_what_is_on_the_device_stays_until_a_refresh(documents: Ragged, place: Place, tmp_path: Path) -> None:
+    index = place(Index.build(tmp_path / "index", documents[:20]))
+    index.search(documents[:1], 1, device="gpu")
+    placed = index._placed
+    index.search(documents[:1], 1, device="gpu")
+    assert index._placed is placed
+    index.add(documents[20:30])
+    [[hit]] = index.search(documents[25:26], 1, device="gpu")
+    assert hit.id == "25" and index._placed is not placed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_devices_that_are_not_there(index: Index, documents: Ragged) -> None:
+    assert checked_devices(None) == checked_devices("cpu") == ()
+    with pytest.raises(ValueError, match="PyTorch sees no CUDA device"):
+        index.search(documents[:1], device="cuda")
+    with pytest.raises(ValueError, match="not on mps"):
+        index.search(documents[:1], device=["cuda", "mps"])
+    with pytest.raises(ValueError, match="PyTorch sees no CUDA device"):
+        Index.build(index.path.parent / "other", documents[:1], device="cuda")
+
+
+# -- building ----------------------------------------------------------------------------------------------------
+
+
+def test_centroids_and_codes_are_as_good_as_those_of_the_cpu(documents: Ragged, device: torch.device) -> None:
+    tokens = documents.values
+    kwargs = {"num_centroids": 16, "generator": torch.Generator().manual_seed(0)}
+    on_gpu = kmeans._lloyd_on_gpu(tokens.to(device), iterations=8, **kwargs).cpu()
+    on_cpu = kmeans._lloyd(tokens, iterations=8, **kwargs)
+    theirs, ours = ((tokens @ centroids.T).amax(1).mean() for centroids in (on_cpu, on_gpu))
+    assert ours > theirs - 0.01
+    torch.testing.assert_close(on_gpu.norm(dim=1), torch.ones(16))
+
+    codec = codecs.train(tokens, len(tokens), 4, seed=0)
+    encoded, distances = codec._encode_on_gpu(tokens.to(device))
+    expected, expected_distances = codec.encode(tokens)
+    same = encoded.codes == expected.codes  # but for half precision, and the CPU's two levels
+    assert encoded.codes.dtype == expected.codes.dtype and same.mean() > 0.95
+    assert (encoded.residuals[same] == expected.residuals[same]).all()
+    np.testing.assert_allclose(encoded.inverse_norms[same], expected.inverse_norms[same], rtol=1e-5)
+    np.testing.assert_allclose(distances[same], expected_distances[same], rtol=1e-4, atol=1e-6)
+
+
+def test_a_centroid_without_tokens_begins_anew(device: torch.device) -> None:
+    """Five different tokens and eight centroids: three are left over each time."""
+    tokens = F.normalize(torch.randn(5, 8), dim=1).repeat(4, 1)
+    generator = torch.Generator().manual_seed(0)
+    centroids = kmeans._lloyd_on_gpu(tokens.to(device), 8, 4, generator).cpu()
+    torch.testing.assert_close((centroids @ tokens.T).amax(1), torch.ones(8), atol=1e-3, rtol=0)
+
+
+# -- on a real one -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_an_index_built_on_the_gpu_is_the_same_each_time(documents: Ragged, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        Index.build(tmp_path / name, documents, device="cuda")
+    one, other = (Index.open(tmp_path / name).manifest.files for name in ("one", "other"))
+    assert [file.sha256 for name, file in one.items() if name.endswith(".npy")] == [
+        file.sha256 for name, file in other.items() if name.endswith(".npy")
+    ]
+
+
+@pytest.mark.gpu
+def test_a_cascade_waits_for_nothing_and_can_be_captured(path: Path, documents: Ragged) -> None:
+    [shard] = shards.place(Index.open(path)._snapshot, [torch.device("cuda")]).shards()
+    queries = F.normalize(torch.randn(4, 32, 16, device="cuda"), dim=2)
+    plan = Plan(8, 100, 50, 20)
+    expected = gpu.cascade(shard, queries, plan, None)  # compiles and tunes
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gpu.cascade(shard, queries, plan, None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = gpu.cascade(shard, queries, plan, None)
+    for tensor in captured:
+        tensor.zero_()
+    graph.replay()
+    for mine, others in zip(gpu.best_first(*captured, 10), gpu.best_first(*expected, 10)):
+        assert torch.equal(mine, others)
+
+
+@pytest.mark.gpu
+def test_recall_on_the_gpu_is_that_of_the_cpu(tmp_path: Path) -> None:
+    documents = random_documents(5000, dim=64, seed=1)
+    index = Index.build(tmp_path / "index", documents, device="cuda")
+    queries = queries_like(documents, list(range(0, 5000, 50)))
+    truth = [{hit.id for hit in hits} for hits in index.search(queries, 10, exact=True)]
+
+    def recall(device: str | None) -> float:
+        found = index.search(queries, 10, device=device)
+        return float(np.mean([len({hit.id for hit in hits} & ids) / 10 for hits, ids in zip(found, truth)]))
+
+    assert recall("cuda") >= recall(None) - 0.005
+
+
+def test_effort_says_how_far_to_look(index: Index) -> None:
+    """The plan that CPU and GPU share."""
+    snapshot = index._snapshot
+    assert search.plan(snapshot, Effort(8, 100), 5, 148) == Plan(9, 100, 25, 18)
+    assert search.plan(snapshot, Effort(8, 100), 5, 60) == Plan(0, 100, 25, 18)
+    assert search.plan(snapshot, Effort(8, 100), 5, 18) == Plan(0, 18, 18, 18)
+    assert search.plan(snapshot, Effort(index.num_cells, 592), 5, 148) is None
