@@ -31,7 +31,9 @@ attempt() { # name, seconds at most, command …
         return
     fi
     echo "== $name"
-    timeout --kill-after=5 "$limit" "$@" || failed+=("$name: $?")
+    # INT, so that pytest says what failed so far. A cache of its own each: configurations chosen on the tests' tiny
+    # inputs would be taken for large ones where a kernel's key does not tell them apart.
+    TRITON_CACHE_DIR="$site/$name" timeout --signal=INT --kill-after=10 "$limit" "$@" || failed+=("$name: $?")
 }
 
 everything() {
@@ -44,7 +46,8 @@ everything() {
         if [ "$name" = tests ]; then
             # -P: the folder `colbertz` here has no kernels in it.
             attempt tests "$limit" "$python" -P -m pytest --tb=short -m gpu --continue-on-collection-errors tests
-            attempt "kernel tests" "$limit" "$python" -P -m pytest --tb=short tests/kernels/test_maxsim_triton.py
+            attempt "kernel tests" "$limit" "$python" -P -m pytest --tb=short tests/kernels/test_*_triton.py \
+                tests/index/test_gpu.py
         else
             attempt "$name" "$limit" "$python" "benchmarks/gpu/$name.py" ${DRY:+--dry} \
                 ${OUT:+--out "$OUT/gpu_$name.json"}

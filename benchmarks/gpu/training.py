@@ -121,7 +121,7 @@ def check_scores(queries: Ragged, documents: Ragged) -> float:
     rows, columns = ([0, count // 2, count - 1] for count in (len(queries), len(documents)))
     with torch.no_grad():
         scores = maxsim(queries, documents)
-    expected = [[common.maxsim_pair(queries[b], documents[a]) for a in columns] for b in rows]
+    expected = [[float(common.maxsim_pair(queries[b], documents[a])) for a in columns] for b in rows]
     return common.check(scores[rows][:, columns], torch.tensor(expected), 1e-4)
 
 
