@@ -8,7 +8,7 @@ VERSIONS := setup.py constraints.txt constraints-pylate.txt
 
 help:
 	@echo "make demo    train a small model on this machine's Python code, index it, search it (10 minutes at most)"
-	@echo "make test    run the tests, then those that compare with PyLate"
+	@echo "make test    run the tests, then those that compare with PyLate, and the kernels with the oldest Triton"
 	@echo "make lint    check format, style and types; edits nothing"
 	@echo "make format  format the code and mend what ruff can mend"
 	@echo "make clean   remove the environments and what demo and tests left behind"
@@ -21,6 +21,8 @@ demo: .venv/installed-demo
 test: .venv/installed .venv-pylate/installed
 	$(BIN)/pytest -m "not pylate"
 	$(PYLATE_BIN)/pytest -m pylate tests/parity
+	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py)
+	$(PYLATE_BIN)/pytest tests/kernels/test_compilation.py -k sm_90
 
 # mypy cannot know that kernels/ is colbertz.kernels, so it sees a tree of links in which it is.
 lint: .venv/installed
@@ -50,7 +52,7 @@ clean:
 
 .venv-pylate/installed: $(VERSIONS)
 	$(PYTHON) -m venv .venv-pylate
-	$(PYLATE_BIN)/pip install --quiet -c constraints.txt torch numpy setuptools
+	$(PYLATE_BIN)/pip install --quiet -c constraints.txt torch setuptools
 	$(PYLATE_BIN)/pip install --quiet --no-deps -r constraints-pylate.txt
 	$(PYLATE_BIN)/pip install --quiet --no-deps -e .
 	@touch $@

@@ -16,6 +16,7 @@ TRAIN = ["datasets", "tensorboard"]
 EVAL = ["bm25s"]
 TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
+GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 
 setup(
@@ -42,5 +43,11 @@ setup(
         "PyYAML",
         "jsonargparse[signatures]",
     ],
-    extras_require={"train": TRAIN, "eval": EVAL, "teachers": TEACHERS, "dev": [*TRAIN, *EVAL, *PEERS, *DEV]},
+    extras_require={
+        "train": TRAIN,
+        "eval": EVAL,
+        "teachers": TEACHERS,
+        "gpu": GPU,
+        "dev": [*TRAIN, *EVAL, *PEERS, *GPU, *DEV],
+    },
 )

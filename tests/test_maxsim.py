@@ -1,5 +1,6 @@
 """The public operator: values and gradients against the reference, masks, dtypes, modes, processes, errors."""
 
+import importlib
 import multiprocessing
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
 from embeddings import gradients, random_texts, reference_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from colbertz import maxsim as public_maxsim
 from colbertz.kernels import reference
-from colbertz.maxsim import _plain, maxsim, maxsim_candidates
+from colbertz.maxsim import _plain, maxsim, maxsim_candidates, quantised
 from colbertz.ragged import Ragged
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -243,3 +245,106 @@ def test_embeddings_that_do_not_fit_are_refused(
 def test_candidates_that_do_not_fit_are_refused(lists: Ragged, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         maxsim_candidates(random_texts([3, 2], 4), random_texts([2, 5], 4), lists)
+
+
+# -- through Triton ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def triton_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Tensors of any device but float64 go to the Triton kernels, those of the CPU to the interpreter."""
+    pytest.importorskip("triton")
+    # By name: `colbertz.maxsim` as an attribute is the function.
+    module = importlib.import_module("colbertz.maxsim")
+    monkeypatch.setattr(module, "_has_kernels", lambda queries: queries.dtype != torch.float64)
+    return device
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_triton_gives_the_scores_and_gradients_of_the_cpu(dtype: torch.dtype, triton_device: torch.device) -> None:
+    queries, documents = random_texts([3, 0, 20], 24, dtype), random_texts([40, 5, 0, 9], 24, dtype, 1)
+    exact = [text.map(lambda values: values.detach().double().requires_grad_()) for text in (queries, documents)]
+    queries, documents = (
+        text.to(triton_device).map(lambda v: v.detach().requires_grad_()) for text in (queries, documents)
+    )
+    lists = candidates([2, 0, 0], [1], [3, 1])
+    pairs = [
+        (maxsim(queries, documents), maxsim(*exact)),
+        (
+            maxsim_candidates(queries, documents, lists.to(triton_device)).values,
+            maxsim_candidates(*exact, lists).values,
+        ),
+    ]
+    for ours, true in pairs:
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.detach().cpu().double(), true, rtol=1e-5, atol=1e-4)
+        for mine, theirs in zip(gradients(ours, queries, documents), gradients(true, *exact)):
+            assert mine.dtype == dtype
+            error = (mine.cpu() - theirs).abs().max()
+            assert error <= 2 * torch.finfo(dtype).eps * theirs.abs().max()
+
+
+def test_triton_refuses_what_the_cpu_refuses(triton_device: torch.device) -> None:
+    queries, documents = random_texts([3, 2], 4).to(triton_device), random_texts([2, 5], 4).to(triton_device)
+    with pytest.raises(IndexError, match="candidate 2 does not exist"):
+        maxsim_candidates(queries, documents, candidates([0, 2], [1]).to(triton_device))
+    (gradient,) = torch.autograd.grad(maxsim(queries, documents).square().sum(), queries.values, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+# -- in a byte a number ------------------------------------------------------------------------------------------
+
+BYTES = [torch.int8, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+def test_quantised_numbers_are_close(dtype: torch.dtype) -> None:
+    """int8 rounds to a step of the largest number / 127; float8 has three bits after the first, or its smallest."""
+    documents = random_texts([30, 0, 50], 16).detach()
+    documents.values[7] = 0
+    documents.values[8] *= 1e-20
+    small, scales = quantised(documents, dtype)
+    assert small.dtype == dtype and scales.dtype == torch.float32 and scales.shape == (80,)
+    values, back = documents.values.double(), small.values.double() * scales[:, None]
+    step = scales.double()[:, None]
+    allowed = step / 2 if dtype == torch.int8 else torch.maximum(values.abs() * 2**-4, step * 2**-10)
+    assert ((back - values).abs() <= allowed * (1 + 1e-6)).all()
+    assert (back[7] == 0).all()
+    assert (small.values.float().abs().amax(1)[:7] == {torch.int8: 127, torch.float8_e4m3fn: 448}[dtype]).all()
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("where", ["cpu", "triton"])
+def test_quantised_documents_score_close_to_what_they_were(
+    where: str, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    device = request.getfixturevalue("triton_device") if where == "triton" else torch.device("cpu")
+    normalised = [
+        random_texts(lengths, 96, seed=seed).detach().map(lambda values: F.normalize(values, dim=1)).to(device)
+        for seed, lengths in enumerate(([32, 5], [40, 0, 9]))
+    ]
+    queries, documents = normalised
+    small, scales = quantised(documents, dtype)
+    lists = candidates([0, 2], [1, 0]).to(device)
+    exact, ours = maxsim(queries, documents), maxsim(queries, small, scales=scales)
+    # An embedding of length 1 moves by no more than its relative error: half a step of int8, 1/16 of a float8.
+    relative = 96**0.5 / 254 if dtype == torch.int8 else 1 / 16
+    assert ((ours - exact).abs() <= queries.lengths[:, None] * relative).all()
+    assert (ours - exact).abs().max() > 0
+    chosen = maxsim_candidates(queries, small, lists, scales=scales).values
+    torch.testing.assert_close(chosen, torch.stack([ours[0, 0], ours[0, 2], ours[1, 1], ours[1, 0]]))
+
+
+def test_quantised_documents_that_do_not_fit_are_refused() -> None:
+    queries, documents = random_texts([3], 4).detach(), random_texts([2, 5], 4).detach()
+    small, scales = quantised(documents)
+    with pytest.raises(TypeError, match=r"one of torch.int8, torch.float8_e4m3fn, got torch.int16"):
+        quantised(documents, torch.int16)
+    with pytest.raises(TypeError, match=r"documents are torch.int8"):
+        maxsim(queries, small)
+    for wrong, of in ((scales[1:], small), (scales, documents)):
+        with pytest.raises(ValueError, match=r"take both from colbertz\.quantised"):
+            maxsim(queries, of, scales=wrong)
+    with pytest.raises(TypeError, match=r"queries are torch\.int8"):
+        maxsim(small, small, scales=scales)
