@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tuning import autotuned
+from .tuning import autotuned, size_class
 
 # Query tokens that a program takes at a time.
 QUERY_TOKENS = 32
@@ -30,7 +30,7 @@ def bytes_needed(arguments: dict[str, Any]) -> int:
     return int(arguments["BLOCK_T"] * arguments["BLOCK_S"] * 4 * arguments["num_stages"])
 
 
-@autotuned(CONFIGS, key=["BLOCK_S"], bytes_needed=bytes_needed)
+@autotuned(CONFIGS, key=["BLOCK_S", "work"], bytes_needed=bytes_needed)
 @triton.jit
 def centroid_maxsim_kernel(  # type: ignore[no-untyped-def]
     table,  # (K, B, S) float16
@@ -40,6 +40,7 @@ def centroid_maxsim_kernel(  # type: ignore[no-untyped-def]
     scores,  # (B, n) float32 out
     num_queries,
     n,
+    work,  # a measure of the size, for tuning
     S: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -82,6 +83,7 @@ def centroid_maxsim(table: Tensor, candidates: Tensor, offsets: Tensor, codes: T
             scores,
             num_queries,
             candidates.shape[1],
+            size_class(candidates.numel()),
             S=s,
             BLOCK_S=min(s, QUERY_TOKENS),
         )

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .maxsim import bytes_needed, tile_maxima, tile_size
-from .tuning import autotuned, load_rows, precision, row_block
+from .tuning import autotuned, load_rows, precision, row_block, size_class
 
 _TOKENS = 32  # added up at a time
 
@@ -28,7 +28,7 @@ CONFIGS = (
 # -- kernels -----------------------------------------------------------------------------------------------------
 
 
-@autotuned(CONFIGS, key=["BLOCK_M", "BLOCK_E"], bytes_needed=bytes_needed)
+@autotuned(CONFIGS, key=["BLOCK_M", "BLOCK_E", "work"], bytes_needed=bytes_needed)
 @triton.jit
 def nearest_kernel(  # type: ignore[no-untyped-def]
     queries,  # (N, E), the tokens
@@ -36,6 +36,7 @@ def nearest_kernel(  # type: ignore[no-untyped-def]
     codes,  # (N,) int32 out
     num_tokens,
     num_centroids,
+    work,  # a measure of the size, for tuning
     E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -106,6 +107,7 @@ def nearest(tokens: Tensor, centroids: Tensor) -> Tensor:
             codes,
             num_tokens,
             len(centroids),
+            size_class(num_tokens),
             E=dim,
             BLOCK_M=block_m,
             BLOCK_E=row_block(dim),

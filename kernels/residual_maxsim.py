@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .centroid_maxsim import QUERY_TOKENS
-from .tuning import SMALLEST, autotuned, precision, product
+from .tuning import SMALLEST, autotuned, precision, product, size_class
 
 # Numbers of decoded tokens that a program holds at most.
 _DECODED = 16384
@@ -59,9 +59,9 @@ def residuals_of(  # type: ignore[no-untyped-def]
     columns = tl.arange(0, BLOCK_BYTES)
     at = residuals + tokens[:, None] * NUM_BYTES + columns[None, :]
     if BLOCK_BYTES == NUM_BYTES:
-        packed = tl.load(at).to(tl.int32)
+        packed = tl.load(at)
     else:
-        packed = tl.load(at, mask=columns[None, :] < NUM_BYTES, other=0).to(tl.int32)
+        packed = tl.load(at, mask=columns[None, :] < NUM_BYTES, other=0)
     # A byte's dimensions lie beside each other, the first in its highest bits.
     if NBITS == 8:
         bits = packed
@@ -74,10 +74,12 @@ def residuals_of(  # type: ignore[no-untyped-def]
         b04, b26 = tl.join(packed >> 7, (packed >> 3) & 1), tl.join((packed >> 5) & 1, (packed >> 1) & 1)
         b15, b37 = tl.join((packed >> 6) & 1, (packed >> 2) & 1), tl.join((packed >> 4) & 1, packed & 1)
         bits = tl.join(tl.join(b04, b26), tl.join(b15, b37)).reshape(packed.shape[0], BLOCK_E)
-    return tl.load(weights + bits)
+    if NBITS == 1:
+        return tl.where(bits != 0, tl.load(weights + 1), tl.load(weights))
+    return tl.load(weights + bits.to(tl.int32))
 
 
-@autotuned(CONFIGS, key=["BLOCK_S", "BLOCK_E", "NBITS", "EXACT"], bytes_needed=bytes_needed)
+@autotuned(CONFIGS, key=["BLOCK_S", "BLOCK_E", "NBITS", "EXACT", "work"], bytes_needed=bytes_needed)
 @triton.jit
 def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     queries,  # (B, S, E), of the weights' dtype
@@ -91,6 +93,7 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     scores,  # (B, n) float32 out
     num_queries,
     n,
+    work,  # a measure of the size, for tuning
     E: tl.constexpr,
     S: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -214,6 +217,7 @@ def _scores(
             scores,
             num_queries,
             candidates.shape[1],
+            size_class(candidates.numel()),
             E=dim,
             S=s,
             BLOCK_S=min(s, QUERY_TOKENS),
