@@ -51,7 +51,7 @@ def maxsim(queries: Ragged, documents: Ragged, *, scales: Tensor | None = None) 
             with torch.cuda.device_of(queries.values):
                 return _all_pairs_on_gpu(queries, documents, scales)
         if scales is not None:
-            documents = _dequantised(documents, scales, queries.dtype)
+            queries, documents = queries.detach(), _dequantised(documents, scales, queries.dtype)
         if queries.device.type != "cpu":
             return torch.cat(
                 [_plain(queries, part) for part in documents.split(_PLAIN_BLOCK // max(1, len(queries.values)))], dim=1
@@ -90,7 +90,7 @@ def maxsim_candidates(
             with torch.cuda.device_of(queries.values):
                 return candidates.with_values(_candidates_on_gpu(queries, documents, candidates, scales))
         if scales is not None:
-            documents = _dequantised(documents, scales, queries.dtype)
+            queries, documents = queries.detach(), _dequantised(documents, scales, queries.dtype)
         if queries.device.type != "cpu":
             max_rows = _PLAIN_BLOCK // max(1, int(queries.lengths.max()))
             scores = [

@@ -144,23 +144,19 @@ def _loaded(snapshot: Snapshot, ranges: Sequence[tuple[int, int, torch.device]])
 
 def _load(snapshot: Snapshot, codec: DeviceCodec, first: int, last: int, device: torch.device) -> Shard:
     """Copy documents `first` … `last` to the device and make their lists there."""
-    parts: list[list[Tensor]] = [[], [], [], []]
+    parts = []
     for segment, begin in zip(snapshot.segments, snapshot.firsts.tolist()):
-        own = slice(max(first - begin, 0), max(min(last - begin, len(segment)), 0))
-        if own.start >= own.stop:
-            continue
-        tokens = slice(int(segment.offsets[own.start]), int(segment.offsets[own.stop]))
-        # int32 holds any code; PyTorch knows how to join and sort it, unlike uint32.
-        narrow = segment.codes.dtype == np.uint16
-        arrays = (
-            np.diff(segment.offsets[own.start : own.stop + 1]),
-            segment.codes[tokens] if narrow else segment.codes[tokens].astype(np.int32),
-            segment.residuals[tokens],
-            segment.inverse_norms[tokens],
-        )
-        for part, array in zip(parts, arrays):
-            part.append(torch.from_numpy(np.array(array)).to(device))
-    lengths, codes, residuals, inverse_norms = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
+        start, end = max(first - begin, 0), min(last - begin, len(segment))
+        if start < end:
+            tokens = slice(int(segment.offsets[start]), int(segment.offsets[end]))
+            # Of unsigned integers PyTorch knows little; uint16 it can read, and int32 holds any wider code.
+            narrow = segment.codes.dtype == np.uint16
+            own_codes = segment.codes[tokens] if narrow else segment.codes[tokens].astype(np.int32)
+            doclens = np.diff(segment.offsets[start : end + 1])
+            parts.append((doclens, own_codes, segment.residuals[tokens], segment.inverse_norms[tokens]))
+    lengths, codes, residuals, inverse_norms = (
+        torch.from_numpy(np.concatenate(arrays)).to(device) for arrays in zip(*parts)
+    )
     offsets = F.pad(lengths.cumsum(0), (1, 0))
     lists, list_offsets = _lists(codes, lengths, len(codec.centroids))
     return Shard(codec, first, offsets, codes, residuals, inverse_norms, lists, list_offsets)
