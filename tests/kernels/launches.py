@@ -66,19 +66,14 @@ def coded(dim: int, nbits: int) -> Any:
 
 
 def residuals_of_candidates(nbits: int, dim: int = 128, s: int = 32) -> Any:
-    offsets, codes, packed = coded(dim, nbits)
-    numbers = empty(2, 50, dtype=torch.int32), offsets, codes, packed
-    half, single = torch.float16, torch.float32
-    residual_maxsim.residual_maxsim(
-        empty(2, s, dim, dtype=half),
-        empty(1024, 2, s, dtype=half),
-        *numbers,
-        empty(1 << nbits, dtype=half),
-        empty(20_000),
-    )
-    residual_maxsim.exact_maxsim(
-        empty(2, s, dim, dtype=single), empty(1024, dim), *numbers, empty(1 << nbits), empty(20_000)
-    )
+    arrays = (empty(2, 50, dtype=torch.int32), *coded(dim, nbits), empty(1 << nbits, dtype=torch.float16))
+    table = empty(1024, 2, s, dtype=torch.float16)
+    return residual_maxsim.residual_maxsim(empty(2, s, dim, dtype=torch.float16), table, *arrays, empty(20_000))
+
+
+def exact_candidates(nbits: int, dim: int = 128) -> Any:
+    arrays = (empty(2, 50, dtype=torch.int32), *coded(dim, nbits), empty(1 << nbits))
+    return residual_maxsim.exact_maxsim(empty(2, 32, dim), empty(1024, dim), *arrays, empty(20_000))
 
 
 def centroids_of_candidates(s: int, codes: torch.dtype = torch.uint16) -> Any:
@@ -143,6 +138,8 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     **{f"gradients of all pairs {dtype}": partial(all_pairs_backward, dtype) for dtype in FLOATS},
     **{f"gradients of lists {dtype}": partial(candidates_backward, dtype) for dtype in FLOATS},
     **{f"residuals of {nbits} bits": partial(residuals_of_candidates, nbits) for nbits in (1, 2, 4, 8)},
+    **{f"exact, of {nbits} bits": partial(exact_candidates, nbits) for nbits in (1, 2, 4, 8)},
+    **{f"exact, of dim {dim}": partial(exact_candidates, 4, dim) for dim in (8, 96, 256)},
     **{f"residuals of dim {dim}": partial(residuals_of_candidates, 4, dim) for dim in (8, 96, 256)},
     **{f"residuals of {s} query tokens": partial(residuals_of_candidates, 4, 128, s) for s in (16, 64, 128)},
     **{f"centroids of {s} query tokens": partial(centroids_of_candidates, s) for s in (16, 32, 64, 128)},
