@@ -21,7 +21,7 @@ demo: .venv/installed-demo
 test: .venv/installed .venv-pylate/installed
 	$(BIN)/pytest -m "not pylate"
 	$(PYLATE_BIN)/pytest -m pylate tests/parity
-	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py)
+	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py) tests/index/test_gpu.py
 	$(PYLATE_BIN)/pytest tests/kernels/test_compilation.py -k sm_90
 
 # mypy cannot know that kernels/ is colbertz.kernels, so it sees a tree of links in which it is.
