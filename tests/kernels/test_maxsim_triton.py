@@ -308,13 +308,7 @@ def test_the_first_of_equal_tokens_gets_the_gradient(form: str, device: torch.de
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_unwritten_is_read(form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory is poisoned: NaN, or in integers 0x7f, places beyond any document."""
-    plain_empty, plain_like = torch.empty, torch.empty_like
-
-    def poisoned(tensor: Tensor) -> Tensor:
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(0x7F)
-
+def test_nothing_unwritten_is_read(form: str, device: torch.device, poison: Callable[[], None]) -> None:
     def run() -> list[Tensor]:
         found = []
         for query_lengths, document_lengths in (
@@ -329,8 +323,7 @@ def test_nothing_unwritten_is_read(form: str, device: torch.device, monkeypatch:
         return found
 
     clean = run()
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: poisoned(plain_empty(*args, **kwargs)))
-    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: poisoned(plain_like(*args, **kwargs)))
+    poison()
     assert all(torch.equal(a, b) for a, b in zip(clean, run()))
 
 

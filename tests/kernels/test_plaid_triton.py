@@ -1,5 +1,6 @@
 """The Triton kernels of index and k-means against plain PyTorch: on a GPU if there is one, else in the interpreter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -144,6 +145,29 @@ def test_every_configuration_of_centroid_maxsim(
     first = centroid_maxsim.centroid_maxsim(table, *arrays, documents.codes)
     monkeypatch.setattr(centroid_maxsim.centroid_maxsim_kernel, "configs", [config])
     assert torch.equal(centroid_maxsim.centroid_maxsim(table, *arrays, documents.codes), first)
+
+
+def test_everything_returned_was_written(device: torch.device, poison: Callable[[], None]) -> None:
+    """With sizes that fill no block, and documents that are none."""
+
+    def run() -> list[Tensor]:
+        torch.manual_seed(1)
+        documents, queries = coded(DOCLENS, 24, 2).to(device), padded_queries([5, 16, 1], 16, 24).to(device)
+        arrays = (CANDIDATES.to(device), documents.offsets, documents.codes)
+        packed = (*arrays, documents.residuals, documents.by_bits(), documents.inverse_norms)
+        tokens, codes = documents.decoded, documents.codes.int()
+        buckets = torch.linspace(-1, 1, 3, device=device), documents.weights
+        return [
+            centroid_maxsim.centroid_maxsim(torch.ones(NUM_CENTROIDS, 3, 16, device=device).half(), *arrays),
+            residual_maxsim.exact_maxsim(queries, documents.centroids, *packed),
+            *residuals.encode(tokens, documents.centroids, codes, *buckets),
+            kmeans.nearest(tokens, documents.centroids),
+            *kmeans.sums_by(tokens, codes, NUM_CENTROIDS + 3),
+        ]
+
+    clean = run()
+    poison()
+    assert all(torch.equal(a, b) for a, b in zip(clean, run()))
 
 
 # -- posting lists -----------------------------------------------------------------------------------------------
