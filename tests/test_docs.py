@@ -3,6 +3,8 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +49,28 @@ def test_in_your_code(checkpoint: Path) -> None:
     assert [len(side) for side in next(iter(names["loader"]))] == [3, 3]
 
 
+def program(name: str) -> ModuleType:
+    """One of the programs that write parts of the documentation."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_page_of_settings_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("generate_settings", DOCS / "generate_settings.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    made = program("generate_settings")
     assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run python docs/generate_settings.py"
+
+
+def test_the_pictures_of_the_kernels_are_up_to_date() -> None:
+    made = program("draw_kernels")
+    shown = set(re.findall(r"images/(kernel_\w+\.svg)", (DOCS / "kernels.md").read_text(encoding="utf-8")))
+    assert shown == set(made.PICTURES)
+    for name, draw in made.PICTURES.items():
+        drawn = draw()
+        assert (made.IMAGES / name).read_text(encoding="utf-8") == drawn, "run python docs/draw_kernels.py"
+        ElementTree.fromstring(drawn)
 
 
 def test_the_settings_named_in_the_guide_exist() -> None:
