@@ -203,7 +203,7 @@ def _candidates_on_gpu(queries: Ragged, documents: Ragged, candidates: Ragged, s
 
 
 def _longest(queries: Ragged, documents: Ragged) -> tuple[int, int]:
-    """Tokens of the longest query and the longest document. The one place where MaxSim waits for the device."""
+    """Tokens of the longest query and the longest document. Waits for the device, as checking candidates does."""
     query, document = torch.stack([F.pad(texts.lengths, (0, 1)).amax() for texts in (queries, documents)]).tolist()
     return query, document
 

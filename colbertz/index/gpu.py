@@ -139,8 +139,8 @@ def _first_candidates(shard: Shard, table: Tensor, stages: Plan, allowed: Tensor
     num_centroids, num_queries, s = table.shape
     n = min(stages.n_ivf_probe, num_centroids - 1)
     # What no list holds counts as the best cell that is not probed.
-    scores, cells = table.flatten(1).T.float().topk(n + 1)
-    gains = ((scores[:, :-1] - scores[:, -1:]) / _STEP).int()
+    scores, cells = table.flatten(1).T.topk(n + 1)
+    gains = ((scores[:, :-1].float() - scores[:, -1:].float()) / _STEP).int()
     query_of_token = torch.arange(num_queries * s, dtype=torch.int32, device=table.device) // s
     gained = torch.zeros(num_queries, len(shard), dtype=torch.int32, device=table.device)
     cells = cells[:, :-1].int().contiguous()
