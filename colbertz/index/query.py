@@ -71,14 +71,18 @@ def checked_devices(device: str | torch.device | Sequence[str | torch.device] | 
         ValueError: for a device that is no GPU, or if CUDA or Triton is not there.
     """
     names = [] if device is None else [device] if isinstance(device, str | torch.device) else list(device)
-    devices = tuple(torch.device(name) for name in names)
+    try:
+        devices = tuple(torch.device(name) for name in names)
+    except RuntimeError as error:
+        raise ValueError(f"device must be a CUDA device like cuda:1, or None for the CPU, got {device!r}") from error
     if devices == (torch.device("cpu"),):
         return ()
-    wrong = [str(device) for device in devices if device.type != "cuda"]
-    if wrong:
-        raise ValueError(f"an index is searched on the CPU (device=None) or on CUDA devices, not on {', '.join(wrong)}")
-    if devices and not torch.cuda.is_available():
-        raise ValueError(f"device {devices[0]} is not there: PyTorch sees no CUDA device; leave out device for the CPU")
+    count = torch.cuda.device_count()
+    for one in devices:
+        if one.type != "cuda":
+            raise ValueError(f"an index is searched on the CPU or on CUDA devices, not on {one}")
+        if (one.index or 0) >= count:
+            raise ValueError(f"there is no device {one}: PyTorch sees {count} CUDA devices; leave it out for the CPU")
     if devices and find_spec("triton") is None:
         raise ValueError('search on a GPU needs Triton: pip install "colbertz[gpu]"')
     return devices

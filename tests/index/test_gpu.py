@@ -171,13 +171,15 @@ def test_what_is_on_the_device_stays_until_a_refresh(documents: Ragged, place: P
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_devices_that_are_not_there(index: Index, documents: Ragged) -> None:
-    assert checked_devices(None) == checked_devices("cpu") == ()
-    with pytest.raises(ValueError, match="PyTorch sees no CUDA device"):
+    assert checked_devices(None) == checked_devices("cpu") == checked_devices(torch.device("cpu")) == ()
+    with pytest.raises(ValueError, match="no device cuda: PyTorch sees 0 CUDA devices"):
         index.search(documents[:1], device="cuda")
     with pytest.raises(ValueError, match="not on mps"):
-        index.search(documents[:1], device=["cuda", "mps"])
-    with pytest.raises(ValueError, match="PyTorch sees no CUDA device"):
-        Index.build(index.path.parent / "other", documents[:1], device="cuda")
+        index.search(documents[:1], device=["mps", "cuda"])
+    with pytest.raises(ValueError, match="must be a CUDA device like cuda:1, or None for the CPU, got 'gpu'"):
+        index.search(documents[:1], device="gpu")
+    with pytest.raises(ValueError, match="no device cuda:3"):
+        Index.build(index.path.parent / "other", documents[:1], device="cuda:3")
 
 
 # -- building ----------------------------------------------------------------------------------------------------
