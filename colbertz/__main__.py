@@ -1,7 +1,8 @@
-"""`python -m colbertz` is the `colbertz` command."""
+"""`python -m colbertz`, the same as `colbertz`."""
 
 import sys
 
 from colbertz.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

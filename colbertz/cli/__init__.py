@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from colbertz import __version__
-from colbertz.cli import check, compact, convert, demo, encode, index, info, mine, score, search, train
+from colbertz.cli import check, compact, convert, demo, encode, evaluate, index, info, mine, score, search, train
 
 SUBCOMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -24,6 +24,7 @@ SUBCOMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "mine": mine,
     "score": score,
+    "eval": evaluate,
     "info": info,
     "demo": demo,
 }

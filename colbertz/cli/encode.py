@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .safetensors or .npz")
     parser.add_argument("--side", choices=("document", "query"), default="document", help="default: document")
     parser.add_argument("--prompt-name", help="one of the checkpoint's prompts (default: that of the side)")
-    add_model_arguments(parser, required=True)
+    add_model_arguments(parser)
     add_encoding_arguments(parser)
 
 

@@ -16,7 +16,7 @@ CORPUS_HELP = "JSON lines with _id, text and perhaps title; other fields are kep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, required=True)
+    add_model_arguments(parser)
     parser.add_argument("--corpus", required=True, metavar="FILE", help=CORPUS_HELP)
     parser.add_argument("--out", required=True, metavar="DIR", help="the index to write")
     add_build_arguments(parser)

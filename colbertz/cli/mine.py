@@ -42,7 +42,7 @@ _REASONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, required=True)
+    add_model_arguments(parser)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--pairs", metavar="FILE", help="JSON lines with query and document; .gz too; - for stdin")
     data.add_argument("--data", metavar="DIR", help="BEIR's layout: corpus.jsonl, queries.jsonl, qrels/; .gz too")

@@ -19,10 +19,11 @@ def positive(text: str) -> int:
     return number
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Options that name a model; `default` says what happens without `--model`, which is required if it is None."""
     model_help = "checkpoint directory or Hugging Face hub id"
     parser.add_argument(
-        "--model", required=required, help=model_help if required else f"{model_help} (default: the index's)"
+        "--model", required=default is None, help=model_help if default is None else f"{model_help} ({default})"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32)")

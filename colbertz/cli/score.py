@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.cli.options import DTYPES, torch_dtype
-from colbertz.inputs import read_rows, read_texts, require_file
+from colbertz.inputs import read_rows, require_file
 
 if TYPE_CHECKING:
     from colbertz.scoring import CandidateList, Candidates, Teacher
@@ -136,25 +136,18 @@ def read_run(source: str, folder: str, split: str) -> "Candidates":
         FileNotFoundError: if a file or the split is not there.
         ValueError: if a line is not as it should be, naming it, or a query of the run has no positive.
     """
-    from colbertz.evaluation import read_beir
+    from colbertz.evaluation import read_beir, runs
     from colbertz.scoring import CandidateList, Candidates
 
     require_file(source)
     data = read_beir(folder, split)
     queries, documents = dict(zip(data.query_ids, data.queries)), dict(zip(data.document_ids, data.documents))
     relevant = dict(zip(data.query_ids, data.relevant))
-    ranked: dict[str, list[tuple[float, str]]] = {}
-    for number, line in enumerate(read_texts(source), 1):
-        try:
-            query_id, _, document_id, _, score, _ = line.split()
-            ranked.setdefault(query_id, []).append((float(score), document_id))
-        except ValueError:
-            expected = "`query Q0 document rank score name`"
-            raise ValueError(f"{source}, line {number}: must be {expected}, got {line!r:.60}") from None
-        if document_id not in documents:
-            raise ValueError(f"{source}, line {number}: there is no document {document_id!r} in {folder}")
-    if not ranked:
-        raise ValueError(f"{source} holds no candidates")
+    ranked = runs.read_run(source)
+    for scores in ranked.values():
+        missing = next((id for id in scores if id not in documents), None)
+        if missing is not None:
+            raise ValueError(f"{source}: there is no document {missing!r} in {folder}")
     for query_id in ranked:
         if query_id not in relevant:
             raise ValueError(
@@ -162,8 +155,8 @@ def read_run(source: str, folder: str, split: str) -> "Candidates":
                 " leave it out of the run, or name another --split"
             )
     lists = []
-    for query_id, scored in ranked.items():
-        # By score and not by the rank column, as trec_eval reads a run; equal scores stay in the order of the file.
-        others = [document_id for _, document_id in sorted(scored, key=lambda pair: -pair[0])]
+    for query_id, scores in ranked.items():
+        # Equal scores stay in the order of the file.
+        others = sorted(scores, key=lambda document_id: -scores[document_id])
         lists.append(CandidateList(query_id, list(dict.fromkeys([*relevant[query_id], *others]))))
     return Candidates(queries, documents, lists)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--index", required=True, metavar="DIR", help="written by `colbertz index`, or another's")
     parser.add_argument("-k", type=positive, default=10, help="hits a query (default: 10)")
-    add_model_arguments(parser, required=False)
+    add_model_arguments(parser, default="default: the index's")
 
     filters = parser.add_argument_group("which documents")
     filters.add_argument(
@@ -121,21 +121,20 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: di
     """A TREC run: query id, Q0, document id, rank, score, tag."""
     from tqdm import tqdm
 
+    from colbertz.evaluation.runs import Run, write_run
+
     rows = list(read_queries(queries))
-    lines = []
+    found: Run = {}
     with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]
             for row, hits in zip(batch, searcher.search([row.text for row in batch], k, **options)):
-                for rank, hit in enumerate(hits, 1):
-                    for id in (row.id, hit.id):
-                        if len(id.split()) != 1:
-                            raise ValueError(f"id {id!r} has blanks, which a TREC run cannot hold")
-                    lines.append(f"{row.id} Q0 {hit.id} {rank} {hit.score:.6f} colbertz\n")
+                if row.id in found:
+                    raise ValueError(f"{queries}: the query id {row.id!r} comes twice")
+                found[row.id] = {hit.id: hit.score for hit in hits}
             bar.update(len(batch))
-    with Path(out).open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-    print(f"{len(rows):,} queries, {len(lines):,} hits: {out}")
+    write_run(out, found)
+    print(f"{len(rows):,} queries, {sum(map(len, found.values())):,} hits: {out}")
 
 
 def _asked_for() -> Iterator[str]:

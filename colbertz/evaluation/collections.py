@@ -39,8 +39,16 @@ def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> C
     return Collection(name, ids, queries, ids, documents, [{id: 1.0} for id in ids])
 
 
-def read_beir(directory: str | Path, split: str) -> Collection:
+def read_beir(
+    directory: str | Path, split: str, *, qrels: str | Path | None = None, name: str | None = None
+) -> Collection:
     """Read BEIR's layout: corpus.jsonl, queries.jsonl (both perhaps .gz) and qrels/<split>.tsv.
+
+    Args:
+        directory: where corpus and queries are.
+        split: which judgements.
+        qrels: the directory of the judgements; None for `directory`/qrels.
+        name: what to call the collection; None for the directory's name.
 
     The qrels have the columns query-id, corpus-id and score, with or without a header, or TREC's four columns.
 
@@ -50,22 +58,23 @@ def read_beir(directory: str | Path, split: str) -> Collection:
             no query has a relevant document.
     """
     directory = Path(directory)
+    name = name or directory.name
     corpus = list(read_corpus(_find(directory, "corpus")))
     texts = {row.id: row.text for row in read_corpus(_find(directory, "queries"))}
-    qrels = _read_qrels(directory, split)
+    judged = _read_qrels(Path(qrels or directory / "qrels"), split, name)
     known = {row.id for row in corpus}
-    for query, gains in qrels.items():
+    for query, gains in judged.items():
         missing = [query] if query not in texts else [id for id in gains if id not in known]
         if missing:
             kind = "query" if query not in texts else "document"
             raise ValueError(f"{directory}: the qrels of {split!r} name the {kind} {missing[0]!r}, which is not there")
     return Collection(
-        name=directory.name,
-        query_ids=list(qrels),
-        queries=[texts[query] for query in qrels],
+        name=name,
+        query_ids=list(judged),
+        queries=[texts[query] for query in judged],
         document_ids=[row.id for row in corpus],
         documents=[row.text for row in corpus],
-        relevant=list(qrels.values()),
+        relevant=list(judged.values()),
     )
 
 
@@ -76,11 +85,11 @@ def _find(directory: Path, name: str) -> str:
     raise FileNotFoundError(f"{directory} has no {name}.jsonl or {name}.jsonl.gz; is it a directory in BEIR's layout?")
 
 
-def _read_qrels(directory: Path, split: str) -> dict[str, dict[str, float]]:
-    path = directory / "qrels" / f"{split}.tsv"
+def _read_qrels(folder: Path, split: str, name: str) -> dict[str, dict[str, float]]:
+    path = folder / f"{split}.tsv"
     if not path.is_file():
         splits = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
-        raise FileNotFoundError(f"there is no {path}; the splits of {directory.name} are: {splits}")
+        raise FileNotFoundError(f"there is no {path}; the splits of {name} are: {splits}")
     found: dict[str, dict[str, float]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split()

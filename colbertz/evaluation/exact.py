@@ -1,10 +1,11 @@
 """How well a model finds the documents of a collection: every query against all of them, exactly."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from colbertz.evaluation.collections import Collection
 from colbertz.maxsim import maxsim
@@ -27,9 +28,10 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
         queries: Ragged = model.encode_query(collection.queries, show_progress=False)
         documents: Ragged = model.encode_document(collection.documents, show_progress=False)
     relevant = collection.relevant
+    _, numbers = best(queries, (documents[i : i + _BLOCK] for i in range(0, len(documents), _BLOCK)), k + 1)
     found = []
-    for own, gains, numbers in zip(collection.query_ids, relevant, rankings(queries, documents, k + 1)):
-        ids = [collection.document_ids[number] for number in numbers]
+    for own, gains, row in zip(collection.query_ids, relevant, numbers.tolist()):
+        ids = [collection.document_ids[number] for number in row]
         found.append([id for id in ids if id != own or id in gains][:k])
     return {
         f"ndcg@{k}": ndcg(found, relevant, k),
@@ -38,16 +40,25 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
     }
 
 
-def rankings(queries: Ragged, documents: Ragged, k: int) -> list[list[int]]:
-    """The numbers of the k best documents of each query, best first."""
-    best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    for start in range(0, len(documents), _BLOCK):
-        scores = maxsim(queries, documents[start : start + _BLOCK])
-        numbers = torch.arange(start, start + scores.shape[1]).expand_as(scores)
-        scores, numbers = torch.cat([best[0], scores], 1), torch.cat([best[1], numbers], 1)
+def best(queries: Ragged, blocks: Iterable[Ragged], k: int) -> tuple[Tensor, Tensor]:
+    """The k highest MaxSim scores of each query, best first, and the numbers of their documents.
+
+    Args:
+        queries: (S, E) embeddings.
+        blocks: the documents' embeddings, some at a time; numbered through.
+        k: as many, or all if there are fewer.
+
+    Returns:
+        (num_queries, k) float32 and int64.
+    """
+    scores, numbers, first = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64), 0
+    for block in blocks:
+        own = maxsim(queries, block)
+        scores = torch.cat([scores, own], 1)
+        numbers = torch.cat([numbers, torch.arange(first, first + len(block)).expand_as(own)], 1)
         top = scores.topk(min(k, scores.shape[1]), dim=1)
-        best = top.values, numbers.gather(1, top.indices)
-    return best[1].tolist()
+        scores, numbers, first = top.values, numbers.gather(1, top.indices), first + len(block)
+    return scores, numbers
 
 
 @contextmanager

@@ -449,7 +449,7 @@ def test_scoring_with_bad_input(
     for line, message in (
         ("", "holds no candidates"),
         ("q0 d0 1\n", "line 1: must be `query Q0 document rank score name`, got 'q0 d0 1'"),
-        ("q0 Q0 d99 1 2.0 x\n", "line 1: there is no document 'd99'"),
+        ("q0 Q0 d99 1 2.0 x\n", "run.trec: there is no document 'd99'"),
         ("q5 Q0 d1 1 2.0 x\n", "query 'q5' of the run"),
     ):
         trec.write_text(line)

@@ -17,7 +17,7 @@ from toy_training import pairs, settings, write
 from colbertz import config
 from colbertz.config import DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, SourceConfig
 from colbertz.evaluation import Collection, evaluate, from_pairs
-from colbertz.evaluation.exact import rankings
+from colbertz.evaluation.exact import best
 from colbertz.models import ColBERT
 from colbertz.training import losses, main
 from colbertz.training.alignment import Mismatch
@@ -185,14 +185,14 @@ def test_a_file_that_is_no_tokenizer_is_named(folder: Path) -> None:
         train(settings(folder))
 
 
-def test_rankings_over_blocks_are_those_of_the_whole_matrix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_over_blocks_are_those_of_the_whole_matrix(folder: Path) -> None:
     chosen = settings(folder)
     model = build_model(replace(chosen.model, embedding_dim=8), seed=3)
     queries, documents = model.encode_query(all_pairs().queries), model.encode_document(all_pairs().documents)
     whole = model.similarity(queries, documents)
-    monkeypatch.setattr("colbertz.evaluation.exact._BLOCK", 7)
-    found = rankings(queries, documents, 10)
-    torch.testing.assert_close(whole.gather(1, torch.tensor(found)), whole.topk(10).values)
+    scores, found = best(queries, (documents[i : i + 7] for i in range(0, len(documents), 7)), 10)
+    torch.testing.assert_close(scores, whole.topk(10).values)
+    torch.testing.assert_close(whole.gather(1, found), scores)
 
 
 def test_the_reported_rate_is_the_one_that_the_step_was_made_with(folder: Path) -> None:

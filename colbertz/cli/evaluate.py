@@ -1,0 +1,122 @@
+"""`colbertz eval`: how well a model, or a run, finds what a test collection asks for."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colbertz.cli.options import add_model_arguments, positive, torch_dtype
+
+if TYPE_CHECKING:
+    from colbertz.evaluation import Collection
+    from colbertz.evaluation.runs import Run
+    from colbertz.evaluation.significance import Difference, Estimate
+
+HELP = "evaluate a model on a test collection"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", required=True, metavar="DIR|beir:NAME", help="a folder in BEIR's layout, or a BEIR set by its name"
+    )
+    parser.add_argument("--split", help="of the judgements (default: test; dev for beir:msmarco)")
+    add_model_arguments(parser, default="or --score, a run")
+    parser.add_argument("--index", choices=("exact", "plaid"), default="exact", help="how to search (default: exact)")
+    parser.add_argument("--index-device", metavar="DEVICE", help="cuda, cuda:1 … for --index plaid (default: cpu)")
+    parser.add_argument(
+        "--query-length", type=positive, metavar="N", help="tokens (default: the model's; BEIR's for beir:NAME)"
+    )
+    parser.add_argument(
+        "--document-length", type=positive, metavar="N", help="tokens (default: the model's; 300 for beir:NAME)"
+    )
+    parser.add_argument("-k", type=positive, default=100, help="documents retrieved a query (default: 100)")
+
+    runs = parser.add_argument_group("runs, in TREC's format")
+    runs.add_argument("--rerank", metavar="RUN", help="rank what this run found, instead of searching")
+    runs.add_argument("--score", metavar="RUN", help="evaluate this run; needs no model")
+    runs.add_argument("--compare", metavar="RUN", help="show the difference to this run, and whether it is chance")
+    runs.add_argument("--run", metavar="FILE", help="write the run")
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--measures", nargs="+", metavar="NAME", help="default: nDCG@10 MRR@10 MAP R@100 P@10; also P@5, Success@1 …"
+    )
+    output.add_argument("--per-query", metavar="FILE", help="write each query's values, a JSON object a line")
+    output.add_argument("--json", action="store_true", help="one JSON object: the measures' means by their names")
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.model is None) == (args.score is None):
+        raise ValueError("give either --model, the model to evaluate, or --score, a run that is there already")
+    if args.score and args.rerank:
+        raise ValueError("--rerank needs a model; --score takes a run as it is")
+    from colbertz.evaluation import measures, named, runs, significance
+
+    names = args.measures or list(measures.DEFAULT)
+    measures.parse(names)  # before anything that takes long
+    collection = named.load(args.data, args.split)
+    others = runs.read_run(args.compare) if args.compare else None
+    started = time.perf_counter()
+    found = runs.read_run(args.score) if args.score else _run_of(args, collection)
+    took = time.perf_counter() - started
+    if args.run:
+        runs.write_run(args.run, found)
+
+    relevant = dict(zip(collection.query_ids, collection.relevant))
+    values = measures.per_query(relevant, found, names)
+    if args.per_query:
+        with Path(args.per_query).open("w", encoding="utf-8") as file:
+            for query in relevant:
+                row = {"query_id": query} | {name: values[name][query] for name in names}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    estimates = {name: significance.estimate(values[name]) for name in names}
+    differences = {}
+    if others is not None:
+        theirs = measures.per_query(relevant, others, names)
+        differences = {name: significance.difference(values[name], theirs[name]) for name in names}
+    if args.json:
+        print(json.dumps({name: estimate.mean for name, estimate in estimates.items()}))
+        return
+    how = f"the run {args.score}" if args.score else f"{args.model}, {_how(args)}, {took:,.0f} s"
+    print(f"{collection.name}: {len(relevant):,} queries, {len(collection.documents):,} documents; {how}\n")
+    print(table(estimates, differences, args.compare))
+
+
+def _how(args: argparse.Namespace) -> str:
+    return f"{args.rerank} ranked again" if args.rerank else args.index
+
+
+def _run_of(args: argparse.Namespace, collection: "Collection") -> "Run":
+    from colbertz.evaluation import named, runs
+    from colbertz.models import ColBERT
+    from colbertz.retrieval import rerank, retrieve
+
+    lengths = {"query_length": args.query_length, "document_length": args.document_length}
+    if args.data.startswith("beir:"):
+        lengths["query_length"] = args.query_length or named.QUERY_LENGTHS[args.data.removeprefix("beir:")]
+        lengths["document_length"] = args.document_length or named.DOCUMENT_LENGTH
+    chosen = {name: length for name, length in lengths.items() if length is not None}
+    model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), **chosen)
+    if args.rerank:
+        return rerank(model, collection, runs.read_run(args.rerank))
+    return retrieve(model, collection, args.k, index=args.index, device=args.index_device)
+
+
+def table(
+    estimates: "dict[str, Estimate]", differences: "dict[str, Difference]", other: str | None, color: bool | None = None
+) -> str:
+    """A line a measure: mean and 95 % interval, and the difference to another run, bold where hardly by chance."""
+    bold = sys.stdout.isatty() if color is None else color
+    width = max(len("measure"), *map(len, estimates))
+    lines = [f"{'measure':<{width}}    mean   95 % interval" + (f"     minus {other}" if differences else "")]
+    lines.append("─" * len(lines[0]))
+    for name, one in estimates.items():
+        line = f"{name:<{width}}  {one.mean:.4f}   {one.low:.4f}–{one.high:.4f}"
+        if name in differences:
+            by = differences[name]
+            said = f"{by.mean:+.4f}  ({by.low:+.4f} to {by.high:+.4f}), p {by.p:.4f}"
+            line += "     " + (f"\033[1m{said}\033[0m" if bold and by.p < 0.05 else said)
+        lines.append(line)
+    return "\n".join(lines)

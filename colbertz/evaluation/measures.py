@@ -1,0 +1,57 @@
+"""The field's measures by their usual names, computed by ir_measures (with pytrec_eval underneath)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from colbertz.evaluation.runs import Run
+
+DEFAULT = ("nDCG@10", "MRR@10", "MAP", "R@100", "P@10")
+
+
+def parse(names: Sequence[str]) -> dict[str, Any]:
+    """ir_measures' objects by the names they were asked for: nDCG@10, MRR@10, MAP, R@100, P@5, Success@1 …
+
+    Raises:
+        ValueError: for a name that is no measure.
+        ModuleNotFoundError: without ir_measures, which the extra `eval` installs.
+    """
+    import ir_measures
+
+    parsed = {}
+    for name in names:
+        try:
+            parsed[name] = ir_measures.parse_measure(name)
+        except (NameError, ValueError, SyntaxError, KeyError, TypeError) as error:
+            raise ValueError(f"{name!r} is not a measure; there are nDCG@10, MRR@10, MAP, R@100, P@10 …") from error
+    return parsed
+
+
+def per_query(
+    relevant: Mapping[str, Mapping[str, float]], run: Run, names: Sequence[str] = DEFAULT
+) -> dict[str, dict[str, float]]:
+    """Each measure of each query, {measure: {query id: value}}; a query for which nothing was found counts 0.
+
+    Args:
+        relevant: query id -> document id -> gain; queries that are not here do not count.
+        run: what was found. Equal scores are ordered as trec_eval orders them, by document id from the last.
+        names: measures.
+
+    Raises:
+        ValueError: for a name that is no measure, a gain that is not a whole number, or if no query of the run is
+            judged.
+        ModuleNotFoundError: as `parse`.
+    """
+    measures = parse(names)
+    fractions = {gain for gains in relevant.values() for gain in gains.values() if gain != int(gain)}
+    if fractions:
+        raise ValueError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(fractions)}")
+    if not run.keys() & relevant.keys():
+        raise ValueError("no query of the run is judged; do run and qrels belong together?")
+    import ir_measures
+
+    qrels = {query: {id: int(gain) for id, gain in gains.items()} for query, gains in relevant.items()}
+    by_measure = {str(measure): name for name, measure in measures.items()}
+    values = {name: dict.fromkeys(relevant, 0.0) for name in measures}
+    for metric in ir_measures.iter_calc(list(measures.values()), qrels, run):
+        values[by_measure[str(metric.measure)]][metric.query_id] = float(metric.value)
+    return values

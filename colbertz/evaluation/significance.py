@@ -1,0 +1,67 @@
+"""How far a mean over queries can be trusted, and whether one run is better than another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+_RESAMPLES = 10_000
+_AT_ONCE = 500  # resamples in memory together
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over queries and the bounds between which 95 % of resampled means lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """The mean difference of two runs on the same queries, and how often chance alone makes one as large.
+
+    Attributes:
+        p: of a two-sided paired randomisation test.
+    """
+
+    p: float
+
+
+def estimate(values: Mapping[str, float], seed: int = 0) -> Estimate:
+    """The mean of queries' values with a bootstrap interval (Efron 1979; percentiles of 10,000 resamples)."""
+    array = np.array(list(values.values()))
+    low, high = np.quantile(_resampled(array, seed), (0.025, 0.975))
+    return Estimate(float(array.mean()), float(low), float(high))
+
+
+def difference(values: Mapping[str, float], others: Mapping[str, float], seed: int = 0) -> Difference:
+    """How much larger `values` are than `others`, query by query.
+
+    The test flips the signs of queries' differences at random, 10,000 times (Smucker et al. 2007, A Comparison of
+    Statistical Significance Tests for Information Retrieval Evaluation).
+
+    Raises:
+        ValueError: if they are not of the same queries.
+    """
+    if values.keys() != others.keys():
+        only = sorted(values.keys() ^ others.keys())[0]
+        raise ValueError(f"two runs are compared on the same queries; {only!r} is in one of them only")
+    array = np.array([values[query] - others[query] for query in values])
+    low, high = np.quantile(_resampled(array, seed), (0.025, 0.975))
+    generator = np.random.default_rng(seed)
+    larger = 0
+    for _ in range(0, _RESAMPLES, _AT_ONCE):
+        signs = generator.integers(0, 2, (_AT_ONCE, len(array))) * 2 - 1
+        larger += int((np.abs((signs * array).mean(1)) >= abs(array.mean()) - 1e-12).sum())
+    return Difference(float(array.mean()), float(low), float(high), (larger + 1) / (_RESAMPLES + 1))
+
+
+def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means of 10,000 samples of as many queries, drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    size = (_AT_ONCE, len(values))
+    return np.concatenate(
+        [values[generator.integers(0, len(values), size)].mean(1) for _ in range(0, _RESAMPLES, _AT_ONCE)]
+    )

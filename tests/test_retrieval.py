@@ -1,0 +1,140 @@
+"""Runs of a model on a collection: exactly, with an index, ranked again; and `colbertz eval` from end to end."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from colbertz import retrieval
+from colbertz.cli import main
+from colbertz.evaluation import Collection, evaluate, measures, runs
+from colbertz.models import ColBERT
+from colbertz.retrieval import rerank, retrieve
+
+pytest.importorskip("ir_measures")
+
+WORDS = "red green blue cold warm dry wet old new big small round flat north south east west".split()
+DOCUMENTS = [f"{a} {b} thing" for i, a in enumerate(WORDS) for b in WORDS[i + 1 :]][:60]
+
+
+@pytest.fixture(scope="module")
+def collection() -> Collection:
+    """Queries are the words of a document. Query 3 has a document's id that is not its answer, query 5 one that is."""
+    queries = [DOCUMENTS[i].removesuffix(" thing") for i in range(0, 60, 6)]
+    ids = [f"d{i}" for i in range(60)]
+    query_ids = [f"q{i}" for i in range(10)]
+    query_ids[3], query_ids[5] = "d18", "d30"
+    relevant: list[dict[str, float]] = [{f"d{6 * i}": 1.0, f"d{6 * i + 1}": 2.0} for i in range(10)]
+    relevant[3] = {"d19": 1.0}
+    return Collection("words", query_ids, queries, ids, DOCUMENTS, relevant)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> ColBERT:
+    return ColBERT.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def beir(collection: Collection, tmp_path: Path) -> Path:
+    folder = tmp_path / "words"
+    (folder / "qrels").mkdir(parents=True)
+
+    def write(name: str, ids: Sequence[str], texts: Sequence[str]) -> None:
+        rows = [json.dumps({"_id": id, "text": text}) for id, text in zip(ids, texts)]
+        (folder / name).write_text("\n".join(rows))
+
+    write("corpus.jsonl", collection.document_ids, collection.documents)
+    write("queries.jsonl", collection.query_ids, collection.queries)
+    lines = [
+        f"{query}\t{id}\t{gain:.0f}"
+        for query, gains in zip(collection.query_ids, collection.relevant)
+        for id, gain in gains.items()
+    ]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
+    return folder
+
+
+def test_exact_runs_agree_with_what_training_looks_at(model: ColBERT, collection: Collection) -> None:
+    run = retrieve(model, collection, 20, show_progress=False)
+    assert all(len(found) == 20 for found in run.values())
+    assert "d18" not in run["d18"] and "d30" in run["d30"]
+    relevant = dict(zip(collection.query_ids, collection.relevant))
+    values = measures.per_query(relevant, run, ["nDCG@10", "MRR@10", "R@10"])
+    means = {name: sum(row.values()) / len(row) for name, row in values.items()}
+    expected = evaluate(model, collection)
+    assert means["nDCG@10"] == pytest.approx(expected["ndcg@10"], abs=1e-9)
+    assert means["MRR@10"] == pytest.approx(expected["mrr@10"], abs=1e-9)
+    assert means["R@10"] == pytest.approx(expected["recall@10"], abs=1e-9)
+
+
+def test_an_index_finds_what_brute_force_finds(model: ColBERT, collection: Collection) -> None:
+    exact = retrieve(model, collection, 10, show_progress=False)
+    found = retrieve(model, collection, 10, index="plaid", show_progress=False)
+    shared = [len(exact[query].keys() & found[query].keys()) for query in exact]
+    assert sum(shared) >= 0.9 * 10 * len(exact)
+    with pytest.raises(ValueError, match="index must be exact or plaid, got 'ivf'"):
+        retrieve(model, collection, index="ivf")  # type: ignore[arg-type]
+
+
+def test_ranking_again_gives_the_scores_of_the_search(
+    model: ColBERT, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = retrieve(model, collection, 15, show_progress=False)
+    shuffled = {query: dict.fromkeys(sorted(found), 0.0) for query, found in run.items()}
+    whole = rerank(model, collection, shuffled, show_progress=False)
+    monkeypatch.setattr(retrieval, "_TO_RANK", 1)  # every query alone
+    for again in (whole, rerank(model, collection, shuffled, show_progress=False)):
+        assert again.keys() == run.keys()
+        for query, found in again.items():
+            assert found == pytest.approx(run[query], abs=1e-4)
+
+
+def test_runs_that_do_not_belong_to_the_collection(model: ColBERT, collection: Collection) -> None:
+    with pytest.raises(ValueError, match="no query of the collection"):
+        rerank(model, collection, {"other": {"d1": 1.0}})
+    with pytest.raises(ValueError, match="the document 'x', which is not in the collection"):
+        rerank(model, collection, {"q0": {"x": 1.0}})
+
+
+# -- colbertz eval -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_from_search_to_comparison(
+    checkpoint: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again, rows = tmp_path / "first.trec", tmp_path / "again.trec", tmp_path / "rows.jsonl"
+    command = ["eval", "--data", str(beir)]
+    assert main([*command, "--model", str(checkpoint), "--run", str(first), "--per-query", str(rows), "--json"]) == 0
+    means = json.loads(capsys.readouterr().out)
+    assert list(means) == ["nDCG@10", "MRR@10", "MAP", "R@100", "P@10"]
+    values = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert len(values) == 10
+    for name, mean in means.items():
+        assert sum(row[name] for row in values) / 10 == pytest.approx(mean)
+
+    assert main([*command, "--score", str(first), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == means
+    options = ["--model", str(checkpoint), "--query-length", "8", "--measures", "P@1"]
+    assert main([*command, *options, "--rerank", str(first), "--run", str(again), "--compare", str(first)]) == 0
+    shown = capsys.readouterr().out
+    assert "words: 10 queries, 60 documents" in shown and "P@1" in shown and f"minus {first}" in shown
+    assert runs.read_run(str(again)).keys() == runs.read_run(str(first)).keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either --model"),
+        (["--model", "m", "--score", "r"], "give either --model"),
+        (["--score", "r", "--rerank", "r"], "--rerank needs a model"),
+        (["--score", "r", "--measures", "what@2"], "'what@2' is not a measure"),
+        (["--score", "nowhere.trec"], "there is no file nowhere.trec"),
+        (["--score", "r", "--split", "dev"], "the splits of words are: test"),
+    ],
+)
+def test_what_the_command_refuses(
+    options: list[str], message: str, beir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "--data", str(beir), *options]) == 2
+    assert message in capsys.readouterr().err
