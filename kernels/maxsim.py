@@ -211,16 +211,16 @@ def maxsim(
     """
     num_tokens, dim = queries.shape
     num_queries, num_documents = len(query_offsets) - 1, len(document_offsets) - 1
-    scores = torch.zeros(num_queries, num_documents, dtype=torch.float32, device=queries.device)
+    floats: dict[str, Any] = {"dtype": torch.float32, "device": queries.device}
     argmax = None
     if argmax_dtype is not None:
         argmax = torch.empty(num_documents, num_tokens, dtype=argmax_dtype, device=queries.device)
     if not num_tokens or not num_documents or not len(documents):
-        return scores, None if argmax is None else argmax.zero_()
+        return torch.zeros(num_queries, num_documents, **floats), None if argmax is None else argmax.zero_()
     queries, documents = queries.contiguous(), documents.contiguous()
     block_m = tile_size(num_tokens, queries)
     tiles = triton.cdiv(num_tokens, block_m)
-    partial = torch.empty(tiles + num_queries, num_documents, dtype=torch.float32, device=queries.device)
+    partial = torch.empty(tiles + num_queries, num_documents, **floats)
     maxsim_kernel[lambda meta: (tiles * triton.cdiv(num_documents, meta["DOCUMENTS"]),)](
         queries,
         text_of_row(query_offsets, num_tokens),
@@ -240,6 +240,7 @@ def maxsim(
     )
     if tiles == 1:
         return partial[:num_queries], argmax
+    scores = torch.empty(num_queries, num_documents, **floats)
     grid = (num_queries * triton.cdiv(num_documents, 1024),)
     add_partial[grid](partial, query_offsets, scores, num_documents, BLOCK_M=block_m, BLOCK=1024)
     return scores, argmax

@@ -65,8 +65,9 @@ def search(
                 elif stages.n_ivf_probe:
                     scores, documents = cascade(shard, batch, stages, flags)
                 else:
-                    candidates = _all(shard) if numbers is None else numbers
-                    scores, documents = refined(shard, batch, _table(shard, batch), candidates[None], stages)
+                    candidates, half = _all(shard) if numbers is None else numbers, _halved(batch)
+                    table = _table(shard, half)
+                    scores, documents = refined(shard, batch, half, table, candidates[None], stages)
                 results.append((scores, documents + shard.first))
     answers: list[Found] = [(np.empty(0), np.empty(0))] * len(queries)
     for (places, _), results in zip(batches, found):
@@ -117,9 +118,10 @@ def cascade(shard: Shard, queries: Tensor, stages: Plan, allowed: Tensor | None)
         Scores (B, stages.n_exact or fewer) float32, minus infinity where there is no document, and document numbers,
         int64, in no particular order.
     """
-    table = _table(shard, queries)
+    half = _halved(queries)
+    table = _table(shard, half)
     candidates = _first_candidates(shard, table, stages, allowed)
-    return refined(shard, queries, table, candidates, stages)
+    return refined(shard, queries, half, table, candidates, stages)
 
 
 def _halved(queries: Tensor) -> Tensor:
@@ -128,9 +130,8 @@ def _halved(queries: Tensor) -> Tensor:
     return (queries / longest[:, None, None]).half()
 
 
-def _table(shard: Shard, queries: Tensor) -> Tensor:
-    """The scores of all centroids with all query tokens, (K, B, S) float16."""
-    half = _halved(queries)
+def _table(shard: Shard, half: Tensor) -> Tensor:
+    """The scores of all centroids with all query tokens, (K, B, S) float16, for queries in half precision."""
     return (shard.codec.half_centroids @ half.flatten(0, 1).T).unflatten(1, half.shape[:2])
 
 
@@ -153,7 +154,9 @@ def _first_candidates(shard: Shard, table: Tensor, stages: Plan, allowed: Tensor
     return torch.where(first_scores > 0, candidates, -1).int()
 
 
-def refined(shard: Shard, queries: Tensor, table: Tensor, candidates: Tensor, stages: Plan) -> tuple[Tensor, Tensor]:
+def refined(
+    shard: Shard, queries: Tensor, half: Tensor, table: Tensor, candidates: Tensor, stages: Plan
+) -> tuple[Tensor, Tensor]:
     """Stages 3 to 5 for candidates (B or 1, n) int32; results are those of `cascade`."""
     candidates = candidates.expand(len(queries), -1).contiguous()
     documents = (shard.offsets, shard.codes)
@@ -163,9 +166,7 @@ def refined(shard: Shard, queries: Tensor, table: Tensor, candidates: Tensor, st
         candidates = _best(candidates, scores, stages.n_residual)
     if candidates.shape[1] > stages.n_exact:
         half_weights = shard.codec.half_weights
-        scores = residual_maxsim.residual_maxsim(
-            _halved(queries), table, candidates, *codes, half_weights, shard.inverse_norms
-        )
+        scores = residual_maxsim.residual_maxsim(half, table, candidates, *codes, half_weights, shard.inverse_norms)
         candidates = _best(candidates, scores, stages.n_exact)
     return _exact(shard, queries, candidates), candidates.long()
 
