@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from colbertz.evaluation import Collection
-from colbertz.evaluation.exact import best, truncation_unmentioned
+from colbertz.evaluation.exact import best, truncation_unmentioned, without_itself
 from colbertz.evaluation.runs import Run
 from colbertz.index import Index
 from colbertz.maxsim import maxsim_candidates
@@ -62,21 +62,18 @@ def retrieve(
     run: Run = {}
     for own, gains, row in zip(collection.query_ids, collection.relevant, found):
         scored = {collection.document_ids[number]: score for number, score in row}
-        kept = [(id, score) for id, score in scored.items() if id != own or id in gains]
-        run[own] = dict(kept[:k])
+        run[own] = {id: scored[id] for id in without_itself(own, gains, list(scored))[:k]}
     return run
 
 
 def rerank(model: ColBERT, collection: Collection, run: Run, *, show_progress: bool | None = None) -> Run:
-    """Score the documents of another run anew; only what it found is ranked.
+    """Score the documents of another run anew; only what it found is ranked, for the queries of the collection.
 
     Raises:
-        ValueError: if the run names a query or document that the collection does not have.
+        ValueError: if the run has none of these queries, or names a document that the collection does not have.
     """
-    queries, places = (
-        dict(zip(collection.query_ids, collection.queries)),
-        dict(zip(collection.document_ids, range(len(collection.document_ids)))),
-    )
+    queries = dict(zip(collection.query_ids, collection.queries))
+    places = {id: place for place, id in enumerate(collection.document_ids)}
     wanted = [query for query in run if query in queries and run[query]]
     if not wanted:
         raise ValueError("the run has no query of the collection")

@@ -1,7 +1,7 @@
 """How well a model finds the documents of a collection: every query against all of them, exactly."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,13 +31,17 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
     _, numbers = best(queries, (documents[i : i + _BLOCK] for i in range(0, len(documents), _BLOCK)), k + 1)
     found = []
     for own, gains, row in zip(collection.query_ids, relevant, numbers.tolist()):
-        ids = [collection.document_ids[number] for number in row]
-        found.append([id for id in ids if id != own or id in gains][:k])
+        found.append(without_itself(own, gains, [collection.document_ids[number] for number in row])[:k])
     return {
         f"ndcg@{k}": ndcg(found, relevant, k),
         f"mrr@{k}": mrr(found, relevant, k),
         f"recall@{k}": recall(found, relevant, k),
     }
+
+
+def without_itself(query_id: str, gains: Mapping[str, float], ids: Sequence[str]) -> list[str]:
+    """The documents that a query may find: not the one that has its own id, unless that is a right answer."""
+    return [id for id in ids if id != query_id or id in gains]
 
 
 def best(queries: Ragged, blocks: Iterable[Ragged], k: int) -> tuple[Tensor, Tensor]:
