@@ -155,15 +155,16 @@ class _Cascade:
         self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
     def run(self) -> Found:
-        if self.plan.n_full_scores == self.plan.n_exact:
-            return self.exact(allowed_numbers(self.snapshot, self.allowed))
+        if not self.plan.n_ivf_probe:
+            numbers = allowed_numbers(self.snapshot, self.allowed)
+            if len(numbers) <= self.plan.n_exact:
+                return self.exact(numbers)
         cells, gains = self.probe()
-        numbers = np.empty(0, np.int64)
         if self.plan.n_ivf_probe:
             numbers, scores = self.walk(cells, gains)
             numbers = self.best(numbers, scores, self.plan.n_full_scores)
-        if len(numbers) < self.plan.n_exact:
-            numbers = allowed_numbers(self.snapshot, self.allowed)
+            if len(numbers) < self.plan.n_exact:
+                numbers = allowed_numbers(self.snapshot, self.allowed)
         return self.exact(self.promising(numbers, self.centroid_maxsim(numbers)))
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:

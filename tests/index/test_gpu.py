@@ -267,3 +267,18 @@ def test_effort_says_how_far_to_look(index: Index) -> None:
     assert search.plan(snapshot, Effort(8, 100), 5, 60) == Plan(0, 100, 25, 18)
     assert search.plan(snapshot, Effort(8, 100), 5, 18) == Plan(0, 18, 18, 18)
     assert search.plan(snapshot, Effort(index.num_cells, 592), 5, 148) is None
+
+
+def test_an_effort_that_equals_the_exact_scores_does_not_score_everything(
+    index: Index, documents: Ragged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirteen documents by centroids and thirteen exactly, as k is 1, was once taken for an index of thirteen."""
+    plain, looked_at = search._Cascade.exact, []
+
+    def exact(cascade: search._Cascade, numbers: np.ndarray) -> search.Found:
+        looked_at.append(len(numbers))
+        return plain(cascade, numbers)
+
+    monkeypatch.setattr(search._Cascade, "exact", exact)
+    index.search(queries_like(documents, [50]), 1, n_ivf_probe=4, n_full_scores=13)
+    assert looked_at[0] <= 13
