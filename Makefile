@@ -44,10 +44,10 @@ clean:
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# What users install: a fraction of the developers' environment, so that the demo starts sooner.
+# What the demo needs: a fraction of the developers' environment, so that it starts sooner.
 .venv/installed-demo: $(VERSIONS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,eval]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo]"
 	@touch $@
 
 .venv-pylate/installed: $(VERSIONS)

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "colbertz/__init__.py").read_text(), re.MULTILINE)
 
 TRAIN = ["datasets", "tensorboard"]
-EVAL = ["bm25s", "ir-measures"]
+EVAL = ["bm25s", "ir-measures", "pyarrow"]
+MTEB = ["mteb>=2"]
 TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
@@ -45,9 +46,10 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
-        "eval": EVAL,
+        "eval": [*EVAL, *MTEB],
+        "demo": [*TRAIN, *EVAL],
         "teachers": TEACHERS,
         "gpu": GPU,
-        "dev": [*TRAIN, *EVAL, *PEERS, *GPU, *DEV],
+        "dev": [*TRAIN, *EVAL, *MTEB, *PEERS, *GPU, *DEV],
     },
 )

@@ -46,24 +46,42 @@ def retrieve(
     Raises:
         ValueError: for another kind of index.
     """
-    if index not in ("exact", "plaid"):
-        raise ValueError(f"index must be exact or plaid, got {index!r}")
-    with truncation_unmentioned():
-        queries = model.encode_query(collection.queries, show_progress=False)
-        blocks = _encoded(model, collection.documents, show_progress)
-        if index == "exact":
-            scores, numbers = best(queries, blocks, k + 1)
-            found = [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                built = Index.build(Path(folder) / "index", blocks, device=device)
-                hits = built.search(queries, k + 1, device=device)
-            found = [[(int(hit.id), hit.score) for hit in row] for row in hits]
+    found = search(
+        model, collection.queries, collection.documents, k + 1, index=index, device=device, show_progress=show_progress
+    )
     run: Run = {}
     for own, gains, row in zip(collection.query_ids, collection.relevant, found):
         scored = {collection.document_ids[number]: score for number, score in row}
         run[own] = {id: scored[id] for id in without_itself(own, gains, list(scored))[:k]}
     return run
+
+
+def search(
+    model: ColBERT,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    k: int,
+    *,
+    index: Literal["exact", "plaid"] = "exact",
+    device: str | None = None,
+    show_progress: bool | None = None,
+) -> list[list[tuple[int, float]]]:
+    """The `k` best documents of each query, best first: their places among the documents, and scores.
+
+    As `retrieve`, for texts that have no ids.
+    """
+    if index not in ("exact", "plaid"):
+        raise ValueError(f"index must be exact or plaid, got {index!r}")
+    with truncation_unmentioned():
+        embedded = model.encode_query(queries, show_progress=False)
+        blocks = _encoded(model, documents, show_progress)
+        if index == "exact":
+            scores, numbers = best(embedded, blocks, k)
+            return [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
+        with tempfile.TemporaryDirectory() as folder:
+            built = Index.build(Path(folder) / "index", blocks, device=device)
+            hits = built.search(embedded, k, device=device)
+        return [[(int(hit.id), hit.score) for hit in row] for row in hits]
 
 
 def rerank(model: ColBERT, collection: Collection, run: Run, *, show_progress: bool | None = None) -> Run:

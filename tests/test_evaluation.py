@@ -1,6 +1,9 @@
 """Measures against pytrec_eval, intervals and tests against what is known of them, runs there and back."""
 
+import gzip
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,14 @@ def test_measures_are_pytrec_evals(qrels: dict[str, dict[str, int]], run: Run) -
     found = measures.per_query(qrels, run, list(names))
     for ours, theirs in names.items():
         assert found[ours] == pytest.approx({query: expected[query][theirs] for query in QUERIES}, abs=1e-9)
+
+
+def test_a_measure_by_two_names_has_both() -> None:
+    """The first of them was 0 for every query."""
+    values = measures.per_query(
+        {"a": {"x": 2, "y": 1}}, {"a": {"y": 2.0, "x": 1.0}}, ["MRR@10", "RR@10", "MRR(rel=2)@10"]
+    )
+    assert values == {"MRR@10": {"a": 1.0}, "RR@10": {"a": 1.0}, "MRR(rel=2)@10": {"a": 0.5}}
 
 
 def test_a_query_that_found_nothing_counts_as_zero_and_one_that_is_not_judged_does_not_count() -> None:
@@ -107,14 +118,192 @@ def test_a_collection_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (texts / "corpus.jsonl").write_text('{"_id": "d1", "title": "T", "text": "one"}\n')
     (texts / "queries.jsonl").write_text('{"_id": "q1", "text": "two"}\n{"_id": "q2", "text": "no judgement"}\n')
     (qrels / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n")
-    monkeypatch.setattr(named, "_downloaded", lambda repository: tmp_path / repository.removeprefix("BeIR/"))
+    monkeypatch.setattr(named, "_downloaded", lambda repository, *_: tmp_path / repository.removeprefix("BeIR/"))
     collection = named.load("beir:scifact", None)
     assert (collection.name, collection.queries, collection.relevant) == ("scifact", ["two"], [{"d1": 2.0}])
     with pytest.raises(FileNotFoundError, match="the splits of scifact are: test"):
         named.load("beir:scifact", "dev")
 
 
-def test_collections_that_are_not_there() -> None:
+def test_judgements_may_be_compressed(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    for name, text in {
+        "corpus.jsonl.gz": '{"_id": "d1", "text": "one"}\n',
+        "queries.jsonl.gz": '{"_id": "q1", "text": "two"}\n',
+        "qrels/test.tsv.gz": "q1\td1\t1\n",
+    }.items():
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert named.load(str(tmp_path), None).relevant == [{"d1": 1.0}]
+    with pytest.raises(FileNotFoundError, match=r"the splits of .* are: test"):
+        named.load(str(tmp_path), "dev")
+
+
+# -- NanoBEIR ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nanobeir(tmp_path: Path) -> Path:
+    """The layout of sentence-transformers/NanoBEIR-en: a folder a table, a Parquet file a set."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for set_name, word in (("NanoMSMARCO", "one"), ("NanoNQ", "two")):
+        tables = {
+            "corpus": {"_id": ["d1", "d2"], "text": [word, f"not {word}"]},
+            "queries": {"_id": ["q1", "q2"], "text": [f"{word}?", "not judged"]},
+            "qrels": {"query-id": ["q1"], "corpus-id": ["d1"]},
+            "bm25": {"query-id": ["q1"], "corpus-ids": [["d2", "d1"]]},
+        }
+        for folder, columns in tables.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            parquet.write_table(arrow.table(columns), tmp_path / folder / f"{set_name}-00000-of-00001.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["msmarco", "NanoMSMARCO", "MSMARCO"])
+def test_a_set_of_nanobeir(name: str, nanobeir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(named, "_downloaded", lambda *wanted: asked.append(wanted) or nanobeir)
+    found = named.load(f"nanobeir:{name}", None)
+    patterns = [f"{folder}/NanoMSMARCO-*.parquet" for folder in ("corpus", "queries", "qrels")]
+    assert asked == [("sentence-transformers/NanoBEIR-en", *patterns)]
+    assert (found.name, found.query_ids, found.queries) == ("NanoMSMARCO", ["q1"], ["one?"])
+    assert (found.document_ids, found.documents) == (["d1", "d2"], ["one", "not one"])
+    assert found.relevant == [{"d1": 1.0}]
+    assert named.lengths(f"nanobeir:{name}") == {"query_length": 32, "document_length": 300}
+    with pytest.raises(ValueError, match="has no splits; leave out the split 'dev'"):
+        named.load(f"nanobeir:{name}", "dev")
+
+
+def test_every_set_of_nanobeir_has_the_lengths_of_beirs() -> None:
+    sets = "NanoArguAna NanoClimateFEVER NanoDBPedia NanoFEVER NanoFiQA2018 NanoHotpotQA NanoMSMARCO NanoNFCorpus "
+    sets += "NanoNQ NanoQuoraRetrieval NanoSCIDOCS NanoSciFact NanoTouche2020"
+    lengths = [named.lengths(f"nanobeir:{name}")["query_length"] for name in sets.split()]
+    assert lengths == [64, 64, 32, 32, 32, 32, 32, 32, 32, 32, 48, 48, 32]
+    assert named.lengths("nanobeir:webis-touche2020") == named.lengths("nanobeir:touche2020")
+    with pytest.raises(
+        ValueError, match="there is no nanobeir:trec-covid; there are nanobeir:arguana, nanobeir:climate"
+    ):
+        named.load("nanobeir:trec-covid", None)
+
+
+def test_a_directory_like_nanobeirs(nanobeir: Path) -> None:
+    assert named.load(str(nanobeir), "NanoNQ").documents == ["two", "not two"]
+    with pytest.raises(FileNotFoundError, match="give a split; the splits are: NanoMSMARCO, NanoNQ"):
+        named.load(str(nanobeir), None)
+    with pytest.raises(FileNotFoundError, match="there is no split 'nq'; the splits are: NanoMSMARCO, NanoNQ"):
+        named.load(str(nanobeir), "nq")
+    for folder in nanobeir.iterdir():
+        (folder / "NanoNQ-00000-of-00001.parquet").unlink()
+    assert named.load(str(nanobeir), None).name == "NanoMSMARCO"
+    qrels = nanobeir / "qrels" / "NanoMSMARCO-00000-of-00001.parquet"
+    (nanobeir / "queries" / qrels.name).write_bytes(qrels.read_bytes())
+    with pytest.raises(ValueError, match="has no column '_id', its columns are query-id, corpus-id"):
+        named.load(str(nanobeir), None)
+
+
+# -- LongEmbed ---------------------------------------------------------------------------------------------------
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def longembed(tmp_path: Path) -> Path:
+    """The layout of dwzhu/LongEmbed; the ids of passkey are the same for both of its lengths."""
+    for name, lengths in {"qmsum": [{}], "passkey": [{"context_length": 256}, {"context_length": 1024}]}.items():
+        folder = tmp_path / name
+        write_rows(
+            folder / "corpus.jsonl", [{"doc_id": f"d{i}", "text": f"key {i}"} | x for x in lengths for i in (1, 2)]
+        )
+        write_rows(
+            folder / "queries.jsonl", [{"qid": f"q{i}", "text": f"where {x}"} | x for x in lengths for i in (1, 2)]
+        )
+        write_rows(folder / "qrels.jsonl", [{"qid": f"q{i}", "doc_id": f"d{i}"} | x for x in lengths for i in (1, 2)])
+    return tmp_path
+
+
+def test_a_set_of_longembed(longembed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(named, "_downloaded", lambda *wanted: asked.append(wanted) or longembed)
+    found = named.load("longembed:qmsum", None)
+    assert asked == [("dwzhu/LongEmbed", "qmsum/*.jsonl")]
+    assert (found.name, found.query_ids, found.document_ids) == ("qmsum", ["q1", "q2"], ["d1", "d2"])
+    assert found.relevant == [{"d1": 1.0}, {"d2": 1.0}]
+    assert named.lengths("longembed:qmsum") == {"document_length": 32768}
+    with pytest.raises(FileNotFoundError, match="its splits are: none, it is one collection"):
+        named.load("longembed:qmsum", "4096")
+    with pytest.raises(ValueError, match="there is no longembed:hotpotqa; there are longembed:narrativeqa"):
+        named.load("longembed:hotpotqa", None)
+
+
+def test_context_lengths_are_collections_of_their_own(longembed: Path) -> None:
+    short, long = named.load_parts(str(longembed / "passkey"), None)
+    assert (short.name, long.name) == ("passkey-256", "passkey-1024")
+    assert (short.query_ids, long.query_ids) == (["256/q1", "256/q2"], ["1024/q1", "1024/q2"])
+    assert short.document_ids == long.document_ids == ["d1", "d2"]
+    assert long.queries == ["where {'context_length': 1024}"] * 2
+    only = named.load(str(longembed / "passkey"), "1024")
+    assert (only.name, only.query_ids, only.queries) == ("passkey-1024", ["q1", "q2"], long.queries)
+    with pytest.raises(ValueError, match="is 2 collections: passkey-256, passkey-1024; give one of its splits"):
+        named.load(str(longembed / "passkey"), None)
+    with pytest.raises(FileNotFoundError, match="passkey has no split '512'; its splits are: 256, 1024"):
+        named.load(str(longembed / "passkey"), "512")
+
+
+def test_rows_of_longembed_that_cannot_be(longembed: Path) -> None:
+    write_rows(longembed / "qmsum" / "queries.jsonl", [{"qid": "q1"}])
+    with pytest.raises(ValueError, match=r"queries.jsonl, line 1: `text` must be a string, found None"):
+        named.load(str(longembed / "qmsum"), None)
+    (longembed / "qmsum" / "corpus.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"qmsum has no corpus\.jsonl"):
+        named.load(str(longembed / "qmsum"), None)
+
+
+# -- MS MARCO ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def msmarco(tmp_path: Path) -> Path:
+    """The files of MS MARCO passage ranking, some of them compressed, with a judgement of no relevance."""
+    folder = tmp_path / "msmarco"
+    folder.mkdir()
+    (folder / "collection.tsv.gz").write_bytes(gzip.compress(b"0\tzero\n1\tone, \xc2\xabone\xc2\xbb\n2\ttwo\n"))
+    (folder / "queries.dev.small.tsv").write_text("10\twhat is one\n11\twhat is two\n")
+    (folder / "qrels.dev.small.tsv").write_text("10\t0\t1\t1\n11\t0\t2\t1\n")
+    (folder / "msmarco-test2019-queries.tsv.gz").write_bytes(gzip.compress(b"20\twhat\n21\tnot judged\n"))
+    (folder / "2019qrels-pass.txt").write_text("20 Q0 0 0\n20 Q0 1 3\n20 Q0 2 1\n")
+    return folder
+
+
+def test_ms_marcos_files(msmarco: Path) -> None:
+    dev = named.load(str(msmarco), None)
+    assert (dev.name, dev.query_ids, dev.queries) == (
+        "msmarco, dev.small",
+        ["10", "11"],
+        ["what is one", "what is two"],
+    )
+    assert (dev.document_ids, dev.documents) == (["0", "1", "2"], ["zero", "one, «one»", "two"])
+    assert dev.relevant == [{"1": 1.0}, {"2": 1.0}]
+    track = named.load(str(msmarco), "dl19")
+    assert (track.query_ids, track.queries, track.relevant) == (["20"], ["what"], [{"1": 3.0, "2": 1.0}])
+    with pytest.raises(FileNotFoundError, match=r"no msmarco-test2020-queries.tsv, which the split 'dl20' needs"):
+        named.load(str(msmarco), "dl20")
+    with pytest.raises(FileNotFoundError, match=r"no queries.test.tsv, .* the splits of MS MARCO are: dev.small, dev"):
+        named.load(str(msmarco), "test")
+    (msmarco / "qrels.dev.small.tsv").write_text("10\t0\t7\t1\n")
+    with pytest.raises(ValueError, match=r"qrels.dev.small.tsv names the document '7', which is not there"):
+        named.load(str(msmarco), None)
+
+
+def test_collections_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no directory nowhere; give one, or a name such as beir:"):
+        named.load("nowhere", None)
+    with pytest.raises(FileNotFoundError, match=r"has no corpus.jsonl or corpus.jsonl.gz; is it a directory in BEIR's"):
+        named.load(str(tmp_path), None)
+    for source in ("nanobeir:nq", "longembed:needle"):
+        with pytest.raises(FileNotFoundError, match="is not in the local cache"):
+            named.load(source, None)
     with pytest.raises(ValueError, match="there is no beir:nonsense; there are beir:quora"):
         named.load("beir:nonsense", None)
     with pytest.raises(FileNotFoundError, match="BeIR/scifact is not in the local cache"):

@@ -8,7 +8,7 @@ import pytest
 
 from colbertz import retrieval
 from colbertz.cli import main
-from colbertz.evaluation import Collection, evaluate, measures, runs
+from colbertz.evaluation import Collection, evaluate, measures, named, runs
 from colbertz.models import ColBERT
 from colbertz.retrieval import rerank, retrieve
 
@@ -120,6 +120,32 @@ def test_the_command_from_search_to_comparison(
     shown = capsys.readouterr().out
     assert "words: 10 queries, 60 documents" in shown and "P@1" in shown and f"minus {first}" in shown
     assert runs.read_run(str(again)).keys() == runs.read_run(str(first)).keys()
+
+
+def test_collections_that_are_searched_apart_are_judged_together(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LongEmbed's passkey has documents of several lengths; a query finds those of its own."""
+    folder, run, again = tmp_path / "passkey", tmp_path / "run.trec", tmp_path / "again.trec"
+    folder.mkdir()
+    for name in ("corpus", "queries", "qrels"):
+        lines = [
+            json.dumps({"doc_id": f"{length}-{i}", "qid": f"q{i}", "text": DOCUMENTS[i], "context_length": length})
+            for length in (256, 512)
+            for i in range(5)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(named, "_downloaded", lambda *_: tmp_path)
+    command = ["eval", "--data", "longembed:passkey", "--model", str(checkpoint), "--measures", "nDCG@1"]
+    assert main([*command, "--run", str(run)]) == 0
+    assert "passkey-256, passkey-512: 10 queries, 10 documents" in capsys.readouterr().out
+    for query, found in runs.read_run(str(run)).items():
+        assert sorted(found) == [f"{query.split('/')[0]}-{i}" for i in range(5)]
+    assert main([*command, "--rerank", str(run), "--run", str(again), "--json"]) == 0
+    assert runs.read_run(str(again)).keys() == runs.read_run(str(run)).keys()
+    assert json.loads(capsys.readouterr().out) == {"nDCG@1": 1.0}
+    assert main([*command, "--split", "512"]) == 0
+    assert "passkey-512: 5 queries, 5 documents" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

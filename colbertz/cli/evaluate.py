@@ -19,17 +19,29 @@ HELP = "evaluate a model on a test collection"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", required=True, metavar="DIR|beir:NAME", help="a folder in BEIR's layout, or a BEIR set by its name"
+        "--data",
+        required=True,
+        metavar="DIR|NAME",
+        help="a folder in the layout of BEIR, NanoBEIR, LongEmbed or MS MARCO, or beir:NAME, nanobeir:NAME, "
+        "longembed:NAME",
     )
-    parser.add_argument("--split", help="of the judgements (default: test; dev for beir:msmarco)")
+    parser.add_argument(
+        "--split", help="of the judgements (default: test; dev for beir:msmarco; dev.small of MS MARCO)"
+    )
     add_model_arguments(parser, default="or --score, a run")
     parser.add_argument("--index", choices=("exact", "plaid"), default="exact", help="how to search (default: exact)")
     parser.add_argument("--index-device", metavar="DEVICE", help="cuda, cuda:1 … for --index plaid (default: cpu)")
     parser.add_argument(
-        "--query-length", type=positive, metavar="N", help="tokens (default: the model's; BEIR's for beir:NAME)"
+        "--query-length",
+        type=positive,
+        metavar="N",
+        help="tokens (default: the model's; for beir:NAME and nanobeir:NAME the set's)",
     )
     parser.add_argument(
-        "--document-length", type=positive, metavar="N", help="tokens (default: the model's; 300 for beir:NAME)"
+        "--document-length",
+        type=positive,
+        metavar="N",
+        help="tokens (default: the model's; 300 for beir:NAME and nanobeir:NAME, 32768 for longembed:NAME)",
     )
     parser.add_argument("-k", type=positive, default=100, help="documents retrieved a query (default: 100)")
 
@@ -56,15 +68,15 @@ def run(args: argparse.Namespace) -> None:
 
     names = args.measures or list(measures.DEFAULT)
     measures.parse(names)  # before anything that takes long
-    collection = named.load(args.data, args.split)
+    parts = named.load_parts(args.data, args.split)
     others = runs.read_run(args.compare) if args.compare else None
     started = time.perf_counter()
-    found = runs.read_run(args.score) if args.score else _run_of(args, collection)
+    found = runs.read_run(args.score) if args.score else _run_of(args, parts)
     took = time.perf_counter() - started
     if args.run:
         runs.write_run(args.run, found)
 
-    relevant = dict(zip(collection.query_ids, collection.relevant))
+    relevant = {query: gains for part in parts for query, gains in zip(part.query_ids, part.relevant)}
     values = measures.per_query(relevant, found, names)
     if args.per_query:
         with Path(args.per_query).open("w", encoding="utf-8") as file:
@@ -80,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({name: estimate.mean for name, estimate in estimates.items()}))
         return
     how = f"the run {args.score}" if args.score else f"{args.model}, {_how(args)}, {took:,.0f} s"
-    print(f"{collection.name}: {len(relevant):,} queries, {len(collection.documents):,} documents; {how}\n")
+    size = sum(len(part.documents) for part in parts)
+    print(f"{', '.join(part.name for part in parts)}: {len(relevant):,} queries, {size:,} documents; {how}\n")
     print(table(estimates, differences, args.compare))
 
 
@@ -88,20 +101,23 @@ def _how(args: argparse.Namespace) -> str:
     return f"{args.rerank} ranked again" if args.rerank else args.index
 
 
-def _run_of(args: argparse.Namespace, collection: "Collection") -> "Run":
+def _run_of(args: argparse.Namespace, parts: "list[Collection]") -> "Run":
+    """One run of all parts, whose queries have different ids."""
     from colbertz.evaluation import named, runs
     from colbertz.models import ColBERT
     from colbertz.retrieval import rerank, retrieve
 
-    lengths = {"query_length": args.query_length, "document_length": args.document_length}
-    if args.data.startswith("beir:"):
-        lengths["query_length"] = args.query_length or named.QUERY_LENGTHS[args.data.removeprefix("beir:")]
-        lengths["document_length"] = args.document_length or named.DOCUMENT_LENGTH
-    chosen = {name: length for name, length in lengths.items() if length is not None}
-    model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), **chosen)
-    if args.rerank:
-        return rerank(model, collection, runs.read_run(args.rerank))
-    return retrieve(model, collection, args.k, index=args.index, device=args.index_device)
+    asked = {"query_length": args.query_length, "document_length": args.document_length}
+    lengths = named.lengths(args.data) | {name: length for name, length in asked.items() if length is not None}
+    model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), **lengths)
+    other = runs.read_run(args.rerank) if args.rerank else None
+    found: Run = {}
+    for part in parts:
+        if other is not None:
+            found |= rerank(model, part, other)
+        else:
+            found |= retrieve(model, part, args.k, index=args.index, device=args.index_device)
+    return found
 
 
 def table(

@@ -1,6 +1,7 @@
 """Judging how well documents are found.
 
 collections.py    queries, documents and which of them answer which, from BEIR directories or held-out pairs
+layouts.py        directories in other layouts: MS MARCO, LongEmbed, NanoBEIR
 named.py          collections by name, from the hub
 exact.py          metrics of a model on a collection, searched exhaustively, as training looks at them
 runs.py           TREC runs

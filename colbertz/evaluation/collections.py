@@ -1,10 +1,10 @@
 """Test collections: queries, documents, and which documents answer which query."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colbertz.inputs import read_corpus
+from colbertz.inputs import read_corpus, read_texts
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,46 @@ def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> C
     return Collection(name, ids, queries, ids, documents, [{id: 1.0} for id in ids])
 
 
+def from_judgements(
+    name: str,
+    corpus: Iterable[tuple[str, str]],
+    queries: Iterable[tuple[str, str]],
+    gains: Mapping[str, Mapping[str, float]],
+    where: str | Path,
+) -> Collection:
+    """All documents, and the queries that have a relevant one.
+
+    Args:
+        name: what to call the collection.
+        corpus: ids and texts of the documents.
+        queries: ids and texts; those without gains are left out.
+        gains: of each query's relevant documents.
+        where: the gains come from, for messages.
+
+    Raises:
+        ValueError: if no query has a relevant document, or a judged query or document is not there.
+    """
+    if not gains:
+        raise ValueError(f"{where} has no relevant document for any query")
+    texts = {id: text for id, text in queries if id in gains}
+    ids: list[str] = []
+    documents: list[str] = []
+    for id, text in corpus:
+        ids.append(id)
+        documents.append(text)
+    known = set(ids)
+    for query, row in gains.items():
+        missing = [query] if query not in texts else [id for id in row if id not in known]
+        if missing:
+            kind = "query" if query not in texts else "document"
+            raise ValueError(f"{where} names the {kind} {missing[0]!r}, which is not there")
+    return Collection(name, list(gains), [texts[query] for query in gains], ids, documents, list(gains.values()))
+
+
 def read_beir(
     directory: str | Path, split: str, *, qrels: str | Path | None = None, name: str | None = None
 ) -> Collection:
-    """Read BEIR's layout: corpus.jsonl, queries.jsonl (both perhaps .gz) and qrels/<split>.tsv.
+    """Read BEIR's layout: corpus.jsonl, queries.jsonl and qrels/<split>.tsv, each perhaps .gz.
 
     Args:
         directory: where corpus and queries are.
@@ -50,48 +86,42 @@ def read_beir(
         qrels: the directory of the judgements; None for `directory`/qrels.
         name: what to call the collection; None for the directory's name.
 
-    The qrels have the columns query-id, corpus-id and score, with or without a header, or TREC's four columns.
-
     Raises:
         FileNotFoundError: if a file is missing, naming the splits that there are.
-        ValueError: for a row that is not as it should be, a judgement of a text that is not there, or a split in which
-            no query has a relevant document.
+        ValueError: for a row that is not as it should be, or as `read_qrels` and `from_judgements`.
     """
     directory = Path(directory)
     name = name or directory.name
-    corpus = list(read_corpus(_find(directory, "corpus")))
-    texts = {row.id: row.text for row in read_corpus(_find(directory, "queries"))}
-    judged = _read_qrels(Path(qrels or directory / "qrels"), split, name)
-    known = {row.id for row in corpus}
-    for query, gains in judged.items():
-        missing = [query] if query not in texts else [id for id in gains if id not in known]
-        if missing:
-            kind = "query" if query not in texts else "document"
-            raise ValueError(f"{directory}: the qrels of {split!r} name the {kind} {missing[0]!r}, which is not there")
-    return Collection(
-        name=name,
-        query_ids=list(judged),
-        queries=[texts[query] for query in judged],
-        document_ids=[row.id for row in corpus],
-        documents=[row.text for row in corpus],
-        relevant=list(judged.values()),
-    )
+    texts = []
+    for part in ("corpus", "queries"):
+        path = plain_or_gz(directory / f"{part}.jsonl")
+        if path is None:
+            raise FileNotFoundError(
+                f"{directory} has no {part}.jsonl or {part}.jsonl.gz; is it a directory in BEIR's layout?"
+            )
+        texts.append((row.id, row.text) for row in read_corpus(str(path)))
+    folder = Path(qrels or directory / "qrels")
+    path = plain_or_gz(folder / f"{split}.tsv")
+    if path is None:
+        splits = {file.name.removesuffix(".gz").removesuffix(".tsv") for file in folder.glob("*.tsv*")}
+        known = ", ".join(sorted(splits)) or "none"
+        raise FileNotFoundError(f"there is no {folder / split}.tsv; the splits of {name} are: {known}")
+    corpus, queries = texts
+    return from_judgements(name, corpus, queries, read_qrels(path), path)
 
 
-def _find(directory: Path, name: str) -> str:
-    for suffix in (".jsonl", ".jsonl.gz"):
-        if (directory / f"{name}{suffix}").is_file():
-            return str(directory / f"{name}{suffix}")
-    raise FileNotFoundError(f"{directory} has no {name}.jsonl or {name}.jsonl.gz; is it a directory in BEIR's layout?")
+def read_qrels(path: Path) -> dict[str, dict[str, float]]:
+    """The gains of each query's relevant documents.
 
+    Args:
+        path: a file with the columns query-id, corpus-id and score, with or without a header, or with TREC's four
+            columns; tabs or spaces; perhaps .gz.
 
-def _read_qrels(folder: Path, split: str, name: str) -> dict[str, dict[str, float]]:
-    path = folder / f"{split}.tsv"
-    if not path.is_file():
-        splits = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
-        raise FileNotFoundError(f"there is no {path}; the splits of {name} are: {splits}")
+    Raises:
+        ValueError: for a line that is not as it should be.
+    """
     found: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_texts(str(path)), 1):
         fields = line.split()
         if not fields or (number == 1 and not _is_number(fields[-1])):
             continue
@@ -100,9 +130,15 @@ def _read_qrels(folder: Path, split: str, name: str) -> dict[str, dict[str, floa
         query, document, gain = fields[0], fields[-2], float(fields[-1])
         if gain > 0:
             found.setdefault(query, {})[document] = gain
-    if not found:
-        raise ValueError(f"{path} has no relevant document for any query")
     return found
+
+
+def plain_or_gz(path: Path) -> Path | None:
+    """The file, or the same with .gz, whichever is there."""
+    for one in (path, path.with_name(f"{path.name}.gz")):
+        if one.is_file():
+            return one
+    return None
 
 
 def _is_number(text: str) -> bool:

@@ -50,8 +50,8 @@ def per_query(
     import ir_measures
 
     qrels = {query: {id: int(gain) for id, gain in gains.items()} for query, gains in relevant.items()}
-    by_measure = {str(measure): name for name, measure in measures.items()}
-    values = {name: dict.fromkeys(relevant, 0.0) for name in measures}
+    # By what ir_measures calls it: MRR@10 and RR@10 are one.
+    found: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(relevant, 0.0) for measure in measures.values()}
     for metric in ir_measures.iter_calc(list(measures.values()), qrels, run):
-        values[by_measure[str(metric.measure)]][metric.query_id] = float(metric.value)
-    return values
+        found[str(metric.measure)][metric.query_id] = float(metric.value)
+    return {name: dict(found[str(measure)]) for name, measure in measures.items()}
