@@ -172,7 +172,8 @@ class LossConfig:
     Attributes:
         kind: `contrastive`: each query's own document against all others of the batch, hard negatives included.
             `distillation`: Kullback-Leibler divergence from a teacher's scores of each query's documents. `margin_mse`:
-            squared error of the differences between the first document's score and those of the others.
+            squared error of the differences between the first document's score and those of the others. `mlm`: masked
+            language modelling of queries and documents alike, to warm up an encoder with random weights.
         score: `maxsim`, or `xtr`, where a document counts only with tokens among the `xtr_k` nearest of the batch.
         xtr_k: tokens of the batch that each query token retrieves.
         temperature: contrastive scores, sums over query tokens, are divided by it.
@@ -185,12 +186,13 @@ class LossConfig:
         normalize_student: distillation: stretch the student's scores of each query to [0, 1] first, as PyLate does.
         student_temperature, teacher_temperature: distillation: scores are divided by them; the loss is multiplied by
             the square of the student's, as in sentence-transformers.
+        masked_share: mlm: of the tokens that are to be predicted.
         contrastive_weight: of a contrastive loss added to the distillation or margin_mse.
         matryoshka_dims: train the first so many dimensions of the embeddings too, each as if it were the whole.
         matryoshka_weights: weights of these losses; empty for 1 each.
     """
 
-    kind: Literal["contrastive", "distillation", "margin_mse"] = "contrastive"
+    kind: Literal["contrastive", "distillation", "margin_mse", "mlm"] = "contrastive"
     score: Literal["maxsim", "xtr"] = "maxsim"
     xtr_k: int = 256
     temperature: float = 0.2
@@ -203,6 +205,7 @@ class LossConfig:
     normalize_student: bool = True
     student_temperature: float = 1.0
     teacher_temperature: float = 1.0
+    masked_share: float = 0.3
     contrastive_weight: float = 0.0
     matryoshka_dims: list[int] = field(default_factory=list)
     matryoshka_weights: list[float] = field(default_factory=list)
@@ -215,6 +218,7 @@ class LossConfig:
             f"loss.temperature must be between min_temperature {self.min_temperature:g} and max_temperature "
             f"{self.max_temperature:g}, got {self.temperature:g}",
         )
+        _require(0 < self.masked_share < 1, f"loss.masked_share must be between 0 and 1, got {self.masked_share}")
         _require(self.contrastive_weight >= 0, f"loss.contrastive_weight must be at least 0: {self.contrastive_weight}")
         _require(
             self.false_negative_margin is None or self.false_negative_margin >= 0,
@@ -232,11 +236,11 @@ class LossConfig:
     @property
     def needs_whole_batch(self) -> bool:
         """Whether the loss of a query depends on the other queries' documents."""
-        return self.kind == "contrastive" or self.contrastive_weight > 0 or self.score == "xtr"
+        return self.kind != "mlm" and (self.kind == "contrastive" or self.contrastive_weight > 0 or self.score == "xtr")
 
     @property
     def needs_teacher(self) -> bool:
-        return self.kind != "contrastive"
+        return self.kind in ("distillation", "margin_mse")
 
 
 @dataclass(frozen=True)
@@ -322,7 +326,8 @@ class TrainingConfig:
         epochs: passes over the data, a fraction is allowed; ignored when max_steps is given.
         max_steps: steps to train; null for what epochs amounts to.
         seed: of the weights, of dropout and of the order of the data.
-        bf16: compute in bfloat16 where the device is CUDA; the CPU computes in float32.
+        bf16: compute in bfloat16, weights and embeddings in float32; null for doing so on CUDA and not on the CPU,
+            where it pays only if the processor multiplies bfloat16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo).
         fsdp: shard weights, gradients and optimizer state over the processes (FSDP2) instead of copying them (DDP).
         ema_decay: keep an exponential moving average of the weights, which is what is evaluated and saved; 0 for none.
         log_every: steps between two lines of metrics.
@@ -345,7 +350,7 @@ class TrainingConfig:
     epochs: float = 1.0
     max_steps: int | None = None
     seed: int = 0
-    bf16: bool = True
+    bf16: bool | None = None
     fsdp: bool = False
     ema_decay: float = 0.0
     log_every: int = 10
@@ -375,6 +380,10 @@ class TrainingConfig:
                 "documents of the whole batch, and parts of it are another loss; set minibatch_tokens instead, which "
                 "gives the gradient of the whole batch in the memory of a part"
             )
+        _require(
+            self.loss.kind != "mlm" or not (self.minibatch_tokens or self.fsdp),
+            "loss.kind mlm goes with neither minibatch_tokens, for which accumulation_steps stands in, nor with fsdp",
+        )
         _require(
             self.batch_size % self.accumulation_steps == 0,
             f"batch_size {self.batch_size} cannot be cut into {self.accumulation_steps} equal accumulation_steps",

@@ -3,9 +3,11 @@
 loop.py          a run from settings to checkpoint: read this first
 step.py          one step: a batch goes in, gradients come out
 losses.py        functions of embeddings
+mlm.py           masked language modelling, to warm up an encoder
 gradcache.py     batches far larger than memory
 data/            rows from files and data sets, in a reproducible order, as tokenised batches
 model.py         loading the model and spreading it over processes
+memory.py        what a CPU's allocator does with freed memory
 optim.py         AdamW, its learning rate, averaged weights
 distributed.py   several processes: who we are, and a gather that gradients flow through
 state.py         checkpoints to resume from

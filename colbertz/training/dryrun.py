@@ -11,10 +11,9 @@ import torch
 
 from colbertz.config import TrainingConfig
 from colbertz.training import alignment, data, distributed, optim
-from colbertz.training.loop import Run, TrainingDiverged, prepare
+from colbertz.training.loop import Run, TrainingDiverged, gradients, prepare
 from colbertz.training.metrics_log import check_reporters
 from colbertz.training.model import build_model
-from colbertz.training.step import backward
 
 # Rows of each data set that are read.
 _ROWS = 100_000
@@ -70,7 +69,7 @@ def _report(run: Run) -> str:
     started = time.perf_counter()
     batch = run.batches[0]
     read = time.perf_counter()
-    loss, accuracy = backward(run.network, run.objective, batch, config, run.world).tolist()
+    loss, accuracy = gradients(run, batch).tolist()
     norm = float(optim.clip(run.model, config.optim.max_grad_norm))
     done = time.perf_counter()
     if not torch.tensor([loss, norm]).isfinite().all():

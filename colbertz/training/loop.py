@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from colbertz import config as settings
 from colbertz.config import EvalConfig, TrainingConfig
@@ -27,9 +27,11 @@ from colbertz.training import alignment, data, distributed, optim, state
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
 from colbertz.training.losses import Objective
+from colbertz.training.memory import keep_freed_memory
 from colbertz.training.metrics_log import Report, check_reporters, metrics_log
+from colbertz.training.mlm import MaskedLanguageHead
 from colbertz.training.model import build_model, show, spectator, spread
-from colbertz.training.step import backward
+from colbertz.training.step import backward, masked_backward
 
 _RESULT = "result.json"
 
@@ -59,7 +61,7 @@ class Run:
     model: ColBERT
     network: nn.Module
     judged: ColBERT | None
-    objective: Objective
+    objective: Objective | MaskedLanguageHead
     trained: state.Trained
     batches: data.StepBatches
     collections: list[Collection]
@@ -92,6 +94,8 @@ def train(config: TrainingConfig) -> Path:
 def _train(config: TrainingConfig, world: World) -> int:
     """Train or go on, and return the number of the signal that ended it, or 0."""
     check_reporters(config)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     output = Path(config.output)
     run = prepare(config, world)
     progress = state.load(output, run.trained, world)
@@ -135,8 +139,9 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     judged = model if world.is_main else None
     if config.fsdp or config.ema_decay:
         judged = spectator(model) if world.is_main else None
-    network = spread(model, world, fsdp=config.fsdp)
-    objective = Objective(config.loss).to(world.device)
+    mlm = config.loss.kind == "mlm"
+    network = spread(model.encoder if mlm else model, world, fsdp=config.fsdp)
+    objective = (MaskedLanguageHead.of(model.encoder) if mlm else Objective(config.loss)).to(world.device)
     optimizer = optim.build(model, objective, config.optim)
     named = [*model.named_parameters(), *objective.named_parameters()]
     parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
@@ -184,7 +189,7 @@ def _step(run: Run, progress: state.Progress, batch: Batch, requests: list[int])
     """
     config, trained = run.config, run.trained
     trained.optimizer.zero_grad()
-    measured = backward(run.network, run.objective, batch, config, run.world)
+    measured = gradients(run, batch)
     norm = optim.clip(run.model, config.optim.max_grad_norm)
     # One exchange a step, in which all processes also agree on whether to go on.
     notes = measured.new_tensor([len(batch.bad_rows) * run.world.size, len(requests)])
@@ -199,7 +204,8 @@ def _step(run: Run, progress: state.Progress, batch: Batch, requests: list[int])
     if not all(map(math.isfinite, row)):
         raise TrainingDiverged(_divergence(progress.step + 1, row[0], row[2], batch, config))
     trained.optimizer.step()
-    run.objective.clamp()
+    if isinstance(run.objective, Objective):
+        run.objective.clamp()
     if config.ema_decay:
         optim.average(trained.average, list(trained.parameters.values()), config.ema_decay)
     progress.step += 1
@@ -207,11 +213,18 @@ def _step(run: Run, progress: state.Progress, batch: Batch, requests: list[int])
     return stops > 0
 
 
+def gradients(run: Run, batch: Batch) -> Tensor:
+    """Add a batch's gradient to every parameter's `.grad`, and return its loss and accuracy, (2,) float32."""
+    if isinstance(run.objective, MaskedLanguageHead):
+        return masked_backward(run.network, run.objective, run.model, batch, run.config, run.world)
+    return backward(run.network, run.objective, batch, run.config, run.world)
+
+
 def _means(run: Run, progress: state.Progress) -> dict[str, float]:
     """What the steps since the last report measured."""
     means = torch.tensor(progress.window, dtype=torch.float64).mean(0).tolist()
     metrics = dict(zip(("loss", "accuracy", "grad_norm"), means))
-    if run.config.loss.learn_temperature:
+    if isinstance(run.objective, Objective) and run.config.loss.learn_temperature:
         metrics["temperature"] = run.objective.temperature.item()
     if progress.bad_rows:
         metrics["bad rows"] = progress.bad_rows

@@ -1,7 +1,7 @@
 """One step: a batch goes in, gradients and what was measured come out."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from colbertz.config import TrainingConfig
+from colbertz.models import ColBERT
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training import distributed
@@ -16,6 +17,7 @@ from colbertz.training.data import Batch
 from colbertz.training.distributed import World
 from colbertz.training.gradcache import cached_backward
 from colbertz.training.losses import Labels, Objective
+from colbertz.training.mlm import MaskedLanguageHead, mask
 
 
 def backward(network: nn.Module, objective: Objective, batch: Batch, config: TrainingConfig, world: World) -> Tensor:
@@ -31,10 +33,9 @@ def backward(network: nn.Module, objective: Objective, batch: Batch, config: Tra
     Returns:
         (2,) float32 on the device: the loss and the accuracy of this process's queries.
     """
-    on_cuda = world.device.type == "cuda"
 
     def encode(tokens: Tokens) -> Ragged:
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=config.bf16 and on_cuda):
+        with _autocast(config, world):
             embeddings = network(tokens)
         assert isinstance(embeddings, Ragged)
         return embeddings
@@ -60,6 +61,42 @@ def backward(network: nn.Module, objective: Objective, batch: Batch, config: Tra
         measured += share * torch.stack([v.detach() for v in value])
     distributed.mean_gradients(objective)
     return measured
+
+
+def masked_backward(
+    network: nn.Module, head: MaskedLanguageHead, model: ColBERT, batch: Batch, config: TrainingConfig, world: World
+) -> Tensor:
+    """As `backward`, of masked language modelling.
+
+    Args:
+        network: the encoder as `model.spread` made it.
+        head: from its hidden states to the loss.
+        model: whose encoder it is.
+        batch: this process's share of the step's texts, of which queries and documents count alike.
+        config: the run's settings.
+        world: the processes.
+
+    Returns:
+        (2,) float32 on the device: the loss, and the share of the hidden tokens that were predicted right.
+    """
+    measured = torch.zeros(2, device=world.device)
+    share = 1 / config.accumulation_steps
+    for number, part in enumerate(_parts(batch, config.accumulation_steps), 1):
+        texts = Ragged.cat([part.queries.ids, part.documents.ids]).to(world.device)
+        masked = mask(texts, model.tokenizer, config.loss.masked_share)
+        with nullcontext() if number == config.accumulation_steps else distributed.no_sync(network):
+            with _autocast(config, world):
+                hidden = network(masked.ids)[masked.places]
+                value = head(hidden, model.encoder.token_embeddings.weight, masked.targets)
+            (value[0] * share).backward()
+        measured += share * torch.stack([v.detach().float() for v in value])
+    distributed.mean_gradients(head)
+    return measured
+
+
+def _autocast(config: TrainingConfig, world: World) -> AbstractContextManager[None]:
+    kind = world.device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" if config.bf16 is None else config.bf16)
 
 
 def _labels(batch: Batch, config: TrainingConfig, world: World) -> Labels:

@@ -172,5 +172,5 @@ def test_the_published_recipe_to_the_letter() -> None:
             0.0,
         )
         assert (run.model.query_prompt, run.model.document_prompt) == ("search_query: ", "search_document: ")
-        assert run.bf16
+        assert run.bf16 is None
         assert run.epochs == 1

@@ -148,7 +148,7 @@ def open_batches(
                 f"{source.name} has a teacher's scores, so the first of its documents need not be the answer, as the "
                 "contrastive loss takes for granted; set loss.kind to distillation, or scores to null"
             )
-        if not source.scored and config.loss.kind != "contrastive":
+        if not source.scored and config.loss.needs_teacher:
             raise ValueError(
                 f"loss.kind {config.loss.kind} needs a teacher's scores and {source.name} has none; name their column "
                 "with scores, or set loss.kind to contrastive"

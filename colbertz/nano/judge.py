@@ -1,0 +1,90 @@
+"""How well a model, or BM25, finds what collections ask for: nDCG@10 of every query, by exact search and by PLAID."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from colbertz.demo.baseline import plain_words, split_identifiers
+from colbertz.evaluation import Collection, measures
+from colbertz.evaluation.exact import best, truncation_unmentioned, without_itself
+from colbertz.evaluation.runs import Run
+from colbertz.evaluation.significance import Estimate, estimate
+from colbertz.index import Index
+from colbertz.models import ColBERT
+
+MEASURE = "nDCG@10"
+_K = 100
+_BLOCK = 512  # documents scored at a time
+
+# {how it was searched: {query id: nDCG@10}}
+Judgement = dict[str, dict[str, float]]
+
+_BM25_WORDS: Mapping[str, Callable[[str], list[str]]] = {
+    "BM25": plain_words,
+    "BM25, identifiers split, stemmed": split_identifiers,
+}
+
+
+def judge(model: ColBERT, collection: Collection) -> Judgement:
+    """Exact search and search in an index of 4-bit residuals, of the same embeddings."""
+    with truncation_unmentioned():
+        queries = model.encode_query(collection.queries)
+        documents = model.encode_document(collection.documents)
+    blocks = (documents[i : i + _BLOCK] for i in range(0, len(documents), _BLOCK))
+    scores, numbers = best(queries, blocks, _K + 1)
+    exact = [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.build(Path(folder) / "index", [documents])
+        plaid = [[(int(hit.id), hit.score) for hit in row] for row in index.search(queries, _K + 1)]
+    return {"exact": _values(collection, exact), "plaid": _values(collection, plaid)}
+
+
+def judge_bm25(collection: Collection) -> Judgement:
+    """BM25 with k1 1.2 and b 0.75, of plain words and of words split and stemmed as a code search engine would.
+
+    Raises:
+        ModuleNotFoundError: without bm25s, which the extra `eval` installs.
+    """
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it announces every index that it builds
+    found = {}
+    for name, words in _BM25_WORDS.items():
+        model = bm25s.BM25(k1=1.2, b=0.75)
+        model.index([words(text) for text in collection.documents], show_progress=False)
+        k = min(_K + 1, len(collection.documents))
+        rows = model.retrieve([words(text) for text in collection.queries], k=k, show_progress=False)
+        ranked = [list(zip(*row)) for row in zip(rows.documents.tolist(), rows.scores.tolist())]
+        found[name] = _values(collection, ranked)
+    return found
+
+
+def table(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """A line a contender with its mean and 95 % interval on each collection, a column each."""
+    collections = list(dict.fromkeys(name for row in rows.values() for name in row))
+    width = max(map(len, rows))
+    lines = [f"{MEASURE:<{width}}" + "".join(f"{name:>24}" for name in collections)]
+    lines.append("─" * len(lines[0]))
+    for contender, row in rows.items():
+        cells = [f"{e.mean:.3f} ({e.low:.3f}–{e.high:.3f})" if (e := row.get(c)) else "" for c in collections]
+        lines.append(f"{contender:<{width}}" + "".join(f"{cell:>24}" for cell in cells))
+    return "\n".join(lines)
+
+
+def estimates(judgements: Mapping[str, Judgement]) -> dict[str, dict[str, Estimate]]:
+    """{how it was searched: {collection: mean and interval}} of judgements by collection."""
+    found: dict[str, dict[str, Estimate]] = {}
+    for collection, judgement in judgements.items():
+        for how, values in judgement.items():
+            found.setdefault(how, {})[collection] = estimate(values)
+    return found
+
+
+def _values(collection: Collection, ranked: Sequence[Sequence[tuple[int, float]]]) -> dict[str, float]:
+    run: Run = {}
+    for own, gains, row in zip(collection.query_ids, collection.relevant, ranked):
+        scored = {collection.document_ids[number]: score for number, score in row}
+        run[own] = {id: scored[id] for id in without_itself(own, gains, list(scored))[:_K]}
+    relevant = dict(zip(collection.query_ids, collection.relevant))
+    return measures.per_query(relevant, run, [MEASURE])[MEASURE]

@@ -1,0 +1,136 @@
+"""The nano recipe's data: what the stages read, made from plain pairs of texts.
+
+    <out>/tokenizer.json           byte-pair encoding, trained on all pairs
+    <out>/pairs/<name>.jsonl       stage 1: one file for each of the folder's, and python.jsonl of the installed Python
+    <out>/supervised.jsonl         stage 2 and 3: questions whose answers are known, and some of the pairs
+
+Nothing that a collection is judged by is trained on: pairs are left out whose query is a judged query, or whose
+document is a right answer, of the split `dev`. Of collections with a split `train`, its questions go into
+supervised.jsonl.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from colbertz.demo.corpus import collect, default_roots
+from colbertz.demo.tokenizer import train_tokenizer
+from colbertz.evaluation import Collection, read_beir
+from colbertz.inputs import read_rows
+from colbertz.mining import normalized
+from colbertz.scoring import bm25_teacher
+
+Pair = tuple[str, str]
+
+# Python source is trained on under the licences of the standard library (PSF-2.0) and of these (BSD-3-Clause).
+_PYTHON_PACKAGES = frozenset({"numpy", "sympy", "torch"}) | sys.stdlib_module_names
+_VOCAB_SIZE = 16_384
+# Pairs of stage 1 that take part in stage 2 and 3 too, so that the questions do not make the model forget them.
+_REPEATED_PAIRS = 9_000
+# A document longer than this is a transcript rather than a passage; the answer to a question is one window of it.
+_WINDOW_WORDS = 200
+_MOST_PASSAGE_WORDS = 1_000
+
+
+def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool = True) -> None:
+    """Write everything that the stages read into `out`; the same input gives the same files.
+
+    Args:
+        pairs: folder of .jsonl or .jsonl.gz files, a `query` and its `document` a line.
+        collections: directories in BEIR's layout.
+        out: directory to write to.
+        python: also train on the functions of the installed Python, documentation to code.
+
+    Raises:
+        FileNotFoundError: if `pairs` has no such file.
+        ValueError: for a row that is not as it should be.
+    """
+    files = sorted(path for path in pairs.iterdir() if path.name.removesuffix(".gz").endswith(".jsonl"))
+    if not files:
+        raise FileNotFoundError(f"{pairs} holds no .jsonl or .jsonl.gz file of pairs")
+    judged = _judged(collections)
+    sources = {path.name.split(".")[0]: list(_unjudged(_read(path), judged)) for path in files}
+    if python:
+        sources["python"] = list(_unjudged(_python_pairs(), judged))
+    (out / "pairs").mkdir(parents=True, exist_ok=True)
+    for name, found in sources.items():
+        _write(out / "pairs" / f"{name}.jsonl", found)
+    questions = [pair for directory in collections for pair in _questions(directory)]
+    everything = [pair for found in sources.values() for pair in found]
+    some = everything[:: max(1, len(everything) // _REPEATED_PAIRS)]
+    _write(out / "supervised.jsonl", [*questions, *some])
+    tokenizer = train_tokenizer((text for pair in everything for text in pair), _VOCAB_SIZE)
+    tokenizer.save(str(out / "tokenizer.json"))
+    counts = ", ".join(f"{name} {len(found):,}" for name, found in sources.items())
+    print(
+        f"{len(everything):,} pairs ({counts}), {len(questions):,} questions and {len(some):,} pairs for stage 2 and 3"
+    )
+
+
+def _read(path: Path) -> Iterator[Pair]:
+    for row, where in read_rows(str(path)):
+        query, document = row.get("query"), row.get("document")
+        if not isinstance(query, str) or not isinstance(document, str):
+            raise ValueError(f"{where}: `query` and `document` must be strings, found {query!r:.60}, {document!r:.60}")
+        yield query, document
+
+
+def _python_pairs() -> Iterator[Pair]:
+    functions = collect(default_roots())
+    return ((f.query, f.document) for f in functions if f.package in _PYTHON_PACKAGES and not f.held_out)
+
+
+def _judged(collections: Iterable[Path]) -> frozenset[str]:
+    """Judged queries and their right answers, normalised."""
+    found: set[str] = set()
+    for directory in collections:
+        collection = read_beir(directory, "dev")
+        texts = dict(zip(collection.document_ids, collection.documents))
+        found.update(normalized(query) for query in collection.queries)
+        found.update(normalized(texts[id]) for relevant in collection.relevant for id in relevant)
+    return frozenset(found)
+
+
+def _unjudged(pairs: Iterable[Pair], judged: frozenset[str]) -> Iterator[Pair]:
+    return (pair for pair in pairs if not judged.intersection(map(normalized, pair)))
+
+
+def _questions(directory: Path) -> Iterator[Pair]:
+    """The judged questions of a collection's split `train`; none if it has no such split."""
+    if not any((directory / "qrels").glob("train.tsv*")):
+        return
+    collection = read_beir(directory, "train")
+    texts = dict(zip(collection.document_ids, collection.documents))
+    long = max(len(text.split()) for text in texts.values()) > _MOST_PASSAGE_WORDS
+    if long:
+        yield from _with_windows(collection, texts)
+        return
+    for query, relevant in zip(collection.queries, collection.relevant):
+        yield query, texts[next(iter(relevant))]
+
+
+def _with_windows(collection: Collection, texts: dict[str, str]) -> Iterator[Pair]:
+    """Each question with the window of its document that BM25 ranks first; what is labelled is the whole document."""
+    right = {next(iter(relevant)) for relevant in collection.relevant}
+    windows = {id: _windows(texts[id]) for id in right}
+    bm25 = bm25_teacher(window for own in windows.values() for window in own)
+    answers = [next(iter(relevant)) for relevant in collection.relevant]
+    for query, id in tqdm(
+        list(zip(collection.queries, answers)), desc=collection.name, unit=" questions", disable=None
+    ):
+        [scores] = bm25([query], [windows[id]])
+        yield query, windows[id][max(range(len(scores)), key=scores.__getitem__)]
+
+
+def _windows(text: str) -> list[str]:
+    words = text.split()
+    return [" ".join(words[start : start + _WINDOW_WORDS]) for start in range(0, len(words), _WINDOW_WORDS)]
+
+
+def _write(path: Path, pairs: Iterable[Pair]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for query, document in pairs:
+            file.write(json.dumps({"query": query, "document": document}, ensure_ascii=False) + "\n")

@@ -1,0 +1,81 @@
+"""`colbertz nano` from top to bottom: data, three stages with mined negatives and a teacher between them, judgement.
+
+Every step leaves a file or directory under `--out`; the same command again goes on with the first that is missing.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from colbertz.evaluation import read_beir
+from colbertz.models import ColBERT
+from colbertz.nano import stages
+from colbertz.nano.judge import Judgement, estimates, judge, judge_bm25, table
+from colbertz.nano.prepare import prepare
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The recipe's own options."""
+    parser = argparse.ArgumentParser(
+        prog="colbertz nano", description="Train a nano ColBERT from scratch in three stages, and judge it."
+    )
+    parser.add_argument("--pairs", type=Path, required=True, metavar="DIR", help=".jsonl or .jsonl.gz files of pairs")
+    parser.add_argument(
+        "--collections",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="DIR",
+        help="in BEIR's layout: the model trains on the questions of qrels/train and is judged on those of qrels/dev",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--configs", type=Path, default=Path("configs/nano"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the data (default: 0)")
+    parser.add_argument("--no-python", action="store_true", help="leave out the source of the installed Python")
+    parser.add_argument("--mlm", action="store_true", help="warm up with masked language modelling")
+    parser.add_argument("--teacher", type=Path, metavar="MODEL", help="of stage 3 (default: the model of stage 2)")
+    parser.add_argument("--prepare", action="store_true", help="stop when the data is there")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the recipe.
+
+    Raises:
+        ValueError, FileNotFoundError: for data or settings that cannot be used.
+    """
+    out, configs = args.out, args.configs
+    data, seed = out / "data", f"--seed={args.seed}"
+    if not (data / "tokenizer.json").is_file():
+        prepare(args.pairs, args.collections, data, python=not args.no_python)
+    if args.prepare:
+        return
+    start = [f"--model.tokenizer={data / 'tokenizer.json'}"]
+    pairs = stages.all_pairs(data)
+    if args.mlm:
+        warm = stages.train(configs / "mlm.yaml", out / "mlm", seed, pairs, *start)
+        start = [f"--model.init={warm}", "--model.tokenizer=null"]
+    first = stages.train(configs / "unsupervised.yaml", out / "unsupervised", seed, pairs, *start)
+    questions = stages.mine(first, data, out / "mined.jsonl")
+    second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
+    scores = stages.teach(args.teacher or second, out / "mined.jsonl", out / "scored")
+    third = stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
+    shutil.copytree(third, out / "model", dirs_exist_ok=True)
+    print(f"\nThe model: {out / 'model'}")
+    if args.collections:
+        report(out, args.collections)
+
+
+def report(out: Path, directories: Sequence[Path]) -> None:
+    """Judge the model and BM25 on the collections' split `dev`, print a table, and keep the figures in judged.json."""
+    model = ColBERT.from_pretrained(out / "model")
+    judged: dict[str, Judgement] = {}
+    for directory in directories:
+        collection = read_beir(directory, "dev")
+        judged[collection.name] = judge(model, collection) | judge_bm25(collection)
+    (out / "judged.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    print(table(estimates(judged)))

@@ -1,0 +1,72 @@
+"""The steps of the nano recipe, each from files to files: a stage of training, mined negatives, a teacher's scores.
+
+A step whose result is there already is not repeated, and a stage that was interrupted goes on.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from colbertz import cli, config, training
+from colbertz.training import alignment
+from colbertz.training.model import build_model
+
+# Negatives of a question; the teacher scores them and the right answer.
+_NUM_NEGATIVES = 7
+# The teacher's scores and those of BM25 are stretched to [0, 1] and mixed.
+_BM25_WEIGHT = 0.4
+
+
+def train(settings: Path, output: Path, *arguments: str) -> Path:
+    """Train as the YAML file says, with these arguments after it, and return the directory of the model.
+
+    Raises:
+        ValueError, FileNotFoundError: for settings or data that cannot be used.
+    """
+    training.main(["--config", str(settings), f"--output={output}", *arguments])
+    return output / "model"
+
+
+def untrained(settings: Path, tokenizer: Path, seed: int, output: Path) -> Path:
+    """A checkpoint of random weights, of the sizes in the YAML file, for stages that are to begin with nothing."""
+    loaded = config.load(["--config", str(settings), f"--model.tokenizer={tokenizer}"])
+    model = build_model(loaded.model, seed)
+    model.save_pretrained(output)
+    alignment.record(model, output)
+    return output
+
+
+def all_pairs(data: Path) -> str:
+    """The argument that trains on every file of pairs that `prepare` wrote."""
+    return _sources({"path": str(path)} for path in sorted((data / "pairs").glob("*.jsonl")))
+
+
+def mine(model: Path, data: Path, out: Path) -> str:
+    """Find negatives among the answers of all questions, and return the argument that trains with them."""
+    if not out.exists():
+        options = f"--num-negatives={_NUM_NEGATIVES} --top-k=50 --max-percentage=0.95".split()
+        _command("mine", "--model", model, "--pairs", data / "supervised.jsonl", "--out", out, *options)
+    return _sources([{"path": str(out), "negatives": ["negatives"], "max_negatives": 3}])
+
+
+def teach(teacher: Path, mined: Path, out: Path) -> str:
+    """Score the questions' candidates with a model and BM25, and return the argument that distils the scores."""
+    if not out.exists():
+        _command("score", "--mined", mined, "--teacher", teacher, "--bm25-weight", _BM25_WEIGHT, "--out", out)
+    return _sources([{"layout": "ms-marco-scores", "path": str(out)}])
+
+
+def _sources(sources: Sequence[dict[str, object]]) -> str:
+    return f"--data.train={yaml.safe_dump(list(sources), default_flow_style=True, width=10**9).strip()}"
+
+
+def _command(*words: object) -> None:
+    """Run a subcommand as the command line would.
+
+    Raises:
+        RuntimeError: if it fails; it has said why.
+    """
+    line = [str(word) for word in words]
+    if cli.main(line):
+        raise RuntimeError(f"colbertz {' '.join(line)} failed")
