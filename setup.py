@@ -15,6 +15,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "colbertz/__init__.py").r
 TRAIN = ["datasets", "tensorboard"]
 EVAL = ["bm25s", "ir-measures", "pyarrow"]
 MTEB = ["mteb>=2"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.20"]
 TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
@@ -48,8 +49,9 @@ setup(
         "train": TRAIN,
         "eval": [*EVAL, *MTEB],
         "demo": [*TRAIN, *EVAL],
+        "onnx": ONNX,
         "teachers": TEACHERS,
         "gpu": GPU,
-        "dev": [*TRAIN, *EVAL, *MTEB, *PEERS, *GPU, *DEV],
+        "dev": [*TRAIN, *EVAL, *ONNX, *MTEB, *PEERS, *GPU, *DEV],
     },
 )

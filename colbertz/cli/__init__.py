@@ -12,7 +12,22 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from colbertz import __version__
-from colbertz.cli import check, compact, convert, demo, encode, evaluate, index, info, mine, score, search, train
+from colbertz.cli import (
+    check,
+    compact,
+    convert,
+    demo,
+    encode,
+    evaluate,
+    export,
+    index,
+    info,
+    mine,
+    nano,
+    score,
+    search,
+    train,
+)
 
 SUBCOMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -22,10 +37,12 @@ SUBCOMMANDS: dict[str, ModuleType] = {
     "compact": compact,
     "check": check,
     "convert": convert,
+    "export": export,
     "mine": mine,
     "score": score,
     "eval": evaluate,
     "info": info,
+    "nano": nano,
     "demo": demo,
 }
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from colbertz.models import ColBERT
 
 DTYPES = ("float32", "bfloat16", "float16")
+BACKENDS = ("torch", "onnx", "onnx-int8")
 
 
 def positive(text: str) -> int:
@@ -27,6 +28,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, default: str | None 
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32)")
+    if default is None:
+        backend_help = "onnx and onnx-int8 run the files of `colbertz export` (default: torch)"
+        parser.add_argument("--backend", choices=BACKENDS, default="torch", help=backend_help)
+    else:  # a model that may be missing is not loaded by `load_model` alone
+        parser.set_defaults(backend="torch")
 
 
 def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +43,7 @@ def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
 def load_model(args: argparse.Namespace) -> "ColBERT":
     from colbertz.models import ColBERT
 
-    return ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype))
+    return ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend)
 
 
 def torch_dtype(name: str | None) -> "dtype | None":

@@ -6,6 +6,7 @@ tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
 colbert.py      the model: tokens to embeddings, and the encode functions
 checkpoint.py   layouts.py   files.py   reading and writing the directories that other libraries use
+onnx_graph.py   onnx_files.py   the model as an ONNX graph, its files, and running them
 pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices
 """

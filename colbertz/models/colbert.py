@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import tokenizers
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from colbertz.maxsim import maxsim
-from colbertz.models import checkpoint
+from colbertz.models import checkpoint, onnx_files
 from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.onnx_files import OnnxEncoder
 from colbertz.models.pooling import pool_tokens
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Side, Tokens
@@ -28,6 +29,8 @@ from colbertz.models.workers import encode_on_devices
 from colbertz.ragged import Ragged
 
 logger = logging.getLogger(__name__)
+
+Backend = Literal["torch", "onnx", "onnx-int8"]
 
 # Tokens in one forward pass: as many as keep a CPU's activations in its cache, or a GPU busy.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -37,7 +40,7 @@ class ColBERT(nn.Module):
     """An encoder, a chain of projections, and the tokenizer that goes with them.
 
     Attributes:
-        encoder: `ModernBert` or `Bert`.
+        encoder: `ModernBert` or `Bert`; with an ONNX backend `OnnxEncoder`, which has the projections in it.
         projections: from hidden states to embeddings.
         tokenizer: texts to `Tokens`; picklable, for loader processes.
     """
@@ -59,6 +62,7 @@ class ColBERT(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        backend: Backend = "torch",
         embedding_dim: int | None = None,
         seed: int = 0,
         **overrides: Any,
@@ -69,6 +73,8 @@ class ColBERT(nn.Module):
             path_or_hub_id: a directory, or the id of a repository on the Hugging Face hub.
             device: where to put it; None for CUDA where there is one, else the CPU.
             dtype: of the weights; None for float32.
+            backend: "onnx" or "onnx-int8" to run what `colbertz export --onnx [--int8]` wrote, on the CPU in
+                onnxruntime. Such a model encodes and cannot be trained or saved.
             embedding_dim: a projection to this size is added where the checkpoint ends in another one or in none
                 (None: 128 in that case).
             seed: initialises what the checkpoint does not have: that projection and new tokens.
@@ -77,12 +83,40 @@ class ColBERT(nn.Module):
         Raises:
             FileNotFoundError: if there is no such directory or repository.
             CheckpointError: if a file is missing, damaged, or describes something that is not supported.
+            ValueError: if `backend` is unknown, needs onnxruntime where there is none, or goes with another device,
+                dtype or embedding_dim than its own.
         """
+        if backend != "torch":
+            return cls._from_onnx(path_or_hub_id, device, dtype, backend, embedding_dim, overrides)
         encoder, projections, tokenizer = checkpoint.load(
             path_or_hub_id, dtype or torch.float32, embedding_dim, seed, overrides
         )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(encoder, projections, tokenizer).eval().to(device)
+
+    @classmethod
+    def _from_onnx(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        backend: str,
+        embedding_dim: int | None,
+        overrides: dict[str, Any],
+    ) -> "ColBERT":
+        if backend not in onnx_files.MODELS:
+            raise ValueError(f"backend must be torch, {' or '.join(onnx_files.MODELS)}, got {backend!r}")
+        if device is not None and torch.device(device).type != "cpu":
+            raise ValueError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
+        if dtype not in (None, torch.float32):
+            raise ValueError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
+        encoder, tokenizer = onnx_files.load(path_or_hub_id, backend, overrides)
+        if embedding_dim not in (None, encoder.embedding_dim):
+            raise ValueError(
+                f"embedding_dim is {embedding_dim}, but {encoder.path} has {encoder.embedding_dim}; "
+                "load the model with backend torch and export it anew"
+            )
+        return cls(cast(Any, encoder), [], tokenizer).eval()
 
     @classmethod
     def from_scratch(
@@ -120,8 +154,18 @@ class ColBERT(nn.Module):
         return cls(network, [projection], wrapped)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write a checkpoint in PyLate's layout; an existing directory is replaced only when all files are written."""
+        """Write a checkpoint in PyLate's layout; an existing directory is replaced only when all files are written.
+
+        Raises:
+            ValueError: if the model runs in onnxruntime.
+        """
+        if self.exported:
+            raise ValueError(f"{self.exported.path} has no weights to save; load the model with backend torch")
         checkpoint.save(self, directory)
+
+    def export_onnx(self, directory: str | Path, *, int8: bool = False) -> list[Path]:
+        """Write the files that `backend="onnx"` and next-plaid load; see `colbertz.models.onnx_files.export`."""
+        return onnx_files.export(self, directory, int8=int8)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -130,13 +174,23 @@ class ColBERT(nn.Module):
         return self.tokenizer.settings
 
     @property
+    def exported(self) -> OnnxEncoder | None:
+        """What runs in onnxruntime instead of weights, with an ONNX backend."""
+        encoder = cast(nn.Module, self.encoder)
+        return encoder if isinstance(encoder, OnnxEncoder) else None
+
+    @property
     def embedding_dim(self) -> int:
+        if self.exported:
+            return self.exported.embedding_dim
         last = self.projections[-1]
         assert isinstance(last, Projection)
         return last.out_features
 
     @property
     def device(self) -> torch.device:
+        if self.exported:
+            return torch.device("cpu")
         return self.encoder.token_embeddings.weight.device
 
     # -- computing -----------------------------------------------------------------------------------------------
@@ -150,7 +204,12 @@ class ColBERT(nn.Module):
 
         Returns:
             The (num_scored_tokens, E) float32 embeddings of each text; tokens that do not count in scores are left out.
+
+        Raises:
+            ValueError: if an exported model, whose embeddings have unit length, is asked for others.
         """
+        if self.exported and not normalize:
+            raise ValueError("an exported model gives embeddings of unit length; for normalize=False use backend torch")
         hidden = tokens.ids.with_values(self.encoder(tokens.ids, tokens.attended))
         if tokens.scored is not None:
             hidden = hidden.select(tokens.scored)
