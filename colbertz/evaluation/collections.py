@@ -66,12 +66,10 @@ def from_judgements(
     for id, text in corpus:
         ids.append(id)
         documents.append(text)
-    known = set(ids)
-    for query, row in gains.items():
-        missing = [query] if query not in texts else [id for id in row if id not in known]
+    judged = {id for row in gains.values() for id in row}
+    for kind, missing in (("query", gains.keys() - texts.keys()), ("document", judged.difference(ids))):
         if missing:
-            kind = "query" if query not in texts else "document"
-            raise ValueError(f"{where} names the {kind} {missing[0]!r}, which is not there")
+            raise ValueError(f"{where} names the {kind} {min(missing)!r}, which is not there")
     return Collection(name, list(gains), [texts[query] for query in gains], ids, documents, list(gains.values()))
 
 
