@@ -39,7 +39,7 @@ def untrained(settings: Path, tokenizer: Path, seed: int, output: Path) -> Path:
 
 def all_pairs(data: Path) -> str:
     """The argument that trains on every file of pairs that `prepare` wrote."""
-    return _sources({"path": str(path)} for path in sorted((data / "pairs").glob("*.jsonl")))
+    return _sources([{"path": str(path)} for path in sorted((data / "pairs").glob("*.jsonl"))])
 
 
 def mine(model: Path, data: Path, out: Path) -> str:

@@ -30,7 +30,7 @@ from colbertz.training.losses import Objective
 from colbertz.training.memory import keep_freed_memory
 from colbertz.training.metrics_log import Report, check_reporters, metrics_log
 from colbertz.training.mlm import MaskedLanguageHead
-from colbertz.training.model import build_model, show, spectator, spread
+from colbertz.training.model import build_model, replicate, show, spectator, spread
 from colbertz.training.step import backward, masked_backward
 
 _RESULT = "result.json"
@@ -140,8 +140,9 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     if config.fsdp or config.ema_decay:
         judged = spectator(model) if world.is_main else None
     mlm = config.loss.kind == "mlm"
-    network = spread(model.encoder if mlm else model, world, fsdp=config.fsdp)
-    objective = (MaskedLanguageHead.of(model.encoder) if mlm else Objective(config.loss)).to(world.device)
+    network = replicate(model.encoder, world) if mlm else spread(model, world, fsdp=config.fsdp)
+    objective = MaskedLanguageHead.of(model.encoder) if mlm else Objective(config.loss)
+    objective = objective.to(world.device)
     optimizer = optim.build(model, objective, config.optim)
     named = [*model.named_parameters(), *objective.named_parameters()]
     parameters = {name: parameter for name, parameter in named if parameter.requires_grad}

@@ -86,8 +86,13 @@ def spread(model: ColBERT, world: World, *, fsdp: bool) -> nn.Module:
             fully_shard(layer)
         fully_shard(model)
         return model
+    return replicate(model, world)
+
+
+def replicate(network: nn.Module, world: World) -> nn.Module:
+    """The network copied to each process (DDP); itself if alone."""
     # Minibatches differ in number between processes; buffers, which none of the encoders trains, need no exchange.
-    return model if world.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+    return network if world.size == 1 else DistributedDataParallel(network, broadcast_buffers=False)
 
 
 def spectator(model: ColBERT) -> ColBERT:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch.multiprocessing as mp
 from toy_training import settings, write
 
 from colbertz import config
+from colbertz.config import LossConfig
 from colbertz.ragged import Ragged
 from colbertz.training import distributed
 from colbertz.training.loop import train
@@ -62,12 +64,31 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
     chosen = settings(tmp_path, max_steps=6, log_every=1)
     train(chosen)
     alone = losses_of(tmp_path / "run")
-    (tmp_path / "x.yaml").write_text(config.dump(chosen))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += [str(ROOT / "train.py"), "--config", str(tmp_path / "x.yaml")]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=200, capture_output=True)
+    torchrun(chosen, tmp_path)
     assert len(alone) == 6
     torch.testing.assert_close(losses_of(tmp_path / "run"), alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_torchrun_warms_up_as_one_process_does(tmp_path: Path) -> None:
+    """Processes hide other tokens than one alone would, so only the course of the loss can be compared."""
+    write(tmp_path)
+    chosen = settings(tmp_path, loss=LossConfig(kind="mlm"), max_steps=40, batch_size=48, log_every=10)
+    train(chosen)
+    alone = losses_of(tmp_path / "run")
+    torchrun(chosen, tmp_path)
+    together = losses_of(tmp_path / "run")
+    assert together[-1] < 0.8 * together[0]
+    torch.testing.assert_close(together, alone, rtol=0.1, atol=0)
+
+
+def torchrun(chosen: config.TrainingConfig, folder: Path) -> None:
+    """The same run by two processes, in place of the one that is there."""
+    chosen = replace(chosen, overwrite=True)
+    (folder / "x.yaml").write_text(config.dump(chosen))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command += [str(ROOT / "train.py"), "--config", str(folder / "x.yaml")]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=200, capture_output=True)
 
 
 def losses_of(run: Path) -> torch.Tensor:
