@@ -1,8 +1,13 @@
-"""Documents a second, ours and PyLate's, from one and the same random ModernBERT-base checkpoint on the CPU in float32.
+"""Documents a second on the CPU, ours and the peers', from one and the same random ModernBERT-base checkpoint.
 
-Run it where PyLate is installed: `.venv-pylate/bin/python benchmarks/encode.py`. Without PyLate only our own figures
-appear. Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on
-the spot. Writes results/encode.json and results/encode_breakdown.json, which says where our time goes.
+Ours runs in PyTorch in float32 and, with the extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
+left out; `.venv-pylate/bin/python benchmarks/encode.py` has PyLate's figures. Those of sentence-transformers are of its
+ONNX backend, exported and quantised by itself for AVX-512 VNNI. It needs optimum-onnx, which asks for an older
+transformers than sentence-transformers 6.2 does: an environment of its own with both, and then `pip install --no-deps
+optimum optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
+
+Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on the spot.
+Writes results/encode.json and results/encode_breakdown.json, which says where our time goes.
 
 GFLOP count the arithmetic that the real tokens need: products with the weights, and attention over the tokens in reach.
 What a contender computes on padding is time, not work.
@@ -17,6 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,10 +32,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from colbertz import ColBERT
+from colbertz import ColBERT, Ragged
 from colbertz.kernels.linear import product
 from colbertz.models import ColBERTTokenizer, ModernBertConfig, modernbert
+from colbertz.models.colbert import Backend
 from colbertz.models.layers import Linear
+from colbertz.models.onnx_files import export
 
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
 
@@ -88,6 +96,39 @@ def check_equal(ours: ColBERT, theirs: Any, texts: list[str]) -> float:
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=0)
         worst = max(worst, float((mine - other).abs().max()))
     return worst
+
+
+def load_onnx(directory: Path) -> dict[str, ColBERT]:
+    """Our model of the directory in onnxruntime, by the name of the contender; none without the packages."""
+    if not all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
+        return {}
+    export(ColBERT.from_pretrained(directory, "cpu"), directory / "onnx", int8=True)
+    names: dict[str, Backend] = {"colbertz, ONNX": "onnx", "colbertz, ONNX int8": "onnx-int8"}
+    return {name: ColBERT.from_pretrained(directory / "onnx", backend=backend) for name, backend in names.items()}
+
+
+def load_sentence_transformers(directory: Path) -> Any:
+    """sentence-transformers' model of the directory in ONNX int8, or None where it or optimum is not installed."""
+    if not all(importlib.util.find_spec(package) for package in ("sentence_transformers", "optimum", "onnxruntime")):
+        return None
+    try:
+        from sentence_transformers import MultiVectorEncoder, export_dynamic_quantized_onnx_model
+    except ImportError:  # a version without it, or beside packages that it does not go with
+        return None
+    provider = {"provider": "CPUExecutionProvider"}
+    here: dict[str, Any] = {"backend": "onnx", "device": "cpu", "local_files_only": True}
+    whole = MultiVectorEncoder(str(directory), model_kwargs={**provider, "export": True}, **here)
+    whole.save_pretrained(str(directory / "peer"))
+    export_dynamic_quantized_onnx_model(whole, "avx512_vnni", str(directory / "peer"))
+    small = {**provider, "file_name": "onnx/model_qint8_avx512_vnni.onnx"}
+    return MultiVectorEncoder(str(directory / "peer"), model_kwargs=small, **here)
+
+
+def mean_cosine(ours: Ragged, theirs: Any) -> float:
+    """Of the embeddings of the same tokens. Their order and number must be the same."""
+    theirs = Ragged.from_list([torch.as_tensor(embeddings).float() for embeddings in theirs])
+    assert torch.equal(ours.offsets, theirs.offsets), "the contenders keep different tokens"
+    return float(torch.cosine_similarity(ours.values, theirs.values).mean())
 
 
 # -- where the time goes ---------------------------------------------------------------------------------------------
@@ -161,24 +202,36 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=512)
     parser.add_argument("--document-length", type=int, default=519, help="tokens at most; 519 is ColBERT-Zero's")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds; the contenders take turns")
+    parser.add_argument("--layers", type=int, default=22, help="of the encoder; ModernBERT-base has 22")
     args = parser.parse_args()
     everything = read_texts(args.corpus)
     texts = everything[:: max(1, len(everything) // args.documents)][: args.documents]
 
     with tempfile.TemporaryDirectory() as directory:
         sizes = {"query_length": 39, "document_length": args.document_length}
-        ColBERT.from_scratch(ModernBertConfig(), train_tokenizer(everything), **sizes).save_pretrained(directory)
+        encoder = ModernBertConfig(num_hidden_layers=args.layers)
+        ColBERT.from_scratch(encoder, train_tokenizer(everything), **sizes).save_pretrained(directory)
         ours, theirs = ColBERT.from_pretrained(directory, "cpu"), load_pylate(Path(directory))
-    about = common.machine("tokenizers", *(["pylate", "sentence-transformers", "transformers"] if theirs else []))
+        exported, peer = load_onnx(Path(directory)), load_sentence_transformers(Path(directory))
+    packages = {"onnxruntime": exported, "pylate": theirs, "sentence-transformers": theirs or peer}
+    about = common.machine("tokenizers", *(package for package, used in packages.items() if used))
     lengths = ours.tokenizer.documents(texts).ids.lengths
     work, rates = gflop(ours, lengths), gemm_rate()
     about |= {"documents": len(texts), "tokens": int(lengths.sum()), "longest": int(lengths.max())}
     about |= {f"GEMM GFLOP/s, {name}": round(rate) for name, rate in rates.items()}
 
     contenders: dict[str, Callable[[], object]] = {"colbertz": lambda: ours.encode_document(texts)}
+    expected = ours.encode_document(texts[:64])
+    for name, model in exported.items():
+        contenders[name] = partial(model.encode_document, texts)
+        about[f"mean cosine, {name}"] = f"{mean_cosine(expected, model.encode_document(texts[:64])):.5f}"
     if theirs:
         about["largest difference"] = f"{check_equal(ours, theirs, texts[:64]):.1e}"
         contenders["PyLate, batch_size 32"] = lambda: theirs.encode(texts, is_query=False)
+    if peer:
+        name = "sentence-transformers, ONNX int8, batch_size 32"
+        contenders[name] = lambda: peer.encode_document(texts)
+        about[f"mean cosine, {name}"] = f"{mean_cosine(expected, peer.encode_document(texts[:64])):.5f}"
     took = common.seconds(contenders, args.repeats)
     reference = took.get("PyLate, batch_size 32")
     rows = [
