@@ -8,7 +8,7 @@ A million documents are about 50 million tokens: 13 GB of disk while it builds, 
 
     python benchmarks/search_growth.py [--sizes 10000 100000 1000000]
 
-Writes results/search_growth.json and docs/images/search_growth.svg.
+Writes results/search_growth.json, which docs/draw_results.py draws.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from colbertz import Index, Ragged
 
 DIM, WORDS, TOPIC_WORDS, QUERY_TOKENS, K = 128, 30_000, 40, 32, 10
 DOCUMENTS_AT_ONCE = 4096
-IMAGE = Path(__file__).parents[1] / "docs/images/search_growth.svg"
 
 
 def words() -> torch.Tensor:
@@ -99,39 +98,6 @@ def measure(size: int, path: Path, num_queries: int) -> dict[str, object]:
     }
 
 
-def picture(rows: list[dict[str, object]]) -> str:
-    """Latency over documents, both logarithmic, beside √N through the first point."""
-    width, height, left, bottom = 560, 340, 60, 50
-    sizes, times = ([float(str(row[key])) for row in rows] for key in ("documents", "ms"))
-    root = [times[0] * (size / sizes[0]) ** 0.5 for size in sizes]
-    low, high = min(times) / 1.5, max(root) * 1.5
-
-    def x(size: float) -> float:
-        return left + (width - left - 30) * np.log(size / sizes[0]) / max(np.log(sizes[-1] / sizes[0]), 1e-9)
-
-    def y(value: float) -> float:
-        return height - bottom - (height - bottom - 30) * np.log(value / low) / np.log(high / low)
-
-    def line(values: list[float], style: str) -> str:
-        points = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in zip(sizes, values))
-        return f'<polyline points="{points}" fill="none" {style}/>'
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        'font-size="12"><rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{left}" y="18">One query, 10 hits, two cores: median ms by number of documents</text>',
-        line(root, 'stroke="#999" stroke-dasharray="5 4"'),
-        line(times, 'stroke="#c2410c" stroke-width="2.5"'),
-        f'<text x="{x(sizes[-1]) - 26:.0f}" y="{y(root[-1]) - 8:.0f}" fill="#666">√N</text>',
-    ]
-    for size, value in zip(sizes, times):
-        parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="#c2410c"/>')
-        parts.append(f'<text x="{x(size):.0f}" y="{y(value) + 20:.0f}" text-anchor="middle">{value:.1f} ms</text>')
-        parts.append(f'<text x="{x(size):.0f}" y="{height - 24}" text-anchor="middle">{size:,.0f}</text>')
-    parts.append(f'<line x1="{left}" y1="{height - bottom}" x2="{width - 20}" y2="{height - bottom}" stroke="#333"/>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
@@ -144,8 +110,6 @@ def main() -> None:
         print(built, flush=True)
         rows = [measure(size, path, args.queries) | {"build s": built[size]} for size, path in paths.items()]
     common.report("search_growth", about, rows)
-    IMAGE.parent.mkdir(exist_ok=True)
-    IMAGE.write_text(picture(rows))
 
 
 if __name__ == "__main__":

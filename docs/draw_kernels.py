@@ -1,61 +1,11 @@
 """Draw the pictures of docs/kernels.md into docs/images: python docs/draw_kernels.py. A test compares them."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from xml.sax.saxutils import escape
+from collections.abc import Callable
 
-IMAGES = Path(__file__).parent / "images"
-WIDTH = 760
-# Of queries 0, 1, 2; of documents; of what is passed over; of what the eye should find; of lines.
-QUERIES, DOCUMENT, PALE, STRONG, LINE = ("#bfdbfe", "#86efac", "#ddd6fe"), "#fed7aa", "#f1f5f9", "#c2410c", "#475569"
+from svg import IMAGES, PALE, STRONG, arrow, box, dashes, frame, lines, picture, text
 
-# -- pieces ------------------------------------------------------------------------------------------------------
-
-
-def picture(height: int, title: str, parts: Sequence[str]) -> str:
-    """An SVG on white ground, which reads in light and dark surroundings alike."""
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'font-family="Helvetica, Arial, sans-serif" font-size="12" fill="#0f172a">\n<title>{escape(title)}</title>\n'
-        f'<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        f'<path d="M0,0 L8,4 L0,8 z" fill="{LINE}"/></marker></defs>\n<rect width="100%" height="100%" fill="white"/>'
-    )
-    return "\n".join([head, text(16, 22, title, "bold 14"), *parts, "</svg>"]) + "\n"
-
-
-def text(x: float, y: float, said: str, style: str = "", anchor: str = "start") -> str:
-    """Style: any of `bold`, `small`, `strong`, a size."""
-    words = style.split()
-    size = next((word for word in words if word.isdigit()), "10.5" if "small" in words else "12")
-    weight = ' font-weight="bold"' if "bold" in words else ""
-    colour = f' fill="{STRONG}"' if "strong" in words else ""
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"{weight}{colour}>{escape(said)}</text>'
-
-
-def box(x: float, y: float, width: float, height: float, fill: str, said: str = "", line: str = LINE) -> str:
-    shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="{fill}" stroke="{line}"/>'
-    return shape + (text(x + width / 2, y + height / 2 + 4, said, "small", "middle") if said else "")
-
-
-def frame(x: float, y: float, width: float, height: float) -> str:
-    """What one program does."""
-    shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="none" stroke="{STRONG}"'
-    return shape + ' stroke-width="2.5"/>'
-
-
-def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<path d="M{x1:g},{y1:g} L{x2:g},{y2:g}" fill="none" stroke="{LINE}" marker-end="url(#tip)"/>'
-
-
-def dashes(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<path d="M{x1:g},{y1:g} L{x2:g},{y2:g}" stroke="{LINE}" stroke-dasharray="3 3"/>'
-
-
-def lines(x: float, y: float, said: Sequence[str], style: str = "") -> list[str]:
-    return [text(x, y + 16 * i, line, style) for i, line in enumerate(said)]
-
-
-# -- pictures ----------------------------------------------------------------------------------------------------
+# Of queries 0, 1, 2; of documents.
+QUERIES, DOCUMENT = ("#bfdbfe", "#86efac", "#ddd6fe"), "#fed7aa"
 
 
 def maxsim() -> str:

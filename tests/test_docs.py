@@ -1,11 +1,14 @@
 """The Python in the documentation runs as it stands, on a small checkpoint in place of a published one."""
 
 import importlib.util
+import json
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,12 +52,16 @@ def test_in_your_code(checkpoint: Path) -> None:
     assert [len(side) for side in next(iter(names["loader"]))] == [3, 3]
 
 
-def program(name: str) -> ModuleType:
-    """One of the programs that write parts of the documentation."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+def program(name: str, folder: Path = DOCS) -> ModuleType:
+    """One of the programs that write parts of the documentation; it may import its neighbours."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
     return module
 
 
@@ -71,6 +78,81 @@ def test_the_pictures_of_the_kernels_are_up_to_date() -> None:
         drawn = draw()
         assert (made.IMAGES / name).read_text(encoding="utf-8") == drawn, "run python docs/draw_kernels.py"
         ElementTree.fromstring(drawn)
+
+
+def test_the_pictures_of_the_results_are_up_to_date() -> None:
+    made = program("draw_results")
+    present = [name for name in made.PICTURES if (made.RESULTS / f"{name}.json").is_file()]
+    assert {"search_cpu", "search_growth"} <= set(present)
+    for name in present:
+        drawn = made.PICTURES[name](json.loads((made.RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+        assert made.image(name).read_text(encoding="utf-8") == drawn, "run python docs/draw_results.py"
+
+
+def result(contender: str, collection: str, mean: float, seeds: int, search: str = "exact") -> dict[str, object]:
+    row: dict[str, object] = {"contender": contender, "collection": collection, "search": search, "nDCG@10": mean}
+    return row | {"low": mean - 0.02, "high": mean + 0.02, "seeds": [mean] * seeds}
+
+
+def words(drawn: str) -> list[str]:
+    """The words in a picture, which is well-formed and has all of them on its paper."""
+    root = ElementTree.fromstring(drawn)
+    width, height = float(root.get("width", 0)), float(root.get("height", 0))
+    texts = [element for element in root.iter() if element.tag.endswith("}text")]
+    for element in texts:
+        assert 0 < float(element.get("x", -1)) < width and 0 < float(element.get("y", -1)) < height
+    assert "nan" not in drawn and "inf" not in drawn
+    return [element.text or "" for element in texts]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_picture_of_the_recipe_needs_not_all_results(seeds: int) -> None:
+    made = program("draw_results")
+    long = "all three, and a contender with a name that <nobody> would want to read to its end"
+    rows = [result("BM25", "squad", 0.87, 1, ""), result("all three", "squad", 0.8, seeds)]
+    rows += [result("all three", "squad", 0.1234, seeds, "plaid"), result(long, "squad", 0.75, seeds)]
+    rows += [result("all three", "qmsum", 0.4, seeds), result("all three", "qmsum, 16,384 tokens", 0.4321, seeds)]
+    rows += [result("all three", "no BM25", 0.5, seeds)]
+    for some in (rows[:1], rows[4:5], rows):
+        said = words(made.recipe({"rows": some}))
+        assert {f"{row['nDCG@10']:.3f}" for row in some if row["search"] != "plaid"} <= set(said)
+        assert "0.123" not in said
+    assert "all three, 16,384 tokens" in said and long in " ".join(said)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_training_curves_of_stages_and_seeds(tmp_path: Path, seeds: int) -> None:
+    collected, made = program("recipe_curves", DOCS.parent / "benchmarks"), program("draw_results")
+    with pytest.raises(FileNotFoundError, match="no seed"):
+        collected.curves(tmp_path)
+    for seed in range(seeds + 1):
+        for letters in ("U", "US", "USD"):
+            folder = tmp_path / f"seed{seed}" / letters
+            folder.mkdir(parents=True)
+            logged = [{"step": step, "loss": 20 / step, "accuracy": 0.5, "lr": 1e-3} for step in (10, 20, 30)]
+            lines = [*logged, {"step": 30, "pairs/mrr@10": 0.5}]
+            (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+            if seed < seeds:  # the last one is still being trained
+                (folder / "result.json").touch()
+    rows = collected.curves(tmp_path)
+    assert [row["seed"] for row in rows] == [*range(seeds)] * 3
+    assert all(row["step"] == [10, 20, 30] and row["loss"] == [2, 1, 20 / 30] for row in rows)
+    lines_drawn = {1: 2, 3: 8}[seeds]  # a mean of several is a line more
+    assert made.recipe_curves({"rows": rows}).count("<polyline") == 3 * lines_drawn
+    assert "Stage 3: distillation" in words(made.recipe_curves({"rows": rows}))
+    words(made.recipe_curves({"rows": rows[:1]}))
+
+
+def test_a_line_of_recall_leaves_out_what_is_beaten() -> None:
+    made = program("draw_results")
+    about = {"documents": 10, "cores": 1}
+    rows = [
+        {"system": "ours", "setting": name, "recall@10": recall, "ms": ms}
+        for name, recall, ms in (("default", 0.9, 5.0), ("quick", 0.8, 1.0), ("beaten", 0.7, 2.0), ("same", 0.9, 6.0))
+    ]
+    assert [row["setting"] for row in made.best(rows)] == ["quick", "default", "same"]
+    assert {"ours, default", "quick", "beaten"} <= set(words(made.recall_latency({"machine": about, "rows": rows})))
+    words(made.recall_latency({"machine": about, "rows": rows[1:2]}))  # a power of ten
 
 
 def test_the_settings_named_in_the_guide_exist() -> None:

@@ -1,0 +1,52 @@
+"""Loss and accuracy over the steps of every stage of the full recipe, of each seed that recipe.py trained.
+
+    python benchmarks/recipe_curves.py [--runs runs/nano-recipe]
+
+Writes results/recipe_curves.json, which docs/draw_results.py draws. Seeds that have not finished are left out.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import common
+
+# Where recipe.py has the stages of the full recipe.
+STAGES = {"unsupervised": "U", "supervised": "US", "distillation": "USD"}
+
+
+def finished(seed: Path) -> bool:
+    return all((seed / letters / "result.json").is_file() for letters in STAGES.values())
+
+
+def curve(seed: Path, stage: str) -> dict[str, object]:
+    """The logged steps of a stage, each a mean since the one before; lines of evaluations have no loss."""
+    lines = (seed / STAGES[stage] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logged = [step for step in map(json.loads, lines) if "loss" in step]
+    values = {key: [step[key] for step in logged] for key in ("step", "loss", "accuracy")}
+    return {"stage": stage, "seed": int(seed.name.removeprefix("seed")), **values}
+
+
+def curves(runs: Path) -> list[dict[str, object]]:
+    """A row for each stage and seed.
+
+    Raises:
+        FileNotFoundError: if no seed has finished.
+    """
+    seeds = [seed for seed in sorted(runs.glob("seed*")) if finished(seed)]
+    if not seeds:
+        raise FileNotFoundError(f"{runs} has no seed with all of {', '.join(STAGES.values())} trained; run recipe.py")
+    return [curve(seed, stage) for stage in STAGES for seed in seeds]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/nano-recipe"), help="recipe.py's --out")
+    rows = curves(parser.parse_args().runs)
+    written = json.dumps({"machine": common.machine(), "rows": rows}, indent=2)
+    (common.RESULTS / "recipe_curves.json").write_text(written + "\n", encoding="utf-8")
+    print(f"{len(rows)} curves; the last: loss {rows[-1]['loss']}")
+
+
+if __name__ == "__main__":
+    main()
