@@ -131,14 +131,14 @@ def load(path_or_hub_id: str | Path, backend: str, overrides: dict[str, Any]) ->
         TypeError: if there is no such setting.
         ValueError: if onnxruntime is not installed, or a length is beyond the encoder's positions.
     """
-    directory = resolve(path_or_hub_id)
-    if not Path(path_or_hub_id).expanduser().is_dir():
+    directory, local = resolve(path_or_hub_id), Path(path_or_hub_id).expanduser().is_dir()
+    if not local:
         directory = _with_onnx_files(str(path_or_hub_id), directory, backend)
     path = directory / MODELS[backend]
     if not path.is_file() or not (directory / CONFIG).is_file():
         missing = path if not path.is_file() else directory / CONFIG
-        int8 = " --int8" if backend == "onnx-int8" else ""
-        raise CheckpointError(f"{missing} is missing; write it with: colbertz export {directory} --onnx{int8}")
+        options = "--onnx" + " --int8" * (backend == "onnx-int8") + " --out DIR" * (not local)
+        raise CheckpointError(f"{missing} is missing; write it with: colbertz export {path_or_hub_id} {options}")
     config = read_json(directory / CONFIG)
     try:
         tokenizer_backend = Tokenizer.from_file(str(directory / FILES.tokenizer))
@@ -164,7 +164,10 @@ def _with_onnx_files(name: str, directory: Path, backend: str) -> Path:
         return directory
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=[MODELS[backend], CONFIG, FILES.tokenizer]))
+    try:
+        return Path(snapshot_download(name, allow_patterns=[MODELS[backend], CONFIG, FILES.tokenizer]))
+    except (OSError, ValueError):
+        return directory  # `load` says what is missing
 
 
 def _settings(config: dict[str, Any], backend: Tokenizer) -> tuple[ColBERTSettings, dict[str, str], int | None]:
