@@ -4,10 +4,11 @@ BIN := .venv/bin
 PYLATE_BIN := .venv-pylate/bin
 VERSIONS := setup.py constraints.txt constraints-pylate.txt
 
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo demo-train test lint format clean
 
 help:
-	@echo "make demo    train a small model on this machine's Python code, index it, search it (10 minutes at most)"
+	@echo "make demo    index this machine's Python code, search it, compare with BM25 (5 minutes at most)"
+	@echo "make demo-train   the same with a model trained on that code first (10 minutes at most)"
 	@echo "make test    run the tests, then those that compare with PyLate, and the kernels with the oldest Triton"
 	@echo "make lint    check format, style and types; edits nothing"
 	@echo "make format  format the code and mend what ruff can mend"
@@ -17,6 +18,9 @@ venv: .venv/installed
 
 demo: .venv/installed-demo
 	$(BIN)/colbertz demo
+
+demo-train: .venv/installed-demo
+	$(BIN)/colbertz demo --train
 
 test: .venv/installed .venv-pylate/installed
 	$(BIN)/pytest -m "not pylate"

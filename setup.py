@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["colbertz", "colbertz.*"]), "colbertz.kernels"],
     package_dir={"colbertz.kernels": "kernels"},
-    package_data={"colbertz": ["py.typed"]},
+    package_data={"colbertz": ["py.typed"], "colbertz.nano": ["model/*", "model/*/*"]},
     entry_points={"console_scripts": ["colbertz=colbertz.cli:main"]},
     install_requires=[
         "torch>=2.11",

@@ -22,7 +22,7 @@ import common
 from colbertz import ColBERT, config
 from colbertz.evaluation import read_beir, significance
 from colbertz.nano import stages
-from colbertz.nano.judge import MEASURE, Judgement, judge, judge_bm25
+from colbertz.nano.judge import MEASURE, Judgement, judge, judge_at_lengths, judge_bm25
 from colbertz.nano.prepare import prepare
 
 ARMS = {
@@ -36,9 +36,6 @@ ARMS = {
 }
 FULL = "all three"
 NO_PROMPTS = ["--model.query_prompt=", "--model.document_prompt=", "--model.allow_mismatch=true"]
-# The lengths that long documents are read with: what the models were trained with, and all of it.
-LONG, TRUNCATED = 16_384, 300
-MANY_WORDS = 1_000  # a document of a collection of long ones
 
 
 def model_of(letters: str, seed: int, args: argparse.Namespace) -> Path:
@@ -89,17 +86,13 @@ def judged(path: Path, directories: Sequence[Path], model: Callable[[], Path] | 
         if model is None:
             found[collection.name] = judge_bm25(collection)
             continue
-        found[collection.name] = judge(ColBERT.from_pretrained(model()), collection)
-        if is_long(collection.documents) and path.stem == FULL:
-            long = ColBERT.from_pretrained(model(), document_length=LONG)
-            found[f"{collection.name}, {LONG:,} tokens"] = judge(long, collection)
+        if path.stem == FULL:
+            found |= judge_at_lengths(model(), collection)
+        else:
+            found[collection.name] = judge(ColBERT.from_pretrained(model()), collection)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found), encoding="utf-8")
     return found
-
-
-def is_long(documents: Sequence[str]) -> bool:
-    return sum(len(text.split()) > MANY_WORDS for text in documents) > len(documents) / 2
 
 
 def rows(arms: dict[str, list[dict[str, Judgement]]], bm25: dict[str, Judgement]) -> Iterator[dict[str, object]]:

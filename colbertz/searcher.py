@@ -11,6 +11,8 @@ import torch
 
 from colbertz.index import Hit, Index
 from colbertz.models import ColBERT, Tokens
+from colbertz.models.checkpoint import PACKAGED
+from colbertz.models.colbert import Backend
 from colbertz.ragged import Ragged
 
 # What a model makes of this text is its fingerprint: a few numbers that no other model, no retrained one and no changed
@@ -68,6 +70,8 @@ class Searcher:
         model: ColBERT | str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        backend: Backend = "torch",
     ) -> "Searcher":
         """Open the index at `path` and load its model.
 
@@ -76,6 +80,7 @@ class Searcher:
             model: used instead of the one that the index names: a model, its directory or a hub id.
             device: where a model is loaded to; None for CUDA where there is one.
             dtype: of a loaded model's weights.
+            backend: what a loaded model runs in, see `ColBERT.from_pretrained`.
 
         Raises:
             FileNotFoundError: if the index or its model is not there.
@@ -83,7 +88,9 @@ class Searcher:
         """
         index = Index.open(path)
         if not isinstance(model, ColBERT):
-            model = ColBERT.from_pretrained(_model_of(index) if model is None else model, device, dtype)
+            model = ColBERT.from_pretrained(
+                _model_of(index) if model is None else model, device, dtype, backend=backend
+            )
         return cls(model, index)
 
     @classmethod
@@ -248,7 +255,7 @@ def _fingerprint(model: ColBERT) -> list[float]:
 def _location(model: str | Path, index: Path) -> str:
     """How the index names its model: relative where they lie side by side, so that both can be moved together."""
     folder, root = Path(model).expanduser().resolve(), index.expanduser().resolve()
-    if not folder.is_dir():
+    if str(model) == PACKAGED or not folder.is_dir():
         return str(model)
     if not folder.is_relative_to(root.parent):
         return str(folder)

@@ -203,7 +203,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 def test_the_whole_demo_in_miniature(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("bm25s")
-    main(arguments(larger))
+    main(arguments(larger, "--train"))
     out = capsys.readouterr().out
     assert "60 documented functions" in out
     assert "20 are held out and never trained on: email" in out
@@ -216,6 +216,20 @@ def test_the_whole_demo_in_miniature(larger: Path, capsys: pytest.CaptureFixture
 
     (hit,) = Searcher.open(larger / "index").search("take 7 from the box", k=1)
     assert hit.metadata.keys() == {"path", "line", "name"}
+
+
+def test_without_training_the_packaged_model_searches(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bm25s")
+    main(arguments(larger))
+    out = capsys.readouterr().out
+    assert "4/4" in out and "Training" not in out
+    assert not (larger / "run").exists()
+
+    from colbertz import Index, Searcher
+
+    assert Index.open(larger / "index").model == "colbertz/nano"
+    (hit,) = Searcher.open(larger / "index").search("take 7 from the email box", k=1)
+    assert hit.metadata["name"] == "email.take_7_email"
 
 
 def test_prepare_leaves_what_torchrun_needs(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,5 +247,8 @@ def test_prepare_leaves_what_torchrun_needs(larger: Path, capsys: pytest.Capture
 
 def test_too_small_a_corpus_is_refused(larger: Path) -> None:
     (larger / "root/ours.py").unlink()
-    with pytest.raises(ValueError, match="found only 0 functions to train on and 20 held-out ones"):
+    with pytest.raises(ValueError, match="found only 0 functions to train on"):
+        main(arguments(larger, "--train"))
+    (larger / "root/email.py").rename(larger / "root/letters.py")
+    with pytest.raises(ValueError, match="none of the packages that are held out, among 20"):
         main(arguments(larger))

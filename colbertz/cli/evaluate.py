@@ -109,7 +109,7 @@ def _run_of(args: argparse.Namespace, parts: "list[Collection]") -> "Run":
 
     asked = {"query_length": args.query_length, "document_length": args.document_length}
     lengths = named.lengths(args.data) | {name: length for name, length in asked.items() if length is not None}
-    model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), **lengths)
+    model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend, **lengths)
     other = runs.read_run(args.rerank) if args.rerank else None
     found: Run = {}
     for part in parts:

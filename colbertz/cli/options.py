@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from colbertz.models import ColBERT
 
 DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_MODEL = "colbertz/nano"  # comes with the package
 BACKENDS = ("torch", "onnx", "onnx-int8")
 
 
@@ -21,18 +22,13 @@ def positive(text: str) -> int:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    """Options that name a model; `default` says what happens without `--model`, which is required if it is None."""
-    model_help = "checkpoint directory or Hugging Face hub id"
-    parser.add_argument(
-        "--model", required=default is None, help=model_help if default is None else f"{model_help} ({default})"
-    )
+    """Options that name a model; `default` says what happens without `--model`: the packaged one is taken if None."""
+    model_help = f"checkpoint directory or Hugging Face hub id ({default or f'default: {DEFAULT_MODEL}'})"
+    parser.add_argument("--model", default=DEFAULT_MODEL if default is None else None, help=model_help)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32)")
-    if default is None:
-        backend_help = "onnx and onnx-int8 run the files of `colbertz export` (default: torch)"
-        parser.add_argument("--backend", choices=BACKENDS, default="torch", help=backend_help)
-    else:  # a model that may be missing is not loaded by `load_model` alone
-        parser.set_defaults(backend="torch")
+    backend_help = "onnx and onnx-int8 run the files of `colbertz export` (default: torch)"
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help=backend_help)
 
 
 def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:

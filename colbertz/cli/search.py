@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from colbertz.cli import index as indexing
 from colbertz.cli.display import format_explanation, format_hit
-from colbertz.cli.options import add_model_arguments, positive, torch_dtype
+from colbertz.cli.options import DEFAULT_MODEL, add_model_arguments, positive, torch_dtype
 from colbertz.inputs import read_queries
 
 if TYPE_CHECKING:
@@ -60,18 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if (args.queries is None) != (args.run is None):
         raise ValueError("--queries and --run belong together: the queries, and the file for the answers")
-    if args.build is not None and args.model is None:
-        raise ValueError("--build needs --model, the checkpoint that encodes the corpus")
     if args.text_weight is not None and not args.hybrid:
         raise ValueError("--text-weight is for --hybrid")
     if args.build is not None:
+        args.model = args.model or DEFAULT_MODEL
         searcher = indexing.build(args, args.build, args.index)
         if not args.query and not args.queries:
             return
     else:
         from colbertz.searcher import Searcher
 
-        searcher = Searcher.open(args.index, args.model, args.device, torch_dtype(args.dtype))
+        dtype = torch_dtype(args.dtype)
+        searcher = Searcher.open(args.index, args.model, args.device, dtype, backend=args.backend)
     options = _options(args)
     if args.queries:
         _write_run(searcher, args.queries, args.run, args.k, options)

@@ -1,13 +1,17 @@
-"""`make demo` from top to bottom: corpus, tokenizer, training, index, three searches, and a comparison with BM25."""
+"""`make demo` from top to bottom: corpus, index, three searches, and a comparison with BM25.
+
+With `--train` a tokenizer and a model of the corpus itself come before the index; without, the packaged model is used.
+"""
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from colbertz import config as settings
@@ -22,6 +26,7 @@ from colbertz.evaluation.exact import truncation_unmentioned
 from colbertz.index import Hit
 from colbertz.metrics import mrr, recall
 from colbertz.models import ColBERT
+from colbertz.models.checkpoint import PACKAGED
 from colbertz.searcher import Searcher
 
 QUERIES = ("parse a date string", "shortest path between two nodes of a graph", "read a file line by line")
@@ -32,15 +37,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The demo's own options."""
     parser = argparse.ArgumentParser(
         prog="colbertz demo",
-        description="Train a nano ColBERT on the Python code of this machine, index and search it, compare with BM25.",
+        description="Index the Python code of this machine with a nano ColBERT, search it, compare with BM25.",
     )
-    parser.add_argument("--config", default="configs/demo.yaml", help="training settings (default: %(default)s)")
+    parser.add_argument(
+        "--train", action="store_true", help="train a model on this code first, rather than use colbertz/nano"
+    )
+    parser.add_argument("--config", default="configs/demo.yaml", help="settings of --train (default: %(default)s)")
     parser.add_argument("--index", default="demo-index", help="where to write the index (default: %(default)s)")
     parser.add_argument(
         "--roots", nargs="+", type=Path, help="directories of packages (default: those of this Python installation)"
     )
     parser.add_argument(
-        "--prepare", action="store_true", help="stop after corpus and tokenizer, to start train.py or torchrun by hand"
+        "--prepare", action="store_true", help="stop before the training, to start train.py or torchrun by hand"
     )
     return parser.parse_args(argv)
 
@@ -52,32 +60,40 @@ def run(args: argparse.Namespace) -> None:
         ValueError, FileNotFoundError: for a configuration that cannot be used, or roots without enough functions.
     """
     started = time.perf_counter()
-    config = settings.load(["--config", args.config])
+    train = args.train or args.prepare
+    config = settings.load(["--config", args.config]) if train else None
     index = Path(args.index)
+    stage = _stages(6 if train else 4)
 
-    with _stage(1, "Collecting the functions of the installed Python packages"):
+    with stage("Collecting the functions of the installed Python packages"):
         functions = collect(args.roots or default_roots(), processes=os.cpu_count() or 1)
-        held_out = _write_corpus(functions, config)
+        held_out = [f for f in functions if f.held_out]
+        if not held_out:
+            raise ValueError(
+                f"found none of the packages that are held out, among {len(functions)}; give other --roots"
+            )
         packages = ", ".join(sorted({f.package for f in held_out}))
         num_packages = len({f.package for f in functions})
         print(f"{len(functions):,} documented functions, methods and classes of {num_packages} packages and modules")
         print(f"{len(held_out):,} are held out and never trained on: {packages}")
 
-    with _stage(2, "Training a tokenizer on them"):
-        texts = (text for f in functions if not f.held_out for text in (f.query, f.document))
-        tokenizer = train_tokenizer(texts)
-        tokenizer.save(str(config.model.tokenizer))
-        print(f"{tokenizer.get_vocab_size():,} tokens: {' · '.join(tokenizer.encode('parse_dateString').tokens)}")
-    if args.prepare:
-        _next(f"torchrun --nproc-per-node 2 train.py --config {args.config}")
-        return
-
-    with _stage(3, f"Training a model from scratch: train.py --config {args.config}"):
-        training.main(["--config", args.config, "--overwrite", "true"])
-    location = Path(config.output) / "model"
+    location = PACKAGED
+    if config is not None:
+        with stage("Training a tokenizer on them"):
+            _write_corpus(functions, config)
+            texts = (text for f in functions if not f.held_out for text in (f.query, f.document))
+            tokenizer = train_tokenizer(texts)
+            tokenizer.save(str(config.model.tokenizer))
+            print(f"{tokenizer.get_vocab_size():,} tokens: {' · '.join(tokenizer.encode('parse_dateString').tokens)}")
+        if args.prepare:
+            _next(f"torchrun --nproc-per-node 2 train.py --config {args.config}")
+            return
+        with stage(f"Training a model from scratch: train.py --config {args.config}"):
+            training.main(["--config", args.config, "--overwrite", "true"])
+        location = str(Path(config.output) / "model")
     model = ColBERT.from_pretrained(location)
 
-    with _stage(4, f"Indexing all {len(functions):,} functions into {index}"), truncation_unmentioned():
+    with stage(f"Indexing all {len(functions):,} functions into {index}"), truncation_unmentioned():
         searcher = Searcher.build(
             index,
             model,
@@ -90,10 +106,10 @@ def run(args: argparse.Namespace) -> None:
         built = searcher.index
         print(f"{built.num_tokens:,} tokens of {built.embedding_dim} dimensions: {built.manifest.size / 1e6:,.0f} MB")
 
-    with _stage(5, "Searching"):
+    with stage("Searching"):
         _show_searches(searcher)
 
-    with _stage(6, f"Comparing with BM25 on the {len(held_out):,} held-out functions"):
+    with stage(f"Comparing with BM25 on the {len(held_out):,} held-out functions"):
         print(comparison(model, held_out))
     print(f"\nAll of it in {_minutes(time.perf_counter() - started)}.")
     _next(f'python search.py --index {index} "{QUERIES[0]}"')
@@ -118,8 +134,8 @@ def comparison(model: ColBERT, held_out: Sequence[Function]) -> str:
     return "\n".join([*lines, *(f"{name:<38}{first:>10.3f}{second:>12.3f}" for name, first, second in rows), rule])
 
 
-def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> list[Function]:
-    """Write both halves to where the configuration reads them from, and return the held-out one."""
+def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> None:
+    """Write both halves to where the configuration reads them from."""
     if config.eval.pairs is None or config.model.tokenizer is None or not isinstance(config.data.train, str):
         raise ValueError(
             "the demo's configuration must set data.train to a file, eval.pairs and model.tokenizer; "
@@ -127,10 +143,8 @@ def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> list
         )
     held_out = [f for f in functions if f.held_out]
     trained_on = [f for f in functions if not f.held_out]
-    if not held_out or len(trained_on) < config.batch_size:
-        raise ValueError(
-            f"found only {len(trained_on)} functions to train on and {len(held_out)} held-out ones; give other --roots"
-        )
+    if len(trained_on) < config.batch_size:
+        raise ValueError(f"found only {len(trained_on)} functions to train on; give other --roots")
     Path(config.model.tokenizer).parent.mkdir(parents=True, exist_ok=True)
     for path, part in ((Path(config.data.train), trained_on), (Path(config.eval.pairs), held_out)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +152,6 @@ def _write_corpus(functions: Sequence[Function], config: TrainingConfig) -> list
             for f in part:
                 row = {"query": f.query, "document": f.document, "id": f.id}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return held_out
 
 
 def _show_searches(searcher: Searcher) -> None:
@@ -159,12 +172,18 @@ def _show(title: str, query: str, hits: Sequence[Hit]) -> None:
         print(format_hit(rank, hit, query, width, _in_colour()))
 
 
-@contextmanager
-def _stage(number: int, title: str) -> Iterator[None]:
-    print(f"\n{_bold(f'{number}/6  {title}')}", flush=True)
-    started = time.perf_counter()
-    yield
-    print(_dim(f"done in {_minutes(time.perf_counter() - started)}"), flush=True)
+def _stages(total: int) -> Callable[[str], AbstractContextManager[None]]:
+    """A context for each stage, which says its number and title before and its time after."""
+    numbers = itertools.count(1)
+
+    @contextmanager
+    def stage(title: str) -> Iterator[None]:
+        print(f"\n{_bold(f'{next(numbers)}/{total}  {title}')}", flush=True)
+        started = time.perf_counter()
+        yield
+        print(_dim(f"done in {_minutes(time.perf_counter() - started)}"), flush=True)
+
+    return stage
 
 
 def _next(command: str) -> None:

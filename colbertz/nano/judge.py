@@ -17,6 +17,9 @@ MEASURE = "nDCG@10"
 _K = 100
 _BLOCK = 512  # documents scored at a time
 
+# Documents of more words than `_MANY_WORDS` are long, and read to `LONG` tokens besides a model's own length.
+LONG, _MANY_WORDS = 16_384, 1_000
+
 # {how it was searched: {query id: nDCG@10}}
 Judgement = dict[str, dict[str, float]]
 
@@ -24,6 +27,15 @@ _BM25_WORDS: Mapping[str, Callable[[str], list[str]]] = {
     "BM25": plain_words,
     "BM25, identifiers split, stemmed": split_identifiers,
 }
+
+
+def judge_at_lengths(model: Path, collection: Collection) -> dict[str, Judgement]:
+    """By the collection's name; where most documents are long, by its name and a length too."""
+    found = {collection.name: judge(ColBERT.from_pretrained(model), collection)}
+    if sum(len(text.split()) > _MANY_WORDS for text in collection.documents) > len(collection.documents) / 2:
+        long = ColBERT.from_pretrained(model, document_length=LONG)
+        found[f"{collection.name}, {LONG:,} tokens"] = judge(long, collection)
+    return found
 
 
 def judge(model: ColBERT, collection: Collection) -> Judgement:

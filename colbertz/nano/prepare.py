@@ -2,6 +2,7 @@
 
     <out>/tokenizer.json           byte-pair encoding, trained on all pairs
     <out>/pairs/<name>.jsonl       stage 1: one file for each of the folder's, and python.jsonl of the installed Python
+    <out>/counts.json              pairs and questions by the name of their source
     <out>/supervised.jsonl         stage 2 and 3: questions whose answers are known, and some of the pairs
 
 Nothing that a collection is judged by is trained on: pairs are left out whose query is a judged query, or whose
@@ -58,16 +59,17 @@ def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool
     (out / "pairs").mkdir(parents=True, exist_ok=True)
     for name, found in sources.items():
         _write(out / "pairs" / f"{name}.jsonl", found)
-    questions = [pair for directory in collections for pair in _questions(directory)]
+    asked = {directory.name: list(_questions(directory)) for directory in collections}
+    questions = [pair for found in asked.values() for pair in found]
     everything = [pair for found in sources.values() for pair in found]
     some = everything[:: max(1, len(everything) // _REPEATED_PAIRS)]
     _write(out / "supervised.jsonl", [*questions, *some])
+    counts = {name: len(found) for name, found in (sources | asked).items() if found}
+    (out / "counts.json").write_text(json.dumps(counts) + "\n", encoding="utf-8")
     tokenizer = train_tokenizer((text for pair in everything for text in pair), _VOCAB_SIZE)
     tokenizer.save(str(out / "tokenizer.json"))
-    counts = ", ".join(f"{name} {len(found):,}" for name, found in sources.items())
-    print(
-        f"{len(everything):,} pairs ({counts}), {len(questions):,} questions and {len(some):,} pairs for stage 2 and 3"
-    )
+    print(f"{len(everything):,} pairs; for stage 2 and 3 {len(questions):,} questions and {len(some):,} of the pairs")
+    print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 
 def _read(path: Path) -> Iterator[Pair]:

@@ -4,16 +4,22 @@ Every step leaves a file or directory under `--out`; the same command again goes
 """
 
 import argparse
+import importlib.metadata
 import json
-import shutil
+import platform
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from colbertz.evaluation import read_beir
 from colbertz.models import ColBERT
 from colbertz.nano import stages
-from colbertz.nano.judge import Judgement, estimates, judge, judge_bm25, table
+from colbertz.nano.card import card
+from colbertz.nano.judge import Judgement, estimates, judge_at_lengths, judge_bm25, table
 from colbertz.nano.prepare import prepare
+from colbertz.training import alignment
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -64,18 +70,33 @@ def run(args: argparse.Namespace) -> None:
     second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
     scores = stages.teach(args.teacher or second, out / "mined.jsonl", out / "scored")
     third = stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
-    shutil.copytree(third, out / "model", dirs_exist_ok=True)
+    judged = finish(third, out / "model", args)
     print(f"\nThe model: {out / 'model'}")
-    if args.collections:
-        report(out, args.collections)
+    if judged:
+        print(table(estimates(judged)))
 
 
-def report(out: Path, directories: Sequence[Path]) -> None:
-    """Judge the model and BM25 on the collections' split `dev`, print a table, and keep the figures in judged.json."""
-    model = ColBERT.from_pretrained(out / "model")
+def finish(trained: Path, out: Path, args: argparse.Namespace) -> dict[str, Judgement]:
+    """Halve the weights, judge the model and BM25 on the collections' split `dev`, and save it with its card."""
+    ColBERT.from_pretrained(trained, dtype=torch.bfloat16).save_pretrained(out)
+    alignment.record(ColBERT.from_pretrained(out), out)
     judged: dict[str, Judgement] = {}
-    for directory in directories:
+    for directory in args.collections:
         collection = read_beir(directory, "dev")
-        judged[collection.name] = judge(model, collection) | judge_bm25(collection)
-    (out / "judged.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
-    print(table(estimates(judged)))
+        judged |= judge_at_lengths(out, collection)
+        judged[collection.name] |= judge_bm25(collection)
+    (args.out / "judged.json").write_text(json.dumps(judged) + "\n", encoding="utf-8")
+    data = json.loads((args.out / "data" / "counts.json").read_text(encoding="utf-8"))
+    versions = {"Python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "numpy")}
+    text = card(_command(args), versions, data, estimates(judged))
+    (out / "README.md").write_text(text, encoding="utf-8")
+    return judged
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What was typed, without where it was written to."""
+    words = ["colbertz", "nano", "--pairs", str(args.pairs), "--seed", str(args.seed)]
+    words += ["--no-python"] * args.no_python + ["--mlm"] * args.mlm
+    words += ["--teacher", str(args.teacher)] if args.teacher else []
+    return shlex.join([*words, *(["--collections", *map(str, args.collections)] if args.collections else [])])

@@ -174,7 +174,21 @@ def test_search_builds_first_when_asked(
     assert "notes.txt:" in output
     assert Index.open(tmp_path / "new").manifest.nbits == 2
     assert "already holds an index" in error_of(capsys, *command)
-    assert "--build needs --model" in error_of(capsys, *command[:-2])
+    assert main([*command[:-2], "--overwrite"]) == 0
+    assert Index.open(tmp_path / "new").model == "colbertz/nano"
+
+
+def test_search_with_an_exported_model(
+    index: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    assert main(["export", str(checkpoint), "--onnx", "--out", str(tmp_path / "onnx")]) == 0
+    assert main(["search", "--index", str(index), "--json", "lazy dog"]) == 0
+    expected = json.loads(capsys.readouterr().out.splitlines()[-1])
+    words = ["search", "--index", str(index), "--json", "--model", str(tmp_path / "onnx"), "--backend", "onnx"]
+    assert main([*words, "lazy dog"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in expected["hits"]]
 
 
 def test_queries_on_stdin(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

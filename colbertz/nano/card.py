@@ -1,0 +1,79 @@
+"""The model card: what a nano model was made of and with, and how well it finds what collections ask for."""
+
+from collections.abc import Mapping, Sequence
+
+from colbertz.evaluation.significance import Estimate
+from colbertz.nano.judge import MEASURE
+
+# Of the text that the recipe knows, as stated at the source. Other files of pairs are named without one.
+LICENCES = {
+    "arxiv": "arXiv titles and abstracts, CC0 1.0",
+    "wiki": "English Wikipedia, CC BY-SA 3.0",
+    "medquad": "MedQuAD, questions and answers of the US National Institutes of Health, CC BY 4.0",
+    "acl": "ACL Anthology, titles and abstracts since 2016, CC BY 4.0",
+    "squad": "questions of SQuAD 1.1, CC BY-SA 4.0",
+    "qmsum": "questions of QMSum, MIT",
+    "python": "source of Python's standard library, PSF-2.0, and of NumPy, PyTorch and SymPy, BSD-3-Clause",
+}
+
+
+def card(
+    command: str, versions: Mapping[str, str], data: Mapping[str, int], scores: Mapping[str, Mapping[str, Estimate]]
+) -> str:
+    """The README.md of a model.
+
+    Args:
+        command: that made it.
+        versions: of the programs it was made with.
+        data: number of pairs or questions by the name of their source.
+        scores: {how it was searched: {collection: nDCG@10}}, of the model and of BM25; may be empty.
+    """
+    lines = [
+        "---",
+        "library_name: colbertz",
+        "license: apache-2.0",
+        "language: en",
+        "tags: [ColBERT, late-interaction, PyLate]",
+        "---",
+        "",
+        "# colbertz/nano",
+        "",
+        "A small late-interaction model, trained from scratch in the three stages of ColBERT-Zero (arXiv 2602.16609).",
+        "It finds English passages, abstracts and Python code; it is meant for trying things out and for tests, and",
+        "where nothing may be downloaded.",
+        "",
+        "```python",
+        "from colbertz import ColBERT",
+        "",
+        'model = ColBERT.from_pretrained("colbertz/nano")',
+        "```",
+        "",
+        "## Trained on",
+        "",
+        "| | pairs | text and its licence |",
+        "|---|---|---|",
+        *(f"| {name} | {count:,} | {LICENCES.get(name, '')} |" for name, count in data.items()),
+        "",
+        "## Made by",
+        "",
+        "```bash",
+        command,
+        "```",
+        "",
+        f"With {', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        "",
+    ]
+    if scores:
+        lines += [f"## {MEASURE}, with 95 % bootstrap intervals over the queries", "", *_table(scores), ""]
+    return "\n".join(lines)
+
+
+def _table(scores: Mapping[str, Mapping[str, Estimate]]) -> Sequence[str]:
+    contenders = list(scores)
+    collections = list(dict.fromkeys(name for row in scores.values() for name in row))
+    rows = [f"| | {' | '.join(contenders)} |", "|---" * (len(contenders) + 1) + "|"]
+    for collection in collections:
+        found = [scores[contender].get(collection) for contender in contenders]
+        cells = [f"{e.mean:.4f} ({e.low:.3f}–{e.high:.3f})" if e else "" for e in found]
+        rows.append(f"| {collection} | {' | '.join(cells)} |")
+    return rows

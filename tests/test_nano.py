@@ -1,0 +1,195 @@
+"""The nano recipe in miniature: its data, its stages one after the other, the model's card, and the packaged model."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from colbertz import ColBERT
+from colbertz.cli import main
+from colbertz.cli.options import DEFAULT_MODEL
+from colbertz.models.checkpoint import resolve
+from colbertz.nano.prepare import prepare
+
+STAGE = """
+output: unused
+model: {{{start} query_prompt: "search_query: ", document_prompt: "search_document: ", query_length: 24,
+  document_length: 40}}
+data: {{train: unused}}
+loss: {{kind: {kind}}}
+optim: {{lr: 1e-3}}
+batch_size: 8
+max_steps: 3
+log_every: 1
+{more}
+"""
+SIZES = "tokenizer: x.json, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, embedding_dim: 16, "
+SIZES += "do_query_expansion: false, "
+BOXES = [
+    f"the {colour} {thing}" for colour in ("red", "green", "blue", "grey") for thing in ("box", "cup", "hat", "jug")
+]
+
+
+def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_collection(folder: Path, questions: dict[str, list[int]], documents: list[str]) -> None:
+    """A BEIR directory with the questions of each split, whose answers are documents of these numbers."""
+    write_lines(folder / "corpus.jsonl", [{"_id": f"d{i}", "text": text} for i, text in enumerate(documents)])
+    asked = [(split, number) for split, numbers in questions.items() for number in numbers]
+    write_lines(
+        folder / "queries.jsonl",
+        [{"_id": f"{split}{n}", "text": f"{split}: where is {BOXES[n]}"} for split, n in asked],
+    )
+    (folder / "qrels").mkdir()
+    for split, numbers in questions.items():
+        rows = [f"{split}{number}\td{number}\t1" for number in numbers]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """Pairs, one of which is judged; a collection with training questions; one of long documents; small stages."""
+    pairs = [{"query": f"find {box}", "document": f"{box} stands on shelf {i}"} for i, box in enumerate(BOXES)]
+    answers = [f"somebody put {box} into room {i}" for i, box in enumerate(BOXES)]
+    pairs.append({"query": "Dev:  where is the RED box", "document": "a question that is judged"})
+    pairs.append({"query": "some title", "document": answers[3]})
+    write_lines(tmp_path / "pairs" / "shelves.jsonl.gz", pairs)
+    write_lines(tmp_path / "pairs" / "more.jsonl", pairs[:8])
+    write_collection(tmp_path / "rooms", {"train": list(range(4, 12)), "dev": [0, 3]}, answers)
+    talk = [
+        " ".join(f"word{i} and on" for _ in range(200)) + f" at last {box} " + "so long " * 300
+        for i, box in enumerate(BOXES)
+    ]
+    write_collection(tmp_path / "talks", {"train": [5, 6], "dev": [1]}, talk)
+    (tmp_path / "configs").mkdir()
+    for name, kind, start, more in (
+        ("mlm", "mlm", SIZES, ""),
+        ("unsupervised", "contrastive", SIZES, "minibatch_tokens: 64"),
+        ("supervised", "contrastive", "init: x, ", ""),
+        ("distillation", "distillation", "init: x, ", ""),
+    ):
+        (tmp_path / "configs" / f"{name}.yaml").write_text(STAGE.format(start=start, kind=kind, more=more))
+    return tmp_path
+
+
+def command(world: Path, *more: str) -> list[str]:
+    places = {"--pairs": "pairs", "--out": "run", "--configs": "configs"}
+    words = [word for option, name in places.items() for word in (option, str(world / name))]
+    return ["nano", *words, "--no-python", "--collections", str(world / "rooms"), str(world / "talks"), *more]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_is_judged_is_not_trained_on(world: Path) -> None:
+    prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
+    found = rows_of(world / "data/pairs/shelves.jsonl")
+    assert len(found) == len(BOXES)
+    assert {row["query"] for row in found} == {f"find {box}" for box in BOXES}
+    questions = [row["query"] for row in rows_of(world / "data/supervised.jsonl")]
+    assert sum(question.startswith("train: ") for question in questions) == 8
+    assert not any(question.startswith("dev: ") for question in questions)
+    assert json.loads((world / "data/counts.json").read_text()) == {"more": 8, "shelves": 16, "rooms": 8}
+
+
+def test_the_answer_in_a_long_document_is_the_window_that_has_it(world: Path) -> None:
+    prepare(world / "pairs", [world / "talks"], world / "data", python=False)
+    answers = {row["query"]: row["document"] for row in rows_of(world / "data/supervised.jsonl")}
+    for number in (5, 6):
+        window = answers[f"train: where is {BOXES[number]}"]
+        assert len(window.split()) == 200
+        assert BOXES[number] in window
+
+
+def test_preparing_twice_gives_the_same_files(world: Path) -> None:
+    for out in ("one", "two"):
+        prepare(world / "pairs", [world / "rooms"], world / out, python=False)
+    for path in sorted((world / "one").rglob("*.json*")):
+        assert path.read_bytes() == (world / "two" / path.relative_to(world / "one")).read_bytes()
+
+
+def test_a_folder_without_pairs_and_a_bad_row_are_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (world / "empty").mkdir()
+    assert main(["nano", "--pairs", str(world / "empty"), "--out", str(world / "run")]) == 2
+    assert "holds no .jsonl or .jsonl.gz file" in capsys.readouterr().err
+    write_lines(world / "empty" / "bad.jsonl", [{"query": "only half"}])
+    assert main(["nano", "--pairs", str(world / "empty"), "--out", str(world / "run")]) == 2
+    assert "bad.jsonl, line 1" in capsys.readouterr().err
+    assert main(["nano", "--pairs", str(world / "nowhere"), "--out", str(world / "run")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bm25s")
+    assert main(command(world, "--mlm")) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    for name in ("mlm", "unsupervised", "supervised", "distillation"):
+        assert (world / "run" / name / "result.json").is_file()
+    assert "rooms" in out and "talks" in out and "plaid" in out and "BM25" in out
+
+    model = ColBERT.from_pretrained(world / "run/model")
+    trained = ColBERT.from_pretrained(world / "run/distillation/model")
+    text = "the red box"
+    torch.testing.assert_close(model.encode_query(text), trained.encode_query(text), atol=0.02, rtol=0)
+    weights = (world / "run/model/model.safetensors").stat().st_size
+    assert weights < 0.6 * (world / "run/distillation/model/model.safetensors").stat().st_size
+    card = (world / "run/model/README.md").read_text()
+    for said in (
+        "| shelves | 16 |",
+        "| rooms | 8 |",
+        "--seed 0 --no-python --mlm",
+        "| talks |",
+        "| talks, 16,384 tokens |",
+        "plaid",
+    ):
+        assert said in card
+
+    # The same command again trains nothing; only the judging at the end is repeated.
+    before = {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*.jsonl")}
+    assert main(command(world, "--mlm")) == 0
+    assert {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*.jsonl")} == before
+
+
+def test_prepare_stops_before_the_training(world: Path) -> None:
+    assert main(command(world, "--prepare")) == 0
+    assert sorted(path.name for path in (world / "run").iterdir()) == ["data"]
+
+
+# -- the packaged model ----------------------------------------------------------------------------------------------
+
+
+def test_the_packaged_model_is_small_and_says_what_it_is() -> None:
+    folder = resolve(DEFAULT_MODEL)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 15e6
+    card = (folder / "README.md").read_text()
+    for said in ("CC BY-SA", "--pairs", "--seed", "nDCG@10"):
+        assert said in card
+    assert (folder / "modules.json").is_file()
+
+
+def test_the_packaged_model_finds_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By its name, from any directory, with no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = ColBERT.from_pretrained(DEFAULT_MODEL)
+    texts = [
+        "The mitochondrion produces most of the energy of a cell.",
+        "def read_lines(path):\n    with open(path) as file:\n        return file.readlines()",
+        "We propose a neural model for machine translation that needs no parallel text.",
+        "The committee agreed to lower the budget of the remote control's casing.",
+    ]
+    queries = [
+        "what makes energy in cells",
+        "read a file line by line",
+        "unsupervised translation",
+        "cost of the remote",
+    ]
+    scores = model.similarity(model.encode_query(queries), model.encode_document(texts))
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3]
