@@ -129,8 +129,7 @@ def main() -> None:
     parser.add_argument("--configs", type=Path, default=Path("configs/nano"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
-    if not (args.out / "data" / "tokenizer.json").is_file():
-        prepare(args.pairs, args.collections, args.out / "data")
+    prepare(args.pairs, args.collections, args.out / "data")
     bm25 = judged(args.out / "bm25.json", args.collections, None)
     arms: dict[str, list[dict[str, Judgement]]] = {arm: [] for arm in ARMS}
     for seed in args.seeds:

@@ -96,7 +96,7 @@ def test_what_is_judged_is_not_trained_on(world: Path) -> None:
     questions = [row["query"] for row in rows_of(world / "data/supervised.jsonl")]
     assert sum(question.startswith("train: ") for question in questions) == 8
     assert not any(question.startswith("dev: ") for question in questions)
-    assert json.loads((world / "data/counts.json").read_text()) == {"more": 8, "shelves": 16, "rooms": 8}
+    assert json.loads((world / "data/data.json").read_text())["counts"] == {"more": 8, "shelves": 16, "rooms": 8}
 
 
 def test_the_answer_in_a_long_document_is_the_window_that_has_it(world: Path) -> None:
@@ -111,8 +111,17 @@ def test_the_answer_in_a_long_document_is_the_window_that_has_it(world: Path) ->
 def test_preparing_twice_gives_the_same_files(world: Path) -> None:
     for out in ("one", "two"):
         prepare(world / "pairs", [world / "rooms"], world / out, python=False)
-    for path in sorted((world / "one").rglob("*.json*")):
+    found = sorted((world / "one").rglob("*.json*"))
+    assert len(found) == 5
+    for path in found:
         assert path.read_bytes() == (world / "two" / path.relative_to(world / "one")).read_bytes()
+
+
+def test_data_of_other_texts_is_not_taken_for_what_was_asked_for(world: Path) -> None:
+    prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
+    prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
+    with pytest.raises(ValueError, match=r"collections were .*rooms.*, now"):
+        prepare(world / "pairs", [], world / "data", python=False)
 
 
 def test_a_folder_without_pairs_and_a_bad_row_are_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
     <out>/tokenizer.json           byte-pair encoding, trained on all pairs
     <out>/pairs/<name>.jsonl       stage 1: one file for each of the folder's, and python.jsonl of the installed Python
-    <out>/counts.json              pairs and questions by the name of their source
+    <out>/data.json                what it was made of: pairs and questions by the name of their source
     <out>/supervised.jsonl         stage 2 and 3: questions whose answers are known, and some of the pairs
 
 Nothing that a collection is judged by is trained on: pairs are left out whose query is a judged query, or whose
@@ -25,6 +25,7 @@ from colbertz.mining import normalized
 from colbertz.scoring import bm25_teacher
 
 Pair = tuple[str, str]
+DESCRIPTION = "data.json"
 
 # Python source is trained on under the licences of the standard library (PSF-2.0) and of these (BSD-3-Clause).
 _PYTHON_PACKAGES = frozenset({"numpy", "sympy", "torch"}) | sys.stdlib_module_names
@@ -37,7 +38,7 @@ _MOST_PASSAGE_WORDS = 1_000
 
 
 def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool = True) -> None:
-    """Write everything that the stages read into `out`; the same input gives the same files.
+    """Write everything that the stages read into `out`; the same input gives the same files. Done once.
 
     Args:
         pairs: folder of .jsonl or .jsonl.gz files, a `query` and its `document` a line.
@@ -47,8 +48,17 @@ def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool
 
     Raises:
         FileNotFoundError: if `pairs` has no such file.
-        ValueError: for a row that is not as it should be.
+        ValueError: for a row that is not as it should be, or if `out` holds what was made of other texts.
     """
+    origin = {"pairs": str(pairs), "collections": [str(directory) for directory in collections], "python": python}
+    if (out / DESCRIPTION).is_file():
+        before = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
+        different = [
+            f"{name} were {before[name]!r}, now {now!r}" for name, now in origin.items() if before[name] != now
+        ]
+        if different:
+            raise ValueError(f"{out} holds data made of other texts ({'; '.join(different)}); give another --out")
+        return
     files = sorted(path for path in pairs.iterdir() if path.name.removesuffix(".gz").endswith(".jsonl"))
     if not files:
         raise FileNotFoundError(f"{pairs} holds no .jsonl or .jsonl.gz file of pairs")
@@ -64,10 +74,11 @@ def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool
     everything = [pair for found in sources.values() for pair in found]
     some = everything[:: max(1, len(everything) // _REPEATED_PAIRS)]
     _write(out / "supervised.jsonl", [*questions, *some])
-    counts = {name: len(found) for name, found in (sources | asked).items() if found}
-    (out / "counts.json").write_text(json.dumps(counts) + "\n", encoding="utf-8")
     tokenizer = train_tokenizer((text for pair in everything for text in pair), _VOCAB_SIZE)
     tokenizer.save(str(out / "tokenizer.json"))
+    counts = {name: len(found) for name, found in (sources | asked).items() if found}
+    # Last, so that it is there only when everything is.
+    (out / DESCRIPTION).write_text(json.dumps({**origin, "counts": counts}, indent=1) + "\n", encoding="utf-8")
     print(f"{len(everything):,} pairs; for stage 2 and 3 {len(questions):,} questions and {len(some):,} of the pairs")
     print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
 

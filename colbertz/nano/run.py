@@ -18,7 +18,7 @@ from colbertz.models import ColBERT
 from colbertz.nano import stages
 from colbertz.nano.card import card
 from colbertz.nano.judge import Judgement, estimates, judge_at_lengths, judge_bm25, table
-from colbertz.nano.prepare import prepare
+from colbertz.nano.prepare import DESCRIPTION, prepare
 from colbertz.training import alignment
 
 
@@ -56,8 +56,7 @@ def run(args: argparse.Namespace) -> None:
     """
     out, configs = args.out, args.configs
     data, seed = out / "data", f"--seed={args.seed}"
-    if not (data / "tokenizer.json").is_file():
-        prepare(args.pairs, args.collections, data, python=not args.no_python)
+    prepare(args.pairs, args.collections, data, python=not args.no_python)
     if args.prepare:
         return
     start = [f"--model.tokenizer={data / 'tokenizer.json'}"]
@@ -86,10 +85,10 @@ def finish(trained: Path, out: Path, args: argparse.Namespace) -> dict[str, Judg
         judged |= judge_at_lengths(out, collection)
         judged[collection.name] |= judge_bm25(collection)
     (args.out / "judged.json").write_text(json.dumps(judged) + "\n", encoding="utf-8")
-    data = json.loads((args.out / "data" / "counts.json").read_text(encoding="utf-8"))
+    counts = json.loads((args.out / "data" / DESCRIPTION).read_text(encoding="utf-8"))["counts"]
     versions = {"Python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "numpy")}
-    text = card(_command(args), versions, data, estimates(judged))
+    text = card(_command(args), versions, counts, estimates(judged))
     (out / "README.md").write_text(text, encoding="utf-8")
     return judged
 
