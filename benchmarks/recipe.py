@@ -128,12 +128,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/nano-recipe"))
     parser.add_argument("--configs", type=Path, default=Path("configs/nano"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="default: all")
     args = parser.parse_args()
     prepare(args.pairs, args.collections, args.out / "data")
     bm25 = judged(args.out / "bm25.json", args.collections, None)
-    arms: dict[str, list[dict[str, Judgement]]] = {arm: [] for arm in ARMS}
+    arms: dict[str, list[dict[str, Judgement]]] = {arm: [] for arm in args.arms}
     for seed in args.seeds:
-        for arm, letters in sorted(ARMS.items(), key=lambda item: (not item[1].startswith("U"), item[1] != "USD")):
+        # Whole recipes first; what is left out of them is ready by then.
+        for arm in sorted(args.arms, key=lambda arm: (not ARMS[arm].startswith("U"), arm != FULL)):
+            letters = ARMS[arm]
             path = args.out / f"seed{seed}" / f"{arm}.json"
             arms[arm].append(judged(path, args.collections, partial(model_of, letters, seed, args)))
     about = common.machine("tokenizers") | {"seeds": args.seeds}

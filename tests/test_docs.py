@@ -89,6 +89,14 @@ def test_the_pictures_of_the_results_are_up_to_date() -> None:
         assert made.image(name).read_text(encoding="utf-8") == drawn, "run python docs/draw_results.py"
 
 
+def test_the_tables_of_the_recipe_are_up_to_date() -> None:
+    made = program("generate_recipe")
+    rows = json.loads(made.RESULTS.read_text(encoding="utf-8"))["rows"]
+    old = made.PAGE.read_text(encoding="utf-8")
+    assert made.page(old, rows) == old, "run python docs/generate_recipe.py"
+    assert all(row["contender"] in made.tables(rows) for row in rows)
+
+
 def result(contender: str, collection: str, mean: float, seeds: int, search: str = "exact") -> dict[str, object]:
     row: dict[str, object] = {"contender": contender, "collection": collection, "search": search, "nDCG@10": mean}
     return row | {"low": mean - 0.02, "high": mean + 0.02, "seeds": [mean] * seeds}

@@ -11,6 +11,7 @@ supervised.jsonl.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def _read(path: Path) -> Iterator[Pair]:
 
 
 def _python_pairs() -> Iterator[Pair]:
-    functions = collect(default_roots())
+    functions = collect(default_roots(), processes=os.cpu_count() or 1)
     return ((f.query, f.document) for f in functions if f.package in _PYTHON_PACKAGES and not f.held_out)
 
 
