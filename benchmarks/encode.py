@@ -7,8 +7,8 @@ transformers than sentence-transformers 6.2 does: an environment of its own with
 optimum optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
 
 Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on the spot.
-Writes results/encode.json, or encode_onnx.json where sentence-transformers' ONNX backend is, and beside it, in a file whose
-name ends in _breakdown, where our time in PyTorch goes.
+Writes results/encode.json, or encode_onnx.json where sentence-transformers' ONNX backend is, and beside it, in a file
+whose name ends in _breakdown, where our time in PyTorch goes.
 
 GFLOP count the arithmetic that the real tokens need: products with the weights, and attention over the tokens in reach.
 What a contender computes on padding is time, not work.
