@@ -1,6 +1,7 @@
 """Whatever is wrong with a checkpoint or a text, the user gets one clear sentence, and nothing is half-written."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -325,12 +326,24 @@ def test_a_failed_save_leaves_the_old_files(directory, tmp_path, monkeypatch):
     def fail(*_args: object, **_settings: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "serialized", fail)
     for target in (directory, tmp_path / "new"):
         with pytest.raises(OSError, match="No space left"):
             model.save_pretrained(target)
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_others_may_read_what_was_saved(directory, tmp_path):
+    ColBERT.from_pretrained(directory, "cpu").save_pretrained(tmp_path / "new")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "new").rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~current_umask()}
+
+
+def current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def test_saving_over_a_file(directory, tmp_path):
