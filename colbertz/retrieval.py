@@ -49,6 +49,17 @@ def retrieve(
     found = search(
         model, collection.queries, collection.documents, k + 1, index=index, device=device, show_progress=show_progress
     )
+    return as_run(collection, found, k)
+
+
+def as_run(collection: Collection, found: Sequence[Sequence[tuple[int, float]]], k: int) -> Run:
+    """What was found for each query of a collection, without itself and no more than `k`.
+
+    Args:
+        collection: what was searched.
+        found: places among its documents and scores, best first, one more than `k`.
+        k: documents a query.
+    """
     run: Run = {}
     for own, gains, row in zip(collection.query_ids, collection.relevant, found):
         scored = {collection.document_ids[number]: score for number, score in row}

@@ -37,15 +37,32 @@ def rank(
     """The numbers of the k best documents of each query by BM25, best first.
 
     Raises:
+        ModuleNotFoundError: as `search`.
+    """
+    return [[number for number, _ in row] for row in search(queries, documents, words, k, k1=2.0, b=0.9)]
+
+
+def search(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    words: Callable[[str], list[str]],
+    k: int,
+    *,
+    k1: float,
+    b: float,
+) -> list[list[tuple[int, float]]]:
+    """The k best documents of each query by BM25 with these constants, best first: their numbers, and scores.
+
+    Raises:
         ModuleNotFoundError: without bm25s, which the extra `eval` installs.
     """
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it announces every index that it builds
-    model = bm25s.BM25(k1=2.0, b=0.9)
+    model = bm25s.BM25(k1=k1, b=b)
     model.index([words(text) for text in documents], show_progress=False)
     found = model.retrieve([words(text) for text in queries], k=min(k, len(documents)), show_progress=False)
-    return [row.tolist() for row in found.documents]
+    return [list(zip(*row)) for row in zip(found.documents.tolist(), found.scores.tolist())]
 
 
 def _stem(word: str) -> str:

@@ -28,7 +28,7 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
         queries: Ragged = model.encode_query(collection.queries, show_progress=False)
         documents: Ragged = model.encode_document(collection.documents, show_progress=False)
     relevant = collection.relevant
-    _, numbers = best(queries, (documents[i : i + _BLOCK] for i in range(0, len(documents), _BLOCK)), k + 1)
+    _, numbers = best(queries, in_blocks(documents), k + 1)
     found = []
     for own, gains, row in zip(collection.query_ids, relevant, numbers.tolist()):
         found.append(without_itself(own, gains, [collection.document_ids[number] for number in row])[:k])
@@ -37,6 +37,11 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
         f"mrr@{k}": mrr(found, relevant, k),
         f"recall@{k}": recall(found, relevant, k),
     }
+
+
+def in_blocks(documents: Ragged) -> Iterator[Ragged]:
+    """Embeddings of all documents, as `best` takes them."""
+    return (documents[i : i + _BLOCK] for i in range(0, len(documents), _BLOCK))
 
 
 def without_itself(query_id: str, gains: Mapping[str, float], ids: Sequence[str]) -> list[str]:

@@ -79,18 +79,19 @@ def load(
     if last is None or (embedding_dim is not None and embedding_dim != last):
         projections.append(_new_projection(last or encoder.config.hidden_size, embedding_dim or 128, dtype, seed))
     _check_chain(source, encoder, projections)
-    settings = _override(source.settings, overrides)
+    settings = override(source.settings, overrides)
     backend, special = _load_tokenizer(source.encoder)
     if not source.unknown_words_skip:
         known = tuple(word for word in settings.skiplist_words if backend.token_to_id(word) is not None)
         settings = replace(settings, skiplist_words=known)
     tokenizer = ColBERTTokenizer(backend, settings, special)
-    check_lengths(encoder, settings)
+    check_lengths(encoder.max_positions, settings)
     grow_vocabulary(encoder, tokenizer.vocab_size, seed)
     return encoder, projections, tokenizer
 
 
-def _override(settings: ColBERTSettings, overrides: dict[str, Any]) -> ColBERTSettings:
+def override(settings: ColBERTSettings, overrides: dict[str, Any]) -> ColBERTSettings:
+    """The settings with some of them replaced by `from_pretrained`'s; raises TypeError if there is no such setting."""
     names = [field.name for field in fields(ColBERTSettings)]
     for key in overrides:
         if key not in names:
@@ -184,10 +185,7 @@ def _load_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, str]]:
             if role.endswith("_token") and isinstance(text, str):
                 special[role] = text
     if path.is_file():
-        try:
-            backend = Tokenizer.from_file(str(path))
-        except Exception as error:  # the only type that the tokenizers library raises
-            raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
+        backend = read_tokenizer(path)
     elif (directory / FILES.vocabulary).is_file():
         from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
@@ -203,14 +201,20 @@ def _load_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, str]]:
     return backend, special
 
 
-def check_lengths(encoder: Encoder, settings: ColBERTSettings) -> None:
-    """Raises ValueError if a text could be longer than the encoder's positions."""
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json; raises CheckpointError if it cannot be read."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the only type that the tokenizers library raises
+        raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
+
+
+def check_lengths(max_positions: int | None, settings: ColBERTSettings) -> None:
+    """Raises ValueError if a text could be longer than the encoder's positions; None: it has no end of them."""
     for side in ("query", "document"):
         length = getattr(settings, f"{side}_length")
-        if encoder.max_positions is not None and length > encoder.max_positions:
-            raise ValueError(
-                f"{side}_length is {length}, this encoder has positions for {encoder.max_positions} tokens"
-            )
+        if max_positions is not None and length > max_positions:
+            raise ValueError(f"{side}_length is {length}, this encoder has positions for {max_positions} tokens")
 
 
 def grow_vocabulary(encoder: Encoder, vocab_size: int, seed: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from colbertz.models.checkpoint import _override, resolve
+from colbertz.models.checkpoint import check_lengths, override, read_tokenizer, resolve
 from colbertz.models.files import FILES, CheckpointError, read_json, replaced_directory
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
@@ -140,21 +140,13 @@ def load(path_or_hub_id: str | Path, backend: str, overrides: dict[str, Any]) ->
         options = "--onnx" + " --int8" * (backend == "onnx-int8") + " --out DIR" * (not local)
         raise CheckpointError(f"{missing} is missing; write it with: colbertz export {path_or_hub_id} {options}")
     config = read_json(directory / CONFIG)
-    try:
-        tokenizer_backend = Tokenizer.from_file(str(directory / FILES.tokenizer))
-    except Exception as error:  # the only type that the tokenizers library raises
-        raise CheckpointError(
-            f"{directory / FILES.tokenizer} cannot be read by the tokenizers library ({error})"
-        ) from error
+    tokenizer_backend = read_tokenizer(directory / FILES.tokenizer)
     try:
         settings, special, longest = _settings(config, tokenizer_backend)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory / CONFIG}: {error!r}; export the model again") from error
-    tokenizer = ColBERTTokenizer(tokenizer_backend, _override(settings, overrides), special)
-    for side in ("query", "document"):
-        length = getattr(tokenizer.settings, f"{side}_length")
-        if longest is not None and length > longest:
-            raise ValueError(f"{side}_length is {length}, this encoder has positions for {longest} tokens")
+    tokenizer = ColBERTTokenizer(tokenizer_backend, override(settings, overrides), special)
+    check_lengths(longest, tokenizer.settings)
     return OnnxEncoder(path), tokenizer
 
 

@@ -1,21 +1,19 @@
 """How well a model, or BM25, finds what collections ask for: nDCG@10 of every query, by exact search and by PLAID."""
 
-import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from colbertz.demo.baseline import plain_words, split_identifiers
+from colbertz.demo import baseline
 from colbertz.evaluation import Collection, measures
-from colbertz.evaluation.exact import best, truncation_unmentioned, without_itself
-from colbertz.evaluation.runs import Run
+from colbertz.evaluation.exact import best, in_blocks, truncation_unmentioned
 from colbertz.evaluation.significance import Estimate, estimate
 from colbertz.index import Index
 from colbertz.models import ColBERT
+from colbertz.retrieval import as_run
 
 MEASURE = "nDCG@10"
 _K = 100
-_BLOCK = 512  # documents scored at a time
 
 # Documents of more words than `_MANY_WORDS` are long, and read to `LONG` tokens besides a model's own length.
 LONG, _MANY_WORDS = 16_384, 1_000
@@ -24,8 +22,8 @@ LONG, _MANY_WORDS = 16_384, 1_000
 Judgement = dict[str, dict[str, float]]
 
 _BM25_WORDS: Mapping[str, Callable[[str], list[str]]] = {
-    "BM25": plain_words,
-    "BM25, identifiers split, stemmed": split_identifiers,
+    "BM25": baseline.plain_words,
+    "BM25, identifiers split, stemmed": baseline.split_identifiers,
 }
 
 
@@ -43,8 +41,7 @@ def judge(model: ColBERT, collection: Collection) -> Judgement:
     with truncation_unmentioned():
         queries = model.encode_query(collection.queries)
         documents = model.encode_document(collection.documents)
-    blocks = (documents[i : i + _BLOCK] for i in range(0, len(documents), _BLOCK))
-    scores, numbers = best(queries, blocks, _K + 1)
+    scores, numbers = best(queries, in_blocks(documents), _K + 1)
     exact = [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(Path(folder) / "index", [documents])
@@ -58,16 +55,9 @@ def judge_bm25(collection: Collection) -> Judgement:
     Raises:
         ModuleNotFoundError: without bm25s, which the extra `eval` installs.
     """
-    import bm25s
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it announces every index that it builds
     found = {}
     for name, words in _BM25_WORDS.items():
-        model = bm25s.BM25(k1=1.2, b=0.75)
-        model.index([words(text) for text in collection.documents], show_progress=False)
-        k = min(_K + 1, len(collection.documents))
-        rows = model.retrieve([words(text) for text in collection.queries], k=k, show_progress=False)
-        ranked = [list(zip(*row)) for row in zip(rows.documents.tolist(), rows.scores.tolist())]
+        ranked = baseline.search(collection.queries, collection.documents, words, _K + 1, k1=1.2, b=0.75)
         found[name] = _values(collection, ranked)
     return found
 
@@ -94,9 +84,5 @@ def estimates(judgements: Mapping[str, Judgement]) -> dict[str, dict[str, Estima
 
 
 def _values(collection: Collection, ranked: Sequence[Sequence[tuple[int, float]]]) -> dict[str, float]:
-    run: Run = {}
-    for own, gains, row in zip(collection.query_ids, collection.relevant, ranked):
-        scored = {collection.document_ids[number]: score for number, score in row}
-        run[own] = {id: scored[id] for id in without_itself(own, gains, list(scored))[:_K]}
     relevant = dict(zip(collection.query_ids, collection.relevant))
-    return measures.per_query(relevant, run, [MEASURE])[MEASURE]
+    return measures.per_query(relevant, as_run(collection, ranked, _K), [MEASURE])[MEASURE]

@@ -77,8 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 def finish(trained: Path, out: Path, args: argparse.Namespace) -> dict[str, Judgement]:
     """Halve the weights, judge the model and BM25 on the collections' split `dev`, and save it with its card."""
-    ColBERT.from_pretrained(trained, dtype=torch.bfloat16).save_pretrained(out)
-    alignment.record(ColBERT.from_pretrained(out), out)
+    alignment.save(ColBERT.from_pretrained(trained, dtype=torch.bfloat16), out)
     judged: dict[str, Judgement] = {}
     for directory in args.collections:
         collection = read_beir(directory, "dev")

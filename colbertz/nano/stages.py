@@ -3,12 +3,16 @@
 A step whose result is there already is not repeated, and a stage that was interrupted goes on.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import yaml
 
-from colbertz import cli, config, training
+from colbertz import config, training
+from colbertz.cli import mine as cli_mine
+from colbertz.cli import score as cli_score
 from colbertz.training import alignment
 from colbertz.training.model import build_model
 
@@ -34,9 +38,7 @@ def train(settings: Path, output: Path, *arguments: str) -> Path:
 def untrained(settings: Path, tokenizer: Path, seed: int, output: Path) -> Path:
     """A checkpoint of random weights, of the sizes in the YAML file, for stages that are to begin with nothing."""
     loaded = config.load(["--config", str(settings), f"--model.tokenizer={tokenizer}"])
-    model = build_model(loaded.model, seed)
-    model.save_pretrained(output)
-    alignment.record(model, output)
+    alignment.save(build_model(loaded.model, seed), output)
     return output
 
 
@@ -49,7 +51,7 @@ def mine(model: Path, data: Path, out: Path) -> str:
     """Find negatives among the answers of all questions, and return the argument that trains with them."""
     if not out.exists():
         options = f"--num-negatives={_NUM_NEGATIVES} --top-k=50 --max-rank={_MAX_RANK} --sampling=random".split()
-        _command("mine", "--model", model, "--pairs", data / "supervised.jsonl", "--out", out, *options)
+        _command(cli_mine, "--model", model, "--pairs", data / "supervised.jsonl", "--out", out, *options)
     return _sources([{"path": str(out), "negatives": ["negatives"], "max_negatives": 3}])
 
 
@@ -59,7 +61,7 @@ def teach(teacher: Path, mined: Path, out: Path) -> str:
         rows = mined.read_text(encoding="utf-8").splitlines(keepends=True)
         taught = mined.with_name(f"taught-{mined.name}")
         taught.write_text("".join(rows[:: -(-len(rows) // _MOST_TAUGHT)]), encoding="utf-8")
-        _command("score", "--mined", taught, "--teacher", teacher, "--bm25-weight", _BM25_WEIGHT, "--out", out)
+        _command(cli_score, "--mined", taught, "--teacher", teacher, "--bm25-weight", _BM25_WEIGHT, "--out", out)
     return _sources([{"layout": "ms-marco-scores", "path": str(out)}])
 
 
@@ -67,12 +69,8 @@ def _sources(sources: Sequence[dict[str, object]]) -> str:
     return f"--data.train={yaml.safe_dump(list(sources), default_flow_style=True, width=10**9).strip()}"
 
 
-def _command(*words: object) -> None:
-    """Run a subcommand as the command line would.
-
-    Raises:
-        RuntimeError: if it fails; it has said why.
-    """
-    line = [str(word) for word in words]
-    if cli.main(line):
-        raise RuntimeError(f"colbertz {' '.join(line)} failed")
+def _command(subcommand: ModuleType, *words: object) -> None:
+    """Run a subcommand with these options; what it raises is the caller's."""
+    parser = argparse.ArgumentParser()
+    subcommand.add_arguments(parser)
+    subcommand.run(parser.parse_args([str(word) for word in words]))

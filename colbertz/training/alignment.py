@@ -48,8 +48,9 @@ def _of_settings(settings: ColBERTSettings) -> dict[str, Any]:
     return {**values, "query_prompt": settings.prompt("query"), "document_prompt": settings.prompt("document")}
 
 
-def record(model: ColBERT, directory: Path) -> None:
-    """Add the record to a saved checkpoint."""
+def save(model: ColBERT, directory: Path) -> None:
+    """Save a checkpoint with its record."""
+    model.save_pretrained(directory)
     path = directory / RECORD
     beside = path.with_name(f".{RECORD}")
     beside.write_text(json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -43,8 +43,7 @@ def dry_run(configs: Sequence[TrainingConfig]) -> None:
                 print(report, flush=True)
             # A fresh one, because that of the run may be spread over the processes.
             model, directory = build_model(config.model, config.seed), Path(folder) / str(number)
-            model.save_pretrained(directory)
-            alignment.record(model, directory)
+            alignment.save(model, directory)
             stand_ins[str(Path(config.output) / "model")] = str(directory)
 
 

@@ -282,9 +282,7 @@ def _evaluate(run: Run, collections: Sequence[Collection]) -> dict[str, float]:
 def _save_model(run: Run, name: str) -> None:
     _show(run)
     if run.judged is not None:
-        directory = Path(run.config.output) / name
-        run.judged.save_pretrained(directory)
-        alignment.record(run.judged, directory)
+        alignment.save(run.judged, Path(run.config.output) / name)
     distributed.barrier()
 
 
