@@ -81,15 +81,15 @@ def judged(path: Path, directories: Sequence[Path], model: Callable[[], Path] | 
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     found: dict[str, Judgement] = {}
+    trained = model() if model else None
     for directory in directories:
         collection = read_beir(directory, "dev")
-        if model is None:
+        if trained is None:
             found[collection.name] = judge_bm25(collection)
-            continue
-        if path.stem == FULL:
-            found |= judge_at_lengths(model(), collection)
+        elif path.stem == FULL:
+            found |= judge_at_lengths(trained, collection)
         else:
-            found[collection.name] = judge(ColBERT.from_pretrained(model()), collection)
+            found[collection.name] = judge(ColBERT.from_pretrained(trained), collection)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found), encoding="utf-8")
     return found

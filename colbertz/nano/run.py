@@ -21,6 +21,8 @@ from colbertz.nano.judge import Judgement, estimates, judge_at_lengths, judge_bm
 from colbertz.nano.prepare import DESCRIPTION, prepare
 from colbertz.training import alignment
 
+_CONFIGS = Path("configs/nano")
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The recipe's own options."""
@@ -37,9 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="in BEIR's layout: the model trains on the questions of qrels/train and is judged on those of qrels/dev",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--configs", type=Path, default=Path("configs/nano"), metavar="DIR", help="default: %(default)s"
-    )
+    parser.add_argument("--configs", type=Path, default=_CONFIGS, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the data (default: 0)")
     parser.add_argument("--no-python", action="store_true", help="leave out the source of the installed Python")
     parser.add_argument("--mlm", action="store_true", help="warm up with masked language modelling")
@@ -97,4 +97,5 @@ def _command(args: argparse.Namespace) -> str:
     words = ["colbertz", "nano", "--pairs", str(args.pairs), "--seed", str(args.seed)]
     words += ["--no-python"] * args.no_python + ["--mlm"] * args.mlm
     words += ["--teacher", str(args.teacher)] if args.teacher else []
+    words += ["--configs", str(args.configs)] if args.configs != _CONFIGS else []
     return shlex.join([*words, *(["--collections", *map(str, args.collections)] if args.collections else [])])

@@ -2,7 +2,7 @@
 
 A training step allocates and frees the same tensors of tens of megabytes again and again. glibc returns blocks of this
 size to the system at once, and the system hands them out again page by page, cleared: on two cores, `y = x * 2` for 38
-MB took 37 ms instead of 2.5, and a step of the nano recipe a third longer (benchmarks/train.py measures steps).
+MB took 37 ms instead of 2.5 (docs/log.md).
 """
 
 import ctypes
