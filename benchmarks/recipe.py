@@ -99,26 +99,32 @@ def rows(arms: dict[str, list[dict[str, Judgement]]], bm25: dict[str, Judgement]
     """A row for each arm, collection and way to search: the mean over seeds, its interval, and what sets it apart."""
     for collection, judgement in bm25.items():
         for name, values in judgement.items():
-            yield row(name, collection, "", [values], None)
+            yield row(name, collection, "", [values], {})
     for arm, seeds in arms.items():
         for collection in seeds[0]:
-            against = bm25[collection.split(",")[0]]["BM25"]
             for how in seeds[0][collection]:
-                yield row(arm, collection, how, [seed[collection][how] for seed in seeds], against)
+                others = {"BM25": bm25[collection.split(",")[0]]["BM25"]}
+                if arm != FULL and FULL in arms:
+                    others[FULL] = means([seed[collection][how] for seed in arms[FULL]])
+                yield row(arm, collection, how, [seed[collection][how] for seed in seeds], others)
 
 
 def row(
-    contender: str, collection: str, how: str, seeds: list[dict[str, float]], bm25: dict[str, float] | None
+    contender: str, collection: str, how: str, seeds: list[dict[str, float]], others: dict[str, dict[str, float]]
 ) -> dict[str, object]:
-    means = {query: sum(values[query] for values in seeds) / len(seeds) for query in seeds[0]}
-    found = significance.estimate(means)
+    found = significance.estimate(means(seeds))
     each = [sum(values.values()) / len(values) for values in seeds]
     result: dict[str, object] = {"contender": contender, "collection": collection, "search": how, MEASURE: found.mean}
     result |= {"low": found.low, "high": found.high, "seeds": each}
-    if bm25 is not None:
-        by = significance.difference(means, bm25)
-        result |= {"minus BM25": by.mean, "p": by.p}
+    for name, values in others.items():
+        by = significance.difference(means(seeds), values)
+        result |= {f"minus {name}": by.mean, f"p against {name}": by.p}
     return result
+
+
+def means(seeds: list[dict[str, float]]) -> dict[str, float]:
+    """Every query's mean over the seeds."""
+    return {query: sum(values[query] for values in seeds) / len(seeds) for query in seeds[0]}
 
 
 def main() -> None:

@@ -11,16 +11,20 @@ from typing import Any
 PAGE = Path(__file__).with_name("recipe.md")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "recipe.json"
 START, END = "<!-- generated: tables -->", "<!-- end -->"
-MEASURE = "nDCG@10"
+MEASURE, FULL = "nDCG@10", "all three"
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Exact search of every arm, and PLAID beside it, as Markdown."""
+    """Exact search of every arm, how far that is from the full recipe, and PLAID beside it, as Markdown."""
     collections = list(dict.fromkeys(row["collection"] for row in rows))
     exact = [row for row in rows if row["search"] != "plaid"]
     contenders = list(dict.fromkeys(row["contender"] for row in exact))
     lines = [f"| {MEASURE}, exact search | {' | '.join(collections)} |", "|---" * (len(collections) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(_cell(_find(exact, name, c)) for c in collections)} |" for name in contenders]
+    lines += ["", f"| {MEASURE}, exact search, minus {FULL} | {' | '.join(collections)} |"]
+    lines.append("|---" * (len(collections) + 1) + "|")
+    for name in dict.fromkeys(row["contender"] for row in exact if f"minus {FULL}" in row):
+        lines.append(f"| {name} | {' | '.join(_difference(_find(exact, name, c)) for c in collections)} |")
     plaid = [row for row in rows if row["search"] == "plaid"]
     lines += [
         "",
@@ -50,9 +54,16 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return ""
     mean = f"{row[MEASURE]:.3f}"
     if row.get("minus BM25", 0) > 0:
-        mean = f"**{mean}**" + ("\\*" if row["p"] < 0.05 else "")
+        mean = f"**{mean}**" + ("\\*" if row["p against BM25"] < 0.05 else "")
     spread = f", seeds {min(row['seeds']):.3f}–{max(row['seeds']):.3f}" if len(row["seeds"]) > 1 else ""
     return f"{mean} ({row['low']:.3f}–{row['high']:.3f}{spread})"
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    p = row[f"p against {FULL}"]
+    return f"{row[f'minus {FULL}']:+.4f} (p {'< 0.001' if p < 0.001 else f'{p:.3f}'})"
 
 
 if __name__ == "__main__":
