@@ -7,7 +7,7 @@ VERSIONS := setup.py constraints.txt constraints-pylate.txt
 .PHONY: help venv demo demo-train test lint format clean
 
 help:
-	@echo "make demo    index this machine's Python code, search it, compare with BM25 (8 minutes at most)"
+	@echo "make demo    index this machine's Python code, search it, compare with BM25 (5 minutes)"
 	@echo "make demo-train   the same with a model trained on that code first (10 minutes at most)"
 	@echo "make test    run the tests, then those that compare with PyLate, and the kernels with the oldest Triton"
 	@echo "make lint    check format, style and types; edits nothing"
