@@ -112,12 +112,13 @@ def rows(arms: dict[str, list[dict[str, Judgement]]], bm25: dict[str, Judgement]
 def row(
     contender: str, collection: str, how: str, seeds: list[dict[str, float]], others: dict[str, dict[str, float]]
 ) -> dict[str, object]:
-    found = significance.estimate(means(seeds))
+    own = means(seeds)
+    found = significance.estimate(own)
     each = [sum(values.values()) / len(values) for values in seeds]
     result: dict[str, object] = {"contender": contender, "collection": collection, "search": how, MEASURE: found.mean}
     result |= {"low": found.low, "high": found.high, "seeds": each}
     for name, values in others.items():
-        by = significance.difference(means(seeds), values)
+        by = significance.difference(own, values)
         result |= {f"minus {name}": by.mean, f"p against {name}": by.p}
     return result
 

@@ -16,25 +16,29 @@ MEASURE, FULL = "nDCG@10", "all three"
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     """Exact search of every arm, how far that is from the full recipe, and PLAID beside it, as Markdown."""
-    collections = list(dict.fromkeys(row["collection"] for row in rows))
-    exact = [row for row in rows if row["search"] != "plaid"]
-    contenders = list(dict.fromkeys(row["contender"] for row in exact))
-    lines = [f"| {MEASURE}, exact search | {' | '.join(collections)} |", "|---" * (len(collections) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(_cell(_find(exact, name, c)) for c in collections)} |" for name in contenders]
-    lines += ["", f"| {MEASURE}, exact search, minus {FULL} | {' | '.join(collections)} |"]
-    lines.append("|---" * (len(collections) + 1) + "|")
-    for name in dict.fromkeys(row["contender"] for row in exact if f"minus {FULL}" in row):
-        lines.append(f"| {name} | {' | '.join(_difference(_find(exact, name, c)) for c in collections)} |")
-    plaid = [row for row in rows if row["search"] == "plaid"]
-    lines += [
-        "",
-        f"| {MEASURE}, PLAID minus exact | {' | '.join(collections)} |",
-        "|---" * (len(collections) + 1) + "|",
-    ]
-    for name in dict.fromkeys(row["contender"] for row in plaid):
-        pairs = [(_find(plaid, name, c), _find(exact, name, c)) for c in collections]
-        cells = [f"{one[MEASURE] - other[MEASURE]:+.4f}" if one and other else "" for one, other in pairs]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    exact = {(row["contender"], row["collection"]): row for row in rows if row["search"] != "plaid"}
+    plaid = {(row["contender"], row["collection"]): row for row in rows if row["search"] == "plaid"}
+    return "\n\n".join(
+        [
+            _table(f"{MEASURE}, exact search", {place: _cell(row) for place, row in exact.items()}),
+            _table(
+                f"{MEASURE}, exact search, minus {FULL}",
+                {place: _difference(row) for place, row in exact.items() if f"minus {FULL}" in row},
+            ),
+            _table(
+                f"{MEASURE}, PLAID minus exact",
+                {place: f"{row[MEASURE] - exact[place][MEASURE]:+.4f}" for place, row in plaid.items()},
+            ),
+        ]
+    )
+
+
+def _table(title: str, cells: Mapping[tuple[str, str], str]) -> str:
+    """A line a contender and a column a collection, of cells by contender and collection."""
+    collections = list(dict.fromkeys(collection for _, collection in cells))
+    lines = [f"| {title} | {' | '.join(collections)} |", "|---" * (len(collections) + 1) + "|"]
+    for name in dict.fromkeys(name for name, _ in cells):
+        lines.append(f"| {name} | {' | '.join(cells.get((name, collection), '') for collection in collections)} |")
     return "\n".join(lines)
 
 
@@ -44,14 +48,8 @@ def page(old: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{before}{START}\n\n{tables(rows)}\n\n{END}{rest.partition(END)[2]}"
 
 
-def _find(rows: Sequence[Mapping[str, Any]], contender: str, collection: str) -> Mapping[str, Any] | None:
-    return next((row for row in rows if (row["contender"], row["collection"]) == (contender, collection)), None)
-
-
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, Any]) -> str:
     """Mean and interval; bold if above BM25, with an asterisk if by more than chance makes likely."""
-    if row is None:
-        return ""
     mean = f"{row[MEASURE]:.3f}"
     if row.get("minus BM25", 0) > 0:
         mean = f"**{mean}**" + ("\\*" if row["p against BM25"] < 0.05 else "")
@@ -59,9 +57,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return f"{mean} ({row['low']:.3f}–{row['high']:.3f}{spread})"
 
 
-def _difference(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
+def _difference(row: Mapping[str, Any]) -> str:
     p = row[f"p against {FULL}"]
     return f"{row[f'minus {FULL}']:+.4f} (p {'< 0.001' if p < 0.001 else f'{p:.3f}'})"
 
