@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from colbertz.demo import baseline, main
+from colbertz import bm25
+from colbertz.demo import main
 from colbertz.demo.corpus import Function, collect, first_sentence
 from colbertz.demo.tokenizer import train_tokenizer
 
@@ -157,18 +158,18 @@ def test_a_word_is_the_same_token_wherever_it_stands() -> None:
 
 
 def test_bm25_finds_identifiers_by_their_parts() -> None:
-    assert baseline.split_identifiers("parsing the HTTPServer_dates") == [
+    assert bm25.split_identifiers("parsing the HTTPServer_dates") == [
         "pars",
         "httpserver_dates",
         "http",
         "server",
         "dat",
     ]
-    assert baseline.plain_words("parsing the HTTPServer_dates") == ["parsing", "httpserver_dates"]
+    assert bm25.plain_words("parsing the HTTPServer_dates") == ["parsing", "httpserver_dates"]
     pytest.importorskip("bm25s")
     documents = ["def open_file(p)", "class DateParser", "def sort(list)"]
     queries = ["opening files", "parses a date"]
-    assert [found[0] for found in baseline.rank(queries, documents, baseline.split_identifiers, k=2)] == [0, 1]
+    assert [found[0][0] for found in bm25.search(queries, documents, bm25.split_identifiers, k=2)] == [0, 1]
 
 
 CONFIG = """

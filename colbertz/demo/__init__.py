@@ -2,7 +2,6 @@
 
 corpus.py      functions and their docstrings, from the installed packages
 tokenizer.py   a byte-pair tokenizer for code, trained on them
-baseline.py    BM25, to compare with
 run.py         `make demo` from top to bottom
 """
 

@@ -1,10 +1,10 @@
 """How well a model, or BM25, finds what collections ask for: nDCG@10 of every query, by exact search and by PLAID."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from colbertz.demo import baseline
+from colbertz import bm25
 from colbertz.evaluation import Collection, measures
 from colbertz.evaluation.exact import best, in_blocks, truncation_unmentioned
 from colbertz.evaluation.significance import Estimate, estimate
@@ -21,9 +21,9 @@ LONG, _MANY_WORDS = 16_384, 1_000
 # {how it was searched: {query id: nDCG@10}}
 Judgement = dict[str, dict[str, float]]
 
-_BM25_WORDS: Mapping[str, Callable[[str], list[str]]] = {
-    "BM25": baseline.plain_words,
-    "BM25, identifiers split, stemmed": baseline.split_identifiers,
+_BM25_WORDS: Mapping[str, bm25.Words] = {
+    "BM25": bm25.plain_words,
+    "BM25, identifiers split, stemmed": bm25.split_identifiers,
 }
 
 
@@ -57,7 +57,7 @@ def judge_bm25(collection: Collection) -> Judgement:
     """
     found = {}
     for name, words in _BM25_WORDS.items():
-        ranked = baseline.search(collection.queries, collection.documents, words, _K + 1, k1=1.2, b=0.75)
+        ranked = bm25.search(collection.queries, collection.documents, words, _K + 1)
         found[name] = _values(collection, ranked)
     return found
 

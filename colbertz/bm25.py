@@ -1,14 +1,19 @@
-"""BM25, the baseline of the demo's closing table, with two ways to cut code into words.
+"""BM25 by bm25s, to compare with and as a part of teachers, with two ways to cut text into words.
 
 Plain words are what a text search engine does by default. Split identifiers are the strong baseline: `parse_dateString`
 is found under parse, date and string as well as under itself, and plurals and endings are cut off, as a code search
-engine would. k1 and b are the best of a small grid for the split form on the same held-out functions, so the comparison
-leans towards BM25.
+engine would.
 """
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bm25s import BM25
+
+Words = Callable[[str], list[str]]
 
 _STOPWORDS = frozenset(
     "a an and are as at be but by for from if in into is it its no not of on or such that the their then there these "
@@ -31,27 +36,8 @@ def split_identifiers(text: str) -> list[str]:
     return [word for word in words if word not in _STOPWORDS]
 
 
-def rank(
-    queries: Sequence[str], documents: Sequence[str], words: Callable[[str], list[str]], k: int = 10
-) -> list[list[int]]:
-    """The numbers of the k best documents of each query by BM25, best first.
-
-    Raises:
-        ModuleNotFoundError: as `search`.
-    """
-    return [[number for number, _ in row] for row in search(queries, documents, words, k, k1=2.0, b=0.9)]
-
-
-def search(
-    queries: Sequence[str],
-    documents: Sequence[str],
-    words: Callable[[str], list[str]],
-    k: int,
-    *,
-    k1: float,
-    b: float,
-) -> list[list[tuple[int, float]]]:
-    """The k best documents of each query by BM25 with these constants, best first: their numbers, and scores.
+def bm25_index(documents: Iterable[str], words: Words, *, k1: float = 1.2, b: float = 0.75) -> "BM25":
+    """The statistics of these documents.
 
     Raises:
         ModuleNotFoundError: without bm25s, which the extra `eval` installs.
@@ -61,6 +47,18 @@ def search(
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it announces every index that it builds
     model = bm25s.BM25(k1=k1, b=b)
     model.index([words(text) for text in documents], show_progress=False)
+    return model
+
+
+def search(
+    queries: Sequence[str], documents: Sequence[str], words: Words, k: int, *, k1: float = 1.2, b: float = 0.75
+) -> list[list[tuple[int, float]]]:
+    """The k best documents of each query, best first: their numbers, and scores.
+
+    Raises:
+        ModuleNotFoundError: as `bm25_index`.
+    """
+    model = bm25_index(documents, words, k1=k1, b=b)
     found = model.retrieve([words(text) for text in queries], k=min(k, len(documents)), show_progress=False)
     return [list(zip(*row)) for row in zip(found.documents.tolist(), found.scores.tolist())]
 
