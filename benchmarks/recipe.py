@@ -8,7 +8,8 @@ Takes hours on two cores; killed and started again, it goes on. Every arm has th
 begin with a later stage begin with random weights and that stage's settings, but for the learning rate, which is that
 of stage 1. Negatives and the teacher's scores are made once, from the models of the first seed. Models and every
 query's value stay under --out; results/recipe.json holds means over the seeds and their bootstrap intervals over the
-queries.
+queries, of everything that was ever judged under --out: arms may be run one by one, and with more or fewer seeds.
+Differences are over the seeds that both arms have.
 """
 
 import argparse
@@ -95,37 +96,49 @@ def judged(path: Path, directories: Sequence[Path], model: Callable[[], Path] | 
     return found
 
 
-def rows(arms: dict[str, list[dict[str, Judgement]]], bm25: dict[str, Judgement]) -> Iterator[dict[str, object]]:
+def all_judged(out: Path) -> dict[str, dict[int, dict[str, Judgement]]]:
+    """{arm: {seed: its judgement}} of everything that was judged so far, in the order of `ARMS`."""
+    found: dict[str, dict[int, dict[str, Judgement]]] = {}
+    for arm in ARMS:
+        for path in sorted(out.glob(f"seed*/{arm}.json")):
+            seed = int(path.parent.name.removeprefix("seed"))
+            found.setdefault(arm, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def rows(arms: dict[str, dict[int, dict[str, Judgement]]], bm25: dict[str, Judgement]) -> Iterator[dict[str, object]]:
     """A row for each arm, collection and way to search: the mean over seeds, its interval, and what sets it apart."""
     for collection, judgement in bm25.items():
         for name, values in judgement.items():
-            yield row(name, collection, "", [values], {})
+            yield row(name, collection, "", {0: values})
     for arm, seeds in arms.items():
-        for collection in seeds[0]:
-            for how in seeds[0][collection]:
-                others = {"BM25": bm25[collection.split(",")[0]]["BM25"]}
-                if arm != FULL and FULL in arms:
-                    others[FULL] = means([seed[collection][how] for seed in arms[FULL]])
-                yield row(arm, collection, how, [seed[collection][how] for seed in seeds], others)
+        for collection, judgement in seeds[min(seeds)].items():
+            for how in judgement:
+                own = {seed: judgements[collection][how] for seed, judgements in seeds.items()}
+                found = row(arm, collection, how, own)
+                found |= apart("BM25", means(own), bm25[collection.split(",")[0]]["BM25"])
+                both = sorted(seeds.keys() & arms.get(FULL, {}).keys())
+                if arm != FULL and both:
+                    full = {seed: arms[FULL][seed][collection][how] for seed in both}
+                    found |= apart(FULL, means({seed: own[seed] for seed in both}), means(full))
+                yield found
 
 
-def row(
-    contender: str, collection: str, how: str, seeds: list[dict[str, float]], others: dict[str, dict[str, float]]
-) -> dict[str, object]:
-    own = means(seeds)
-    found = significance.estimate(own)
-    each = [sum(values.values()) / len(values) for values in seeds]
+def row(contender: str, collection: str, how: str, seeds: dict[int, dict[str, float]]) -> dict[str, object]:
+    found = significance.estimate(means(seeds))
+    each = [sum(values.values()) / len(values) for values in seeds.values()]
     result: dict[str, object] = {"contender": contender, "collection": collection, "search": how, MEASURE: found.mean}
-    result |= {"low": found.low, "high": found.high, "seeds": each}
-    for name, values in others.items():
-        by = significance.difference(own, values)
-        result |= {f"minus {name}": by.mean, f"p against {name}": by.p}
-    return result
+    return result | {"low": found.low, "high": found.high, "seeds": each}
 
 
-def means(seeds: list[dict[str, float]]) -> dict[str, float]:
+def apart(name: str, own: dict[str, float], other: dict[str, float]) -> dict[str, object]:
+    by = significance.difference(own, other)
+    return {f"minus {name}": by.mean, f"p against {name}": by.p}
+
+
+def means(seeds: dict[int, dict[str, float]]) -> dict[str, float]:
     """Every query's mean over the seeds."""
-    return {query: sum(values[query] for values in seeds) / len(seeds) for query in seeds[0]}
+    return {query: sum(values[query] for values in seeds.values()) / len(seeds) for query in seeds[min(seeds)]}
 
 
 def main() -> None:
@@ -139,15 +152,13 @@ def main() -> None:
     args = parser.parse_args()
     prepare(args.pairs, args.collections, args.out / "data")
     bm25 = judged(args.out / "bm25.json", args.collections, None)
-    arms: dict[str, list[dict[str, Judgement]]] = {arm: [] for arm in args.arms}
     for seed in args.seeds:
         # Whole recipes first; what is left out of them is ready by then.
         for arm in sorted(args.arms, key=lambda arm: (not ARMS[arm].startswith("U"), arm != FULL)):
             letters = ARMS[arm]
             path = args.out / f"seed{seed}" / f"{arm}.json"
-            arms[arm].append(judged(path, args.collections, partial(model_of, letters, seed, args)))
-    about = common.machine("tokenizers") | {"seeds": args.seeds}
-    common.report("recipe", about, list(rows(arms, bm25)))
+            judged(path, args.collections, partial(model_of, letters, seed, args))
+    common.report("recipe", common.machine("tokenizers"), list(rows(all_judged(args.out), bm25)))
 
 
 if __name__ == "__main__":
