@@ -93,8 +93,9 @@ def finish(trained: Path, out: Path, args: argparse.Namespace) -> dict[str, Judg
 
 
 def _command(args: argparse.Namespace) -> str:
-    """What was typed, without where it was written to."""
-    words = ["colbertz", "nano", "--pairs", str(args.pairs), "--seed", str(args.seed)]
+    """What was typed, but for --out; and the number of threads, since the order of sums depends on it."""
+    words = [f"OMP_NUM_THREADS={torch.get_num_threads()}", "colbertz", "nano"]
+    words += ["--pairs", str(args.pairs), "--seed", str(args.seed)]
     words += ["--no-python"] * args.no_python + ["--mlm"] * args.mlm
     words += ["--teacher", str(args.teacher)] if args.teacher else []
     words += ["--configs", str(args.configs)] if args.configs != _CONFIGS else []
