@@ -10,7 +10,6 @@ schema of the data set lightonai/ms-marco-en-bge-gemma:
 
 import importlib
 import json
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from colbertz.bm25 import bm25_index, split_identifiers
 from colbertz.evaluation.exact import truncation_unmentioned
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
@@ -118,27 +118,20 @@ def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype:
 
 
 def bm25_teacher(corpus: Iterable[str]) -> Teacher:
-    """BM25 in the variant and with the words and constants of bm25s; documents have to be of the corpus.
+    """BM25 with identifiers split and words stemmed; documents have to be of the corpus.
 
     Raises:
         ValueError: if bm25s is not installed.
     """
-    bm25s = _optional("bm25s", "eval")
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it announces every index that it builds
+    _optional("bm25s", "eval")
     numbers = {text: number for number, text in enumerate(dict.fromkeys(corpus))}
-
-    def words(texts: Sequence[str]) -> list[list[str]]:
-        found: list[list[str]] = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
-        return found
-
-    model = bm25s.BM25()
-    model.index(words(list(numbers)), show_progress=False)
+    model = bm25_index(numbers, split_identifiers)
 
     def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
         return [
             # bm25s fails on a query of stop words only.
-            model.get_scores(terms)[[numbers[text] for text in texts]].tolist() if terms else [0.0] * len(texts)
-            for terms, texts in zip(words(queries), documents)
+            model.get_scores(words)[[numbers[text] for text in texts]].tolist() if words else [0.0] * len(texts)
+            for words, texts in zip(map(split_identifiers, queries), documents)
         ]
 
     return score

@@ -11,6 +11,7 @@ from colbertz import ColBERT
 from colbertz.cli import main
 from colbertz.cli.options import DEFAULT_MODEL
 from colbertz.models.checkpoint import resolve
+from colbertz.nano.cloze import cloze_pairs
 from colbertz.nano.prepare import prepare
 
 STAGE = """
@@ -99,6 +100,16 @@ def test_what_is_judged_is_not_trained_on(world: Path) -> None:
     assert json.loads((world / "data/data.json").read_text())["counts"] == {"more": 8, "shelves": 16, "rooms": 8}
 
 
+def test_of_pairs_with_one_query_the_later_stages_see_the_first(world: Path) -> None:
+    paragraphs = [{"query": "History", "document": f"paragraph {i} of a history"} for i in range(5)]
+    write_lines(world / "pairs" / "wiki.jsonl", paragraphs)
+    prepare(world / "pairs", [], world / "data", python=False)
+    assert len(rows_of(world / "data/pairs/wiki.jsonl")) == 5
+    later = rows_of(world / "data/supervised.jsonl")
+    assert [row for row in later if row["query"] == "History"] == paragraphs[:1]
+    assert len({row["query"] for row in later}) == len(later)
+
+
 def test_the_answer_in_a_long_document_is_the_window_that_has_it(world: Path) -> None:
     prepare(world / "pairs", [world / "talks"], world / "data", python=False)
     answers = {row["query"]: row["document"] for row in rows_of(world / "data/supervised.jsonl")}
@@ -106,6 +117,45 @@ def test_the_answer_in_a_long_document_is_the_window_that_has_it(world: Path) ->
         window = answers[f"train: where is {BOXES[number]}"]
         assert len(window.split()) == 200
         assert BOXES[number] in window
+
+
+def test_sentences_of_texts_are_questions() -> None:
+    sentences = [" ".join(f"W{i}-{j}" for j in range(10)) + "." for i in range(4)]
+    text = " ".join(sentences)
+    pairs = [
+        pair
+        for seed in range(200)
+        for pair in cloze_pairs([text, "One sentence alone, which has no rest.", text], seed)
+    ]
+    assert len(pairs) == 200
+    asked, whole = set(), 0
+    for query, document in pairs:
+        number = int(query[1])
+        words = sentences[number].split()
+        assert [word for word in words if word in query.split()] == query.split()
+        assert len(query.split()) >= 1
+        asked.add(number)
+        whole += document == text
+        assert document in (text, " ".join(sentences[:number] + sentences[number + 1 :]))
+    assert asked == {0, 1, 2, 3}
+    assert 70 < whole < 130
+    assert 5.5 < sum(len(query.split()) for query, _ in pairs) / len(pairs) < 9.5
+    assert list(cloze_pairs([text], 3)) == list(cloze_pairs([text], 3))
+
+
+def test_texts_of_several_sentences_have_pairs_of_their_own(world: Path) -> None:
+    texts = [f"Here is shelf number {i} of all. {box.capitalize()} stands on it." for i, box in enumerate(BOXES)]
+    write_lines(world / "pairs" / "long.jsonl", [{"query": f"what is on {t[:22]}", "document": t} for t in texts])
+    write_collection(world / "shelves", {"dev": [2]}, texts)
+    prepare(world / "pairs", [world / "shelves"], world / "data", python=False)
+    found = rows_of(world / "data/pairs/long-cloze.jsonl")
+    assert len(found) == len(texts[::2])  # of the 15 that nothing is judged by
+    assert not any(texts[2].startswith(row["document"]) for row in found)
+    assert not (world / "data/pairs/more-cloze.jsonl").exists()
+
+
+def test_short_and_endless_sentences_are_no_questions() -> None:
+    assert list(cloze_pairs(["Too short. And so is it.", "word " * 60 + "end. " + "Word " * 51 + "end."])) == []
 
 
 def test_preparing_twice_gives_the_same_files(world: Path) -> None:

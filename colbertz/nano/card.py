@@ -52,7 +52,7 @@ def card(
         "",
         "| | pairs | text and its licence |",
         "|---|---|---|",
-        *(f"| {name} | {count:,} | {LICENCES.get(name, '')} |" for name, count in data.items()),
+        *(f"| {name} | {count:,} | {LICENCES.get(name.removesuffix('-cloze'), '')} |" for name, count in data.items()),
         "",
         "## Made by",
         "",

@@ -2,8 +2,9 @@
 
     <out>/tokenizer.json           byte-pair encoding, trained on all pairs
     <out>/pairs/<name>.jsonl       stage 1: one file for each of the folder's, and python.jsonl of the installed Python
+    <out>/pairs/<name>-cloze.jsonl stage 1: sentences of the folder's documents, as questions (cloze.py)
     <out>/data.json                what it was made of: pairs and questions by the name of their source
-    <out>/supervised.jsonl         stage 2 and 3: questions whose answers are known, and some of the pairs
+    <out>/supervised.jsonl         stage 2 and 3: questions whose answers are known, and some of the pairs, one a query
 
 Nothing that a collection is judged by is trained on: pairs are left out whose query is a judged query, or whose
 document is a right answer, of the split `dev`. Of collections with a split `train`, its questions go into
@@ -23,6 +24,7 @@ from colbertz.demo.tokenizer import train_tokenizer
 from colbertz.evaluation import Collection, read_beir
 from colbertz.inputs import read_rows
 from colbertz.mining import normalized
+from colbertz.nano.cloze import cloze_pairs
 from colbertz.scoring import bm25_teacher
 
 Pair = tuple[str, str]
@@ -31,8 +33,11 @@ DESCRIPTION = "data.json"
 # Python source is trained on under the licences of the standard library (PSF-2.0) and of these (BSD-3-Clause).
 _PYTHON_PACKAGES = frozenset({"numpy", "sympy", "torch"}) | sys.stdlib_module_names
 _VOCAB_SIZE = 16_384
-# Pairs of stage 1 that take part in stage 2 and 3 too, so that the questions do not make the model forget them.
-_REPEATED_PAIRS = 9_000
+# Every second document is asked for by one of its sentences too.
+_CLOZE_EVERY = 2
+# So many pairs of stage 1 at least take part in stage 2 and 3 too, so that the questions do not make the model forget
+# them. They are many because negatives are looked for among their documents: among few there are no hard ones.
+_REPEATED_PAIRS = 30_000
 # A document longer than this is a transcript rather than a passage; the answer to a question is one window of it.
 _WINDOW_WORDS = 200
 _MOST_PASSAGE_WORDS = 1_000
@@ -65,19 +70,23 @@ def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool
         raise FileNotFoundError(f"{pairs} holds no .jsonl or .jsonl.gz file of pairs")
     judged = _judged(collections)
     sources = {path.name.split(".")[0]: list(_unjudged(_read(path), judged)) for path in files}
+    # Of the folder's texts only: Python has no sentences.
+    cloze = {f"{name}-cloze": list(_unjudged(_cloze(found), judged)) for name, found in sources.items()}
     if python:
         sources["python"] = list(_unjudged(_python_pairs(), judged))
     (out / "pairs").mkdir(parents=True, exist_ok=True)
-    for name, found in sources.items():
-        _write(out / "pairs" / f"{name}.jsonl", found)
+    for name, found in (sources | cloze).items():
+        if found:
+            _write(out / "pairs" / f"{name}.jsonl", found)
     asked = {directory.name: list(_questions(directory)) for directory in collections}
     questions = [pair for found in asked.values() for pair in found]
     everything = [pair for found in sources.values() for pair in found]
-    some = everything[:: max(1, len(everything) // _REPEATED_PAIRS)]
+    distinct = list(_first_of_each_query(everything))
+    some = distinct[:: max(1, len(distinct) // _REPEATED_PAIRS)]
     _write(out / "supervised.jsonl", [*questions, *some])
     tokenizer = train_tokenizer((text for pair in everything for text in pair), _VOCAB_SIZE)
     tokenizer.save(str(out / "tokenizer.json"))
-    counts = {name: len(found) for name, found in (sources | asked).items() if found}
+    counts = {name: len(found) for name, found in (sources | cloze | asked).items() if found}
     # Last, so that it is there only when everything is.
     (out / DESCRIPTION).write_text(json.dumps({**origin, "counts": counts}, indent=1) + "\n", encoding="utf-8")
     print(f"{len(everything):,} pairs; for stage 2 and 3 {len(questions):,} questions and {len(some):,} of the pairs")
@@ -95,6 +104,19 @@ def _read(path: Path) -> Iterator[Pair]:
 def _python_pairs() -> Iterator[Pair]:
     functions = collect(default_roots(), processes=os.cpu_count() or 1)
     return ((f.query, f.document) for f in functions if f.package in _PYTHON_PACKAGES and not f.held_out)
+
+
+def _first_of_each_query(pairs: Iterable[Pair]) -> Iterator[Pair]:
+    """Another document of the same query, such as a second paragraph below a heading, would be mined as a negative."""
+    seen: set[str] = set()
+    for query, document in pairs:
+        if query not in seen:
+            seen.add(query)
+            yield query, document
+
+
+def _cloze(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    return cloze_pairs(document for _, document in pairs[::_CLOZE_EVERY])
 
 
 def _judged(collections: Iterable[Path]) -> frozenset[str]:

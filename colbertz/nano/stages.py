@@ -20,7 +20,7 @@ from colbertz.training.model import build_model
 # and not by score, because a low temperature brings scores together: next to none was below 95 % of the right answer's.
 _NUM_NEGATIVES, _MAX_RANK = 7, 30
 # Questions that the teacher is asked, evenly spread.
-_MOST_TAUGHT = 6_000
+_MOST_TAUGHT = 9_000
 # The teacher's scores and those of BM25 are stretched to [0, 1] and mixed.
 _BM25_WEIGHT = 0.5
 

@@ -14,6 +14,7 @@ from texts import ORDINARY
 from toy_training import pairs
 
 from colbertz import ColBERT
+from colbertz.bm25 import split_identifiers
 from colbertz.cli import main
 from colbertz.mining import normalized
 from colbertz.scoring import fuse
@@ -279,16 +280,12 @@ def test_fusing_with_bm25_is_the_formula(checkpoint: Path, mined: Path, tmp_path
     run(*command, tmp_path / "teacher")
     run(*command, tmp_path / "fused", "--bm25-weight", 0.3)
 
-    def words(text: str) -> list[str]:
-        found: list[str] = bm25s.tokenize([text], return_ids=False, show_progress=False)[0]
-        return found
-
     corpus = [row["text"] for row in read_rows(tmp_path / "fused/documents.jsonl")]
-    model = bm25s.BM25()
-    model.index([words(text) for text in corpus], show_progress=False)
+    model = bm25s.BM25(k1=1.2, b=0.75)
+    model.index([split_identifiers(text) for text in corpus], show_progress=False)
     for (query, documents, alone), (_, same, together) in zip(scored(tmp_path / "teacher"), scored(tmp_path / "fused")):
         assert documents == same
-        by_words = model.get_scores(words(query))
+        by_words = model.get_scores(split_identifiers(query))
         by_words = [by_words[corpus.index(text)] for text in documents]
         assert max(by_words) > min(by_words)
         for a, b, score in zip(alone, by_words, together):
