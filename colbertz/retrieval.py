@@ -9,11 +9,12 @@ import torch
 from tqdm import tqdm
 
 from colbertz.evaluation import Collection
-from colbertz.evaluation.exact import best, truncation_unmentioned, without_itself
+from colbertz.evaluation.exact import best, without_itself
 from colbertz.evaluation.runs import Run
 from colbertz.index import Index
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
+from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
 # Documents encoded and scored at a time: bounds memory, large enough for the kernels.

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from colbertz.bm25 import bm25_index, split_identifiers
-from colbertz.evaluation.exact import truncation_unmentioned
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.models.files import replaced_directory
+from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
 Teacher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[list[float]]]

@@ -13,6 +13,7 @@ from colbertz.index import Hit, Index
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint import PACKAGED
 from colbertz.models.colbert import Backend
+from colbertz.models.truncation import truncation_summed
 from colbertz.ragged import Ragged
 
 # What a model makes of this text is its fingerprint: a few numbers that no other model, no retrained one and no changed
@@ -148,21 +149,22 @@ class Searcher:
                     show_progress=show_progress,
                 )
 
-        index = Index.build(
-            path,
-            embeddings,
-            ids=ids,
-            texts=stored,
-            metadata=metadata,
-            nbits=nbits,
-            seed=seed,
-            model=None if location is None else _location(location, Path(path)),
-            fingerprint=_fingerprint(model),
-            recipe=f"pool_factor {pool_factor}, document_length {model.settings.document_length}",
-            overwrite=overwrite,
-            device=index_device,
-            show_progress=show_progress,
-        )
+        with truncation_summed():
+            index = Index.build(
+                path,
+                embeddings,
+                ids=ids,
+                texts=stored,
+                metadata=metadata,
+                nbits=nbits,
+                seed=seed,
+                model=None if location is None else _location(location, Path(path)),
+                fingerprint=_fingerprint(model),
+                recipe=f"pool_factor {pool_factor}, document_length {model.settings.document_length}",
+                overwrite=overwrite,
+                device=index_device,
+                show_progress=show_progress,
+            )
         return cls(model, index)
 
     @overload

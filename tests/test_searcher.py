@@ -1,6 +1,7 @@
 """Texts in, hits out, and an index that knows its model."""
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,30 @@ def test_search_is_encoding_and_index_search(checkpoint: Path, tmp_path: Path) -
         assert [hit.score for hit in hits] == pytest.approx([row[int(hit.id)].item() for hit in hits], rel=0.05)
         assert [hit.text for hit in hits] == [ORDINARY[int(hit.id)] for hit in hits]
     assert searcher.search(queries[0]) == searcher.search(queries)[0], "a string gets one list"
+
+
+def test_texts_that_are_cut_are_counted_once_for_all_parts(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 2)
+    model = ColBERT.from_pretrained(checkpoint, document_length=32)
+    long = "a word and another " * 20
+    Searcher.build(tmp_path / "index", model, [long, "short", long, long, "short", long], show_progress=False)
+    assert [record.getMessage() for record in caplog.records] == ["4 texts were cut to 32 tokens (document_length)"]
+    caplog.clear()
+
+    def failing() -> Iterator[str]:
+        yield from [long, long, "short"]
+        raise ValueError("the disk is gone")
+
+    with pytest.raises(ValueError, match="the disk is gone"):
+        Searcher.build(tmp_path / "other", model, failing(), show_progress=False)
+    assert [record.getMessage() for record in caplog.records] == ["2 texts were cut to 32 tokens (document_length)"]
+    caplog.clear()
+    model.encode_document([long])
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 1 texts were cut to 32 tokens (document_length)"
+    ]
 
 
 def test_texts_are_added(checkpoint: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def _mined(
     """Text, positives and negatives of each query."""
     from tqdm import tqdm
 
-    from colbertz.evaluation.exact import truncation_unmentioned
+    from colbertz.models.truncation import truncation_unmentioned
 
     texts = dict(zip(data.document_ids, data.documents))
     with tqdm(total=len(data.queries), desc="mining", unit=" queries", disable=None) as bar:

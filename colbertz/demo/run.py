@@ -21,11 +21,11 @@ from colbertz.config import TrainingConfig
 from colbertz.demo.corpus import Function, collect, default_roots
 from colbertz.demo.tokenizer import train_tokenizer
 from colbertz.evaluation import evaluate, from_pairs
-from colbertz.evaluation.exact import truncation_unmentioned
 from colbertz.index import Hit
 from colbertz.metrics import mrr, recall
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint import PACKAGED
+from colbertz.models.truncation import truncation_unmentioned
 from colbertz.searcher import Searcher
 
 QUERIES = ("parse a date string", "shortest path between two nodes of a graph", "read a file line by line")

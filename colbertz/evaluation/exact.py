@@ -1,8 +1,6 @@
 """How well a model finds the documents of a collection: every query against all of them, exactly."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from colbertz.evaluation.collections import Collection
 from colbertz.maxsim import maxsim
 from colbertz.metrics import mrr, ndcg, recall
 from colbertz.models import ColBERT
+from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
 _BLOCK = 512  # documents scored at a time: bounds memory, large enough for the kernel
@@ -68,15 +67,3 @@ def best(queries: Ragged, blocks: Iterable[Ragged], k: int) -> tuple[Tensor, Ten
         top = scores.topk(min(k, scores.shape[1]), dim=1)
         scores, numbers, first = top.values, numbers.gather(1, top.indices), first + len(block)
     return scores, numbers
-
-
-@contextmanager
-def truncation_unmentioned() -> Iterator[None]:
-    """Silences the encoder's warning about long texts, for lengths that whoever configured the run has chosen."""
-    logger = logging.getLogger("colbertz.models")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

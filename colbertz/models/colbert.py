@@ -25,6 +25,7 @@ from colbertz.models.onnx_files import OnnxEncoder
 from colbertz.models.pooling import pool_tokens
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Side, Tokens
+from colbertz.models.truncation import TRUNCATED
 from colbertz.models.workers import encode_on_devices
 from colbertz.ragged import Ragged
 
@@ -302,9 +303,7 @@ class ColBERT(nn.Module):
         tokens = tokenise(list(texts), prompt)
         if tokens.num_truncated:
             limit = getattr(self.settings, f"{side}_length")
-            logger.warning(
-                "%d of %d texts were cut to %d tokens (%s_length)", tokens.num_truncated, len(texts), limit, side
-            )
+            logger.warning(TRUNCATED, tokens.num_truncated, len(texts), limit, side)
         # Neighbours in length share a batch, and the longest come first: memory peaks at once or never.
         order = tokens.ids.lengths.argsort(stable=True)
         if batch_tokens is not None and batch_tokens < 1:

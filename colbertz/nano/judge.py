@@ -6,10 +6,11 @@ from pathlib import Path
 
 from colbertz import bm25
 from colbertz.evaluation import Collection, measures
-from colbertz.evaluation.exact import best, in_blocks, truncation_unmentioned
+from colbertz.evaluation.exact import best, in_blocks
 from colbertz.evaluation.significance import Estimate, estimate
 from colbertz.index import Index
 from colbertz.models import ColBERT
+from colbertz.models.truncation import truncation_unmentioned
 from colbertz.retrieval import as_run
 
 MEASURE = "nDCG@10"
