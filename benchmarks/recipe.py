@@ -4,27 +4,28 @@ model whose prompts are missing in the last stage.
     D=../shared/data
     python benchmarks/recipe.py --pairs $D/pairs --collections $D/{squad,cosqa,qmsum,arxiv-known-item}
 
-Takes hours on two cores; killed and started again, it goes on. Every arm has the same sizes, data and seed; arms that
-begin with a later stage begin with random weights and that stage's settings, but for the learning rate, which is that
-of stage 1. Negatives and the teacher's scores are made once, from the models of the first seed. Models and every
-query's value stay under --out; results/recipe.json holds means over the seeds and their bootstrap intervals over the
-queries, of everything that was ever judged under --out: arms may be run one by one, and with more or fewer seeds.
-Differences are over the seeds that both arms have.
+Takes hours for each seed on two cores; killed and started again, it goes on. Under --out/seed0 is what `colbertz nano
+--out` makes, and the models of the other arms: with the same sizes, data, seed, negatives and teacher's scores. Arms
+that begin with a later stage begin with random weights and that stage's settings, but for the learning rate, which is
+that of stage 1. Every query's value goes into results/recipe/seed0.json.gz as soon as an arm is judged, so that seeds
+and arms can be run on other days and machines; results/recipe.json is the summary of all such files: means over the
+seeds, their bootstrap intervals over the queries, and differences over the seeds that two arms have both.
 """
 
 import argparse
+import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import common
+import yaml
 
 from colbertz import ColBERT, config
 from colbertz.evaluation import read_beir, significance
-from colbertz.nano import stages
-from colbertz.nano.judge import MEASURE, Judgement, judge, judge_at_lengths, judge_bm25
-from colbertz.nano.prepare import prepare
+from colbertz.nano import run, stages
+from colbertz.nano.judge import MEASURE, Judgement, judge
 
 ARMS = {
     "distillation": "D",
@@ -35,90 +36,111 @@ ARMS = {
     "all three": "USD",
     "all three, no prompts in the last": "USd",
 }
-FULL = "all three"
+FULL, BM25 = "all three", "BM25"
+# Where `colbertz nano` has the models of these arms.
+STAGES = {"U": "unsupervised", "US": "supervised", "USD": "distillation"}
 NO_PROMPTS = ["--model.query_prompt=", "--model.document_prompt=", "--model.allow_mismatch=true"]
+JUDGED = common.RESULTS / "recipe"
+
+# {collection: every query's value, by the way to search} of each arm and of BM25
+Judged = dict[str, dict[str, Judgement]]
 
 
-def model_of(letters: str, seed: int, args: argparse.Namespace) -> Path:
+def model_of(letters: str, args: argparse.Namespace) -> Path:
     """The model of an arm, trained by now: a letter a stage, a small one without prompts; random weights for none."""
-    data, out = args.out / "data", args.out / f"seed{seed}"
-    settings = {
-        stage[0].upper(): args.configs / f"{stage}.yaml" for stage in ("unsupervised", "supervised", "distillation")
-    }
+    out, first = args.out, args.configs / "unsupervised.yaml"
+    if letters in STAGES:
+        return out / STAGES[letters] / "model"
     if not letters:
-        return stages.untrained(settings["U"], data / "tokenizer.json", seed, out / "untrained")
+        return stages.untrained(first, out / "data" / "tokenizer.json", args.seed, out / "untrained")
     before, last = letters[:-1], letters[-1]
-    arguments = [f"--seed={seed}", "--model.tokenizer=null"]
-    arguments += [f"--model.init={model_of(before, seed, args)}"]
-    arguments += [DATA[last.upper()](args)]
-    if not before and last != "U":
-        arguments += [f"--optim.lr={config.load(['--config', str(settings['U'])]).optim.lr}"]
+    arguments = [f"--seed={args.seed}", "--model.tokenizer=null", f"--model.init={model_of(before, args)}"]
+    if not before:
+        arguments.append(f"--optim.lr={config.load(['--config', str(first)]).optim.lr}")
     if last.islower():
         arguments += NO_PROMPTS
-    return stages.train(settings[last.upper()], out / letters, *arguments)
+    if last == "S":
+        questions = stages.mine(model_of("U", args), out / "data", out / "mined.jsonl")
+        return stages.train(args.configs / "supervised.yaml", out / letters, *arguments, questions)
+    scores = stages.teach(model_of("US", args), out / "mined.jsonl", out / "scored")
+    return stages.train(args.configs / "distillation.yaml", out / letters, *arguments, scores)
 
 
-def questions(args: argparse.Namespace) -> str:
-    mined = args.out / "mined.jsonl"
-    return stages.mine(args.out / f"seed{args.seeds[0]}" / "U" / "model", args.out / "data", mined)
+def judge_arm(arm: str, args: argparse.Namespace) -> Judged:
+    """Every query's value of an arm; of the full recipe with BM25's, and as `colbertz nano` judged it, in bfloat16."""
+    if arm != FULL:
+        model = ColBERT.from_pretrained(model_of(ARMS[arm], args))
+        collections = [read_beir(directory, "dev") for directory in args.collections]
+        return {arm: {collection.name: judge(model, collection) for collection in collections}}
+    own: dict[str, Judgement] = {}
+    baselines: dict[str, Judgement] = {}
+    for collection, judgement in run.judged(model_of("USD", args), args).items():
+        own[collection] = {how: values for how, values in judgement.items() if not how.startswith(BM25)}
+        if baseline := {how: values for how, values in judgement.items() if how.startswith(BM25)}:
+            baselines[collection] = baseline
+    return {FULL: own, BM25: baselines}
 
 
-def scores(args: argparse.Namespace) -> str:
-    questions(args)
-    return stages.teach(
-        args.out / f"seed{args.seeds[0]}" / "US" / "model", args.out / "mined.jsonl", args.out / "scored"
-    )
+def judge_seed(path: Path, arms: list[str], args: argparse.Namespace) -> None:
+    """Train and judge what the file lacks of these arms.
+
+    Raises:
+        ValueError: if the file is of other settings or data.
+    """
+    found = read(path) if path.is_file() else {"settings": None, "judged": {}}
+    # The whole recipe first; what is left out of it is ready by then.
+    missing = [arm for arm in sorted(arms, key=lambda arm: arm != FULL) if arm not in found["judged"]]
+    if not missing:
+        return
+    settings: dict[str, Any] = {
+        stage: yaml.safe_load((args.configs / f"{stage}.yaml").read_text(encoding="utf-8")) for stage in STAGES.values()
+    }
+    settings["data"] = run.prepared(args)
+    if found["settings"] not in (None, settings):
+        raise ValueError(f"{path} was judged with other settings or data; delete it, or give another --judged")
+    run.trained(args)
+    for arm in missing:
+        found = {"settings": settings, "judged": found["judged"] | judge_arm(arm, args)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
 
 
-DATA: dict[str, Callable[[argparse.Namespace], str]] = {
-    "U": lambda args: stages.all_pairs(args.out / "data"),
-    "S": questions,
-    "D": scores,
-}
-
-
-def judged(path: Path, directories: Sequence[Path], model: Callable[[], Path] | None) -> dict[str, Judgement]:
-    """Every query's value on each collection, from the file or computed and put there; of BM25 without a model."""
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    found: dict[str, Judgement] = {}
-    trained = model() if model else None
-    for directory in directories:
-        collection = read_beir(directory, "dev")
-        if trained is None:
-            found[collection.name] = judge_bm25(collection)
-        elif path.stem == FULL:
-            found |= judge_at_lengths(trained, collection)
-        else:
-            found[collection.name] = judge(ColBERT.from_pretrained(trained), collection)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found), encoding="utf-8")
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
     return found
 
 
-def all_judged(out: Path) -> dict[str, dict[int, dict[str, Judgement]]]:
-    """{arm: {seed: its judgement}} of everything that was judged so far, in the order of `ARMS`."""
-    found: dict[str, dict[int, dict[str, Judgement]]] = {}
-    for arm in ARMS:
-        for path in sorted(out.glob(f"seed*/{arm}.json")):
-            seed = int(path.parent.name.removeprefix("seed"))
-            found.setdefault(arm, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def all_judged(folder: Path) -> dict[str, dict[int, dict[str, Judgement]]]:
+    """{arm: {seed: its judgements by collection}} of every seed's file, in the order of `ARMS`, BM25 before them.
+
+    Raises:
+        ValueError: if two files are of different settings or data.
+    """
+    files = {int(path.name.removeprefix("seed").split(".")[0]): read(path) for path in folder.glob("seed*.json.gz")}
+    if any(file["settings"] != files[min(files)]["settings"] for file in files.values()):
+        raise ValueError(f"the files in {folder} are of different settings or data; delete the old ones")
+    return {
+        arm: {seed: files[seed]["judged"][arm] for seed in sorted(files) if arm in files[seed]["judged"]}
+        for arm in (BM25, *ARMS)
+        if any(arm in file["judged"] for file in files.values())
+    }
 
 
-def rows(arms: dict[str, dict[int, dict[str, Judgement]]], bm25: dict[str, Judgement]) -> Iterator[dict[str, object]]:
+def rows(arms: dict[str, dict[int, dict[str, Judgement]]]) -> Iterator[dict[str, object]]:
     """A row for each arm, collection and way to search: the mean over seeds, its interval, and what sets it apart."""
+    bm25 = next(iter(arms[BM25].values()))
     for collection, judgement in bm25.items():
         for name, values in judgement.items():
             yield row(name, collection, "", {0: values})
-    for arm, seeds in arms.items():
+    for arm in (arm for arm in arms if arm != BM25):
+        seeds = arms[arm]
         for collection, judgement in seeds[min(seeds)].items():
             for how in judgement:
                 own = {seed: judgements[collection][how] for seed, judgements in seeds.items()}
                 found = row(arm, collection, how, own)
-                found |= apart("BM25", means(own), bm25[collection.split(",")[0]]["BM25"])
-                both = sorted(seeds.keys() & arms.get(FULL, {}).keys())
-                if arm != FULL and both:
+                found |= apart(BM25, means(own), bm25[collection.split(",")[0]][BM25])
+                if arm != FULL:
+                    both = sorted(seeds.keys() & arms[FULL].keys())
                     full = {seed: arms[FULL][seed][collection][how] for seed in both}
                     found |= apart(FULL, means({seed: own[seed] for seed in both}), means(full))
                 yield found
@@ -143,22 +165,20 @@ def means(seeds: dict[int, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--collections", type=Path, nargs="+", required=True)
+    parser.add_argument("--pairs", required=True)
+    parser.add_argument("--collections", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/nano-recipe"))
-    parser.add_argument("--configs", type=Path, default=Path("configs/nano"))
+    parser.add_argument("--configs", default="configs/nano")
+    parser.add_argument("--judged", type=Path, default=JUDGED, help="where every query's values are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="default: all")
     args = parser.parse_args()
-    prepare(args.pairs, args.collections, args.out / "data")
-    bm25 = judged(args.out / "bm25.json", args.collections, None)
     for seed in args.seeds:
-        # Whole recipes first; what is left out of them is ready by then.
-        for arm in sorted(args.arms, key=lambda arm: (not ARMS[arm].startswith("U"), arm != FULL)):
-            letters = ARMS[arm]
-            path = args.out / f"seed{seed}" / f"{arm}.json"
-            judged(path, args.collections, partial(model_of, letters, seed, args))
-    common.report("recipe", common.machine("tokenizers"), list(rows(all_judged(args.out), bm25)))
+        words = ["--pairs", args.pairs, "--collections", *args.collections, "--configs", args.configs]
+        recipe = run.parse([*words, f"--seed={seed}", f"--out={args.out / f'seed{seed}'}"])
+        # Without the full recipe there is neither BM25 nor anything to compare with.
+        judge_seed(args.judged / f"seed{seed}.json.gz", [*{FULL, *args.arms}], recipe)
+    common.report("recipe", common.machine("tokenizers"), list(rows(all_judged(args.judged))))
 
 
 if __name__ == "__main__":

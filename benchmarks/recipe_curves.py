@@ -11,17 +11,16 @@ from pathlib import Path
 
 import common
 
-# Where recipe.py has the stages of the full recipe.
-STAGES = {"unsupervised": "U", "supervised": "US", "distillation": "USD"}
+STAGES = ("unsupervised", "supervised", "distillation")
 
 
 def finished(seed: Path) -> bool:
-    return all((seed / letters / "result.json").is_file() for letters in STAGES.values())
+    return all((seed / stage / "result.json").is_file() for stage in STAGES)
 
 
 def curve(seed: Path, stage: str) -> dict[str, object]:
     """The logged steps of a stage, each a mean since the one before; lines of evaluations have no loss."""
-    lines = (seed / STAGES[stage] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (seed / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [step for step in map(json.loads, lines) if "loss" in step]
     values = {key: [step[key] for step in logged] for key in ("step", "loss", "accuracy")}
     return {"stage": stage, "seed": int(seed.name.removeprefix("seed")), **values}
@@ -35,7 +34,7 @@ def curves(runs: Path) -> list[dict[str, object]]:
     """
     seeds = [seed for seed in sorted(runs.glob("seed*")) if finished(seed)]
     if not seeds:
-        raise FileNotFoundError(f"{runs} has no seed with all of {', '.join(STAGES.values())} trained; run recipe.py")
+        raise FileNotFoundError(f"{runs} has no seed with all of {', '.join(STAGES)} trained; run recipe.py")
     return [curve(seed, stage) for stage in STAGES for seed in seeds]
 
 

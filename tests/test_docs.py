@@ -1,16 +1,14 @@
 """The Python in the documentation runs as it stands, on a small checkpoint in place of a published one."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import program
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -50,19 +48,6 @@ def test_in_your_code(checkpoint: Path) -> None:
     tower(queries, documents).backward()
     assert all(p.grad is not None for p in tower.parameters())
     assert [len(side) for side in next(iter(names["loader"]))] == [3, 3]
-
-
-def program(name: str, folder: Path = DOCS) -> ModuleType:
-    """One of the programs that write parts of the documentation; it may import its neighbours."""
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    return module
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:
@@ -130,12 +115,12 @@ def test_a_picture_of_the_recipe_needs_not_all_results(seeds: int) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_training_curves_of_stages_and_seeds(tmp_path: Path, seeds: int) -> None:
-    collected, made = program("recipe_curves", DOCS.parent / "benchmarks"), program("draw_results")
+    collected, made = program("recipe_curves", "benchmarks"), program("draw_results")
     with pytest.raises(FileNotFoundError, match="no seed"):
         collected.curves(tmp_path)
     for seed in range(seeds + 1):
-        for letters in ("U", "US", "USD"):
-            folder = tmp_path / f"seed{seed}" / letters
+        for stage in collected.STAGES:
+            folder = tmp_path / f"seed{seed}" / stage
             folder.mkdir(parents=True)
             logged = [{"step": step, "loss": 20 / step, "accuracy": 0.5, "lr": 1e-3} for step in (10, 20, 30)]
             lines = [*logged, {"step": 30, "pairs/mrr@10": 0.5}]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import program
 
 from colbertz import ColBERT
 from colbertz.cli import main
 from colbertz.cli.options import DEFAULT_MODEL
 from colbertz.models.checkpoint import resolve
+from colbertz.nano import run
 from colbertz.nano.cloze import cloze_pairs
 from colbertz.nano.prepare import prepare
 
@@ -210,10 +212,46 @@ def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> No
     ):
         assert said in card
 
-    # The same command again trains nothing; only the judging at the end is repeated.
-    before = {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*.jsonl")}
+    # The same command again does nothing, and says the same.
+    before = {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*")}
     assert main(command(world, "--mlm")) == 0
-    assert {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*.jsonl")} == before
+    assert {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*")} == before
+    assert capsys.readouterr().out.splitlines()[-8:] == out.splitlines()[-8:]
+
+
+def test_the_arms_of_the_benchmark(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    bench = program("recipe", "benchmarks")
+    arms, judged = ["all three", "supervised + distillation", "all three, no prompts in the last"], tmp_path / "judged"
+    recipe = run.parse(command(world)[1:])
+    bench.judge_seed(judged / "seed0.json.gz", arms[:2], recipe)
+    first = (judged / "seed0.json.gz").read_bytes()
+    bench.judge_seed(judged / "seed0.json.gz", arms[:2], recipe)
+    assert (judged / "seed0.json.gz").read_bytes() == first
+    bench.judge_seed(judged / "seed0.json.gz", arms, recipe)
+    (judged / "seed1.json.gz").write_bytes(first)  # a seed that lacks an arm
+
+    rows = list(bench.rows(bench.all_judged(judged)))
+    assert list(dict.fromkeys(row["contender"] for row in rows)) == ["BM25", "BM25, identifiers split, stemmed"] + [
+        arm for arm in bench.ARMS if arm in arms
+    ]
+    own = {row["collection"]: row for row in rows if row["contender"] == "all three" and row["search"] == "exact"}
+    assert set(own) == {"rooms", "talks", "talks, 16,384 tokens"}
+    values = json.loads((world / "run/judged.json").read_text())["rooms"]
+    assert own["rooms"]["nDCG@10"] == pytest.approx(sum(values["exact"].values()) / len(values["exact"]))
+    assert own["rooms"]["minus BM25"] == pytest.approx(
+        own["rooms"]["nDCG@10"] - sum(values["BM25"].values()) / len(values["BM25"])
+    )
+    assert {len(row["seeds"]) for row in rows if row["contender"] == arms[1]} == {2}
+    assert {len(row["seeds"]) for row in rows if row["contender"] == arms[2]} == {1}
+    assert all("p against all three" in row for row in rows if row["contender"] in arms[1:])
+    settings = json.loads((world / "run/USd/model/config_sentence_transformers.json").read_text())
+    assert settings["prompts"] == {"query": "", "document": ""}
+
+    changed = (world / "configs/supervised.yaml").read_text().replace("max_steps: 3", "max_steps: 2")
+    (world / "configs/supervised.yaml").write_text(changed)
+    with pytest.raises(ValueError, match=r"seed0\.json\.gz was judged with other settings"):
+        bench.judge_seed(judged / "seed0.json.gz", [*arms, "unsupervised"], recipe)
 
 
 def test_prepare_stops_before_the_training(world: Path) -> None:

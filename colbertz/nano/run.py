@@ -54,11 +54,26 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError: for data or settings that cannot be used.
     """
-    out, configs = args.out, args.configs
-    data, seed = out / "data", f"--seed={args.seed}"
-    prepare(args.pairs, args.collections, data, python=not args.no_python)
     if args.prepare:
+        prepared(args)
         return
+    found = judged(trained(args), args)
+    print(f"\nThe model: {args.out / 'model'}")
+    if found:
+        print(table(estimates(found)))
+
+
+def prepared(args: argparse.Namespace) -> dict[str, int]:
+    """Make the data; how many pairs or questions of each source there are."""
+    prepare(args.pairs, args.collections, args.out / "data", python=not args.no_python)
+    counts: dict[str, int] = json.loads((args.out / "data" / DESCRIPTION).read_text(encoding="utf-8"))["counts"]
+    return counts
+
+
+def trained(args: argparse.Namespace) -> Path:
+    """Data and all stages; the directory of the last one's model."""
+    prepared(args)
+    out, configs, data, seed = args.out, args.configs, args.out / "data", f"--seed={args.seed}"
     start = [f"--model.tokenizer={data / 'tokenizer.json'}"]
     pairs = stages.all_pairs(data)
     if args.mlm:
@@ -68,28 +83,26 @@ def run(args: argparse.Namespace) -> None:
     questions = stages.mine(first, data, out / "mined.jsonl")
     second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
     scores = stages.teach(args.teacher or second, out / "mined.jsonl", out / "scored")
-    third = stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
-    judged = finish(third, out / "model", args)
-    print(f"\nThe model: {out / 'model'}")
-    if judged:
-        print(table(estimates(judged)))
+    return stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
 
 
-def finish(trained: Path, out: Path, args: argparse.Namespace) -> dict[str, Judgement]:
-    """Halve the weights, judge the model and BM25 on the collections' split `dev`, and save it with its card."""
-    alignment.save(ColBERT.from_pretrained(trained, dtype=torch.bfloat16), out)
-    judged: dict[str, Judgement] = {}
+def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
+    """Halve the last stage's weights, judge the model and BM25 on the split `dev`, and save it with its card."""
+    model, values = args.out / "model", args.out / "judged.json"
+    if values.is_file():
+        return dict(json.loads(values.read_text(encoding="utf-8")))
+    alignment.save(ColBERT.from_pretrained(last, dtype=torch.bfloat16), model)
+    found: dict[str, Judgement] = {}
     for directory in args.collections:
         collection = read_beir(directory, "dev")
-        judged |= judge_at_lengths(out, collection)
-        judged[collection.name] |= judge_bm25(collection)
-    (args.out / "judged.json").write_text(json.dumps(judged) + "\n", encoding="utf-8")
-    counts = json.loads((args.out / "data" / DESCRIPTION).read_text(encoding="utf-8"))["counts"]
+        found |= judge_at_lengths(model, collection)
+        found[collection.name] |= judge_bm25(collection)
     versions = {"Python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "numpy")}
-    text = card(_command(args), versions, counts, estimates(judged))
-    (out / "README.md").write_text(text, encoding="utf-8")
-    return judged
+    text = card(_command(args), versions, prepared(args), estimates(found))
+    (model / "README.md").write_text(text, encoding="utf-8")
+    values.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    return found
 
 
 def _command(args: argparse.Namespace) -> str:
