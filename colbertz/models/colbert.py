@@ -84,16 +84,16 @@ class ColBERT(nn.Module):
         Raises:
             FileNotFoundError: if there is no such directory or repository.
             CheckpointError: if a file is missing, damaged, or describes something that is not supported.
-            ValueError: if `backend` is unknown, needs onnxruntime where there is none, or goes with another device,
-                dtype or embedding_dim than its own.
+            ValueError: if there is no such device; if `backend` is unknown, needs onnxruntime where there is none, or
+                goes with another device, dtype or embedding_dim than its own.
         """
         if backend != "torch":
             return cls._from_onnx(path_or_hub_id, device, dtype, backend, embedding_dim, overrides)
+        chosen = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         encoder, projections, tokenizer = checkpoint.load(
             path_or_hub_id, dtype or torch.float32, embedding_dim, seed, overrides
         )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(encoder, projections, tokenizer).eval().to(device)
+        return cls(encoder, projections, tokenizer).eval().to(chosen)
 
     @classmethod
     def _from_onnx(
@@ -107,7 +107,7 @@ class ColBERT(nn.Module):
     ) -> "ColBERT":
         if backend not in onnx_files.MODELS:
             raise ValueError(f"backend must be torch, {' or '.join(onnx_files.MODELS)}, got {backend!r}")
-        if device is not None and torch.device(device).type != "cpu":
+        if device is not None and str(device).partition(":")[0] != "cpu":
             raise ValueError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
         if dtype not in (None, torch.float32):
             raise ValueError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
@@ -336,3 +336,11 @@ class ColBERT(nn.Module):
                 return self(tokens.to(self.device), normalize).cpu()
         finally:
             self.train(was_training)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without it
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise ValueError(f"device {device} cannot be used here ({reason}); cpu always can") from error

@@ -45,6 +45,13 @@ def change_weights(directory: Path, file: str = "model.safetensors", **changes: 
     write_weights(directory / file, weights)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match=f"device {device} cannot be used here") as caught:
+        ColBERT.from_pretrained("colbertz/nano", device)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
 # -- paths -----------------------------------------------------------------------------------------------------------
 
 
