@@ -44,7 +44,7 @@ def main() -> None:
     rows = curves(parser.parse_args().runs)
     written = json.dumps({"machine": common.machine(), "rows": rows}, indent=2)
     (common.RESULTS / "recipe_curves.json").write_text(written + "\n", encoding="utf-8")
-    print(f"{len(rows)} curves; the last: loss {rows[-1]['loss']}")
+    print(f"{len(rows)} curves; the last: loss {rows[-1]['loss'][-1]:.4g}")
 
 
 if __name__ == "__main__":

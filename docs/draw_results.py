@@ -246,6 +246,7 @@ def search_growth(results: dict[str, Any]) -> str:
 
 PICTURES: dict[str, Callable[..., str]] = {
     "recipe": recipe,
+    "recipe_d4f4669": recipe,
     "recipe_curves": recipe_curves,
     "search_cpu": recall_latency,
     "search_growth": search_growth,
@@ -254,7 +255,7 @@ PICTURES: dict[str, Callable[..., str]] = {
 
 def image(name: str) -> Path:
     """Where the picture of results/NAME.json lies."""
-    return IMAGES / f"{PICTURES[name].__name__}.svg"
+    return IMAGES / f"{name}.svg"
 
 
 def main() -> None:

@@ -1,16 +1,19 @@
-"""Puts the tables of docs/recipe.md together from benchmarks/results/recipe.json: `python docs/generate_recipe.py`.
+"""Puts the tables of docs/recipe.md together from benchmarks/results/recipe*.json: `python docs/generate_recipe.py`.
+
+`<!-- tables of NAME -->` and `<!-- end -->` enclose those of NAME.json.
 
 A test compares the page with what this writes, so no figure on it can be older than the results.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).with_name("recipe.md")
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "recipe.json"
-START, END = "<!-- generated: tables -->", "<!-- end -->"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+PLACE = re.compile(r"(<!-- tables of (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 MEASURE, FULL = "nDCG@10", "all three"
 
 
@@ -42,10 +45,15 @@ def _table(title: str, cells: Mapping[tuple[str, str], str]) -> str:
     return "\n".join(lines)
 
 
-def page(old: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def page(old: str) -> str:
     """The page with its tables anew."""
-    before, _, rest = old.partition(START)
-    return f"{before}{START}\n\n{tables(rows)}\n\n{END}{rest.partition(END)[2]}"
+    return PLACE.sub(lambda place: f"{place[1]}\n{tables(rows_of(place[2]))}\n\n{place[4]}", old)
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """What benchmarks/recipe.py measured, a row for each arm, collection and way to search."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def _cell(row: Mapping[str, Any]) -> str:
@@ -63,4 +71,4 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text())["rows"]), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
