@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,12 @@ def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*")} == before
     assert capsys.readouterr().out.splitlines()[-8:] == out.splitlines()[-8:]
 
+    # A stage that was removed is trained again, and what it made is judged and saved anew.
+    shutil.rmtree(world / "run/distillation")
+    (world / "run/model/README.md").unlink()
+    assert main(command(world, "--mlm")) == 0
+    assert (world / "run/model/README.md").read_text() == card
+
 
 def test_the_arms_of_the_benchmark(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("bm25s")
@@ -237,7 +244,7 @@ def test_the_arms_of_the_benchmark(world: Path, tmp_path: Path) -> None:
     ]
     own = {row["collection"]: row for row in rows if row["contender"] == "all three" and row["search"] == "exact"}
     assert set(own) == {"rooms", "talks", "talks, 16,384 tokens"}
-    values = json.loads((world / "run/judged.json").read_text())["rooms"]
+    values = json.loads((world / "run/distillation/judged.json").read_text())["rooms"]
     assert own["rooms"]["nDCG@10"] == pytest.approx(sum(values["exact"].values()) / len(values["exact"]))
     assert own["rooms"]["minus BM25"] == pytest.approx(
         own["rooms"]["nDCG@10"] - sum(values["BM25"].values()) / len(values["BM25"])

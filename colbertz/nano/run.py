@@ -88,7 +88,8 @@ def trained(args: argparse.Namespace) -> Path:
 
 def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
     """Halve the last stage's weights, judge the model and BM25 on the split `dev`, and save it with its card."""
-    model, values = args.out / "model", args.out / "judged.json"
+    # Beside what was judged: whoever removes a stage to train it again is not shown the scores of the old one.
+    model, values = args.out / "model", last.with_name("judged.json")
     if values.is_file():
         return dict(json.loads(values.read_text(encoding="utf-8")))
     alignment.save(ColBERT.from_pretrained(last, dtype=torch.bfloat16), model)
