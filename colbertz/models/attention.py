@@ -1,9 +1,10 @@
 """Self-attention over packed texts: every token attends to the tokens of its own text and to nothing else.
 
 On CUDA in half precision this is one call of PyTorch's variable-length FlashAttention. Everywhere else the encoders put
-texts of equal length next to each other (`Packing.order`), so that each run of equal lengths is a plain view of the
+texts of equal length next to each other (`Packing.of`), so that each run of equal lengths is a plain view of the
 flat tensor: attention then needs neither padding nor a padding mask, and a mask appears only where a sliding window is
-narrower than the text. Long texts go through the window block by block, so time and memory grow with their length.
+narrower than the text. Long texts go through the window block by block, so time and memory grow with their length. In
+bfloat16 on the CPU texts of up to 512 tokens are filled up to lengths that come again, and the filler is masked.
 
 Legend: N tokens of the batch, B texts, L tokens of a text, h heads, d head dimension.
 """
@@ -17,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from colbertz.kernels import attention_cpu
 from colbertz.ragged import Ragged
 
 # A band mask over a whole text costs L×L. From this many windows on, blocks of one window with a halo cost less.
 _DENSE_MASK_WINDOWS = 4
+# Longer texts are not filled up: their window then goes block by block, for which nothing may be masked.
+_MOST_FILLED = 512
 
 
 @dataclass(frozen=True)
@@ -28,46 +32,73 @@ class Packing:
     """Where the texts of a batch lie, worked out once and shared by all layers.
 
     Attributes:
-        ids: the token ids in the order in which the encoder processes the texts.
-        attended: (N,) bool, false for tokens that no token attends to; None if all are attended to.
+        ids: the token ids in the order in which the encoder processes the texts, with filler.
         positions: (N,) int64, the place of each token in its text.
         max_length: tokens of the longest text.
         runs: (number of texts, their length) of each run of neighbours of equal length; empty with FlashAttention.
+        attended: (number of texts, their length) bool of each run, false for tokens that no token attends to; None for
+            a run in which all are attended to.
+        filled: whether texts were filled up to lengths that repeat, for the products of kernels/attention_cpu.py.
         restore: index that takes the rows of the result back to the caller's: their order, without the filler.
     """
 
     ids: Ragged
-    attended: Tensor | None
     positions: Tensor
     max_length: int
     runs: tuple[tuple[int, int], ...]
+    attended: tuple[Tensor | None, ...]
+    filled: bool
     restore: Tensor | slice
 
     @classmethod
-    def of(cls, ids: Ragged, attended: Tensor | None, *, flash: bool) -> "Packing":
-        """Lay out a batch for FlashAttention (`flash`) or for runs of equal length.
+    def of(cls, ids: Ragged, attended: Tensor | None, weight: Tensor) -> "Packing":
+        """Lay out a batch for an encoder with this weight: for FlashAttention or for runs of equal length.
 
         FlashAttention has no mask for single keys, so a batch with tokens that nobody attends to is laid out in runs.
         """
-        flash = flash and attended is None
+        if attended is None and _uses_flash(weight):
+            longest = int(ids.lengths.max()) if len(ids) else 0
+            return cls(ids, _positions(ids), longest, (), (), False, slice(len(ids.values)))
         restore: Tensor | slice = slice(len(ids.values))
         lengths = ids.lengths.tolist()
-        if not flash and any(a > b for a, b in pairwise(lengths)):
+        if any(a > b for a, b in pairwise(lengths)):
             order = ids.lengths.argsort(stable=True)
             rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order]
             restore = rows.values.argsort()
             ids = ids[order]
             attended = None if attended is None else attended[rows.values]
             lengths.sort()
-        filler = 0 if flash else _round_up(len(ids.values)) - len(ids.values)
+        positions, longest = _positions(ids), max(lengths, default=0)
+        filled = attended is None and _uses_products(weight)
+        if filled:
+            lengths = [_filled_length(length) for length in lengths]
+            starts = torch.tensor([0, *lengths]).cumsum(0)[:-1]
+            rows = positions + starts.repeat_interleave(ids.lengths)
+            restore = rows[restore]
+            attended = torch.zeros(sum(lengths), dtype=torch.bool).index_fill_(0, rows, True)
+            positions = positions.new_zeros(len(attended)).index_copy_(0, rows, positions)
+            values = ids.values.new_zeros(len(attended)).index_copy_(0, rows, ids.values)
+            ids = Ragged.from_lengths(values, lengths)
+        filler = _round_up(len(ids.values)) - len(ids.values)
         if filler:
             ids = Ragged.cat([ids, Ragged.from_lengths(ids.values.new_zeros(filler), [filler])])
             attended = None if attended is None else F.pad(attended, (0, filler), value=True)
+            positions = F.pad(positions, (0, filler))
             lengths.append(filler)
-        starts = ids.offsets[:-1].repeat_interleave(ids.lengths)
-        positions = torch.arange(len(ids.values), device=ids.device) - starts
-        runs = () if flash else tuple((len(list(group)), length) for length, group in groupby(lengths) if length)
-        return cls(ids, attended, positions, max(lengths, default=0), runs, restore)
+        runs = tuple((len(list(group)), length) for length, group in groupby(lengths) if length)
+        masks: tuple[Tensor | None, ...] = (None,) * len(runs)
+        if attended is not None:
+            each = attended.split([count * length for count, length in runs])
+            masks = tuple(
+                None if filled and length > _MOST_FILLED else mask.view(count, length)
+                for (count, length), mask in zip(runs, each)
+            )
+        return cls(ids, positions, longest, runs, masks, filled, restore)
+
+
+def _positions(ids: Ragged) -> Tensor:
+    """(N,) int64, the place of each token in its text."""
+    return torch.arange(len(ids.values), device=ids.device) - ids.offsets[:-1].repeat_interleave(ids.lengths)
 
 
 def _round_up(num_tokens: int) -> int:
@@ -79,11 +110,25 @@ def _round_up(num_tokens: int) -> int:
     return -(-num_tokens // step) * step
 
 
-def uses_flash(weight: Tensor) -> bool:
+def _filled_length(length: int) -> int:
+    """The same for a text: 6 % at most."""
+    step = 1 << max(length.bit_length() - 5, 0) if length <= _MOST_FILLED else 1
+    return -(-length // step) * step
+
+
+def _uses_flash(weight: Tensor) -> bool:
     """Whether an encoder with this weight computes on CUDA in half precision, by its dtype or under autocast."""
-    autocast = torch.is_autocast_enabled("cuda")
-    dtype = torch.get_autocast_dtype("cuda") if autocast else weight.dtype
-    return weight.is_cuda and dtype in (torch.float16, torch.bfloat16)
+    return weight.is_cuda and _dtype(weight) in (torch.float16, torch.bfloat16)
+
+
+def _uses_products(weight: Tensor) -> bool:
+    """Whether kernels/attention_cpu.py is for an encoder with this weight."""
+    return weight.device.type == "cpu" and attention_cpu.is_for(_dtype(weight))
+
+
+def _dtype(weight: Tensor) -> torch.dtype:
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def attention(
@@ -132,22 +177,29 @@ def attention_over_runs(
 ) -> Tensor:
     """`attention` in PyTorch's scaled dot products, one for each run of texts of equal length."""
     sizes = [count * length for count, length in packing.runs]
-    attended = [None] * len(sizes) if packing.attended is None else packing.attended.split(sizes)
     out = []
     # `split` rather than slices: its gradient is one concatenation instead of a full-size tensor for every slice.
-    for (count, length), keys, *rows in zip(packing.runs, attended, *(x.split(sizes) for x in (q, k, v))):
+    for (count, length), keys, *rows in zip(packing.runs, packing.attended, *(x.split(sizes) for x in (q, k, v))):
         qs, ks, vs = (x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in rows)  # each (count, h, L, d)
-        mask = None if keys is None else keys.view(count, 1, 1, length)
-        if half_window is None or length <= half_window + 1:
-            y = _sdpa(qs, ks, vs, mask, dropout)
-        elif mask is not None:
-            y = _sdpa(qs, ks, vs, mask & (_band(length, length, half_window, 0, q.device) == 0), dropout)
-        elif length <= _DENSE_MASK_WINDOWS * 2 * half_window:
-            y = _sdpa(qs, ks, vs, _band(length, length, half_window, 0, q.device).to(q.dtype), dropout)
+        window = None if half_window is None or length <= half_window + 1 else half_window
+        if window is not None and keys is None and length > _DENSE_MASK_WINDOWS * 2 * window:
+            y = _blocked_window(qs, ks, vs, window, dropout)
         else:
-            y = _blocked_window(qs, ks, vs, half_window, dropout)
+            band = None if window is None else _band(length, length, window, 0, q.device).to(q.dtype)
+            if packing.filled and not dropout:
+                y = attention_cpu.attention(qs, ks, vs, band, keys)
+            else:
+                y = _sdpa(qs, ks, vs, _mask(band, keys), dropout)
         out.append(y.transpose(1, 2).reshape(count * length, *q.shape[1:]))
     return torch.cat(out) if out else v
+
+
+def _mask(band: Tensor | None, keys: Tensor | None) -> Tensor | None:
+    """For (B, h, L, L) scores: a (L, L) band, what (B, L) allows, or both."""
+    if keys is None:
+        return band
+    allowed = keys[:, None, None]
+    return allowed if band is None else allowed & (band == 0)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from colbertz.models.attention import Packing, attention, uses_flash
+from colbertz.models.attention import Packing, attention
 from colbertz.models.layers import ACTIVATIONS, Linear, check_activation, pick_fields
 from colbertz.ragged import Ragged
 
@@ -165,7 +165,7 @@ class Bert(nn.Module):
         Raises:
             ValueError: if a text is longer than `max_positions`.
         """
-        packing = Packing.of(ids, attended, flash=uses_flash(self.token_embeddings.weight))
+        packing = Packing.of(ids, attended, self.token_embeddings.weight)
         if packing.max_length > self.max_positions:
             raise ValueError(
                 f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}"

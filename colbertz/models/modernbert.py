@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from colbertz.models.attention import Packing, attention, rotary_table, rotate, uses_flash
+from colbertz.models.attention import Packing, attention, rotary_table, rotate
 from colbertz.models.layers import ACTIVATIONS, Linear, check_activation, pick_fields
 from colbertz.ragged import Ragged
 
@@ -206,7 +206,7 @@ class ModernBert(nn.Module):
         Returns:
             (N, H) last hidden states, row for row those of `ids.values`.
         """
-        packing = Packing.of(ids, attended, flash=uses_flash(self.token_embeddings.weight))
+        packing = Packing.of(ids, attended, self.token_embeddings.weight)
         x = self._encode(packing)
         return x[packing.restore]
 

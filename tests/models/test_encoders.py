@@ -11,6 +11,7 @@ import torch
 from checkpoints import bert_config, modernbert_config, random_weights
 from torch import Tensor, nn
 
+from colbertz.kernels import attention_cpu
 from colbertz.models.bert import Bert, BertConfig
 from colbertz.models.modernbert import ModernBert, ModernBertConfig
 from colbertz.ragged import Ragged
@@ -55,12 +56,34 @@ def test_a_text_does_not_depend_on_its_batch(encoder):
 
 
 @ENCODERS
+def test_bfloat16_is_as_near_to_float32_as_with_pytorchs_attention(encoder, monkeypatch):
+    """Texts are filled up for the products of kernels/attention_cpu.py; the last of these is longer than that goes."""
+    lengths = (70, 3, 0, 200, 3, 1, 71, 37, *([530] if encoder is modernbert else [129]))
+    model, ids = encoder(), batch(*lengths)
+    monkeypatch.setattr(attention_cpu, "is_for", lambda dtype: dtype == torch.bfloat16)
+    results = {}
+    for name in ("float32", "ours", "PyTorch's"):
+        if name == "PyTorch's":
+            monkeypatch.setattr(attention_cpu, "is_for", lambda dtype: False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=name != "float32"):
+            every = torch.cat([gradient.flatten() for gradient in gradients(model, ids).values()])
+            results[name] = model(ids).detach().float(), every
+    for part, exact in enumerate(results["float32"]):
+        ours, theirs = (float((results[name][part] - exact).norm() / exact.norm()) for name in ("ours", "PyTorch's"))
+        assert ours < 0.1 and ours < 2 * theirs, (ours, theirs)
+
+
+@ENCODERS
 @torch.no_grad()
 def test_texts_without_tokens(encoder):
     model = encoder()
     assert model(batch(0)).shape == (0, 64)
     assert model(batch()).shape == (0, 64)
     torch.testing.assert_close(model(batch(0, 7, 0)), model(batch(7)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(batch(0)).shape == (0, 64)
+        assert model(batch()).shape == (0, 64)
+        torch.testing.assert_close(model(batch(0, 7, 0)), model(batch(7)))
 
 
 @ENCODERS
