@@ -1,5 +1,5 @@
-"""What each stage of the nano recipe is worth: nDCG@10 of models trained with some of the stages, of BM25, and of a
-model whose prompts are missing in the last stage.
+"""What each stage of the nano recipe is worth: nDCG@10 of models trained with some of the stages, of BM25, of a
+model whose prompts are missing in the last stage, and of the finished model, which reads more than it was trained on.
 
     D=../shared/data
     python benchmarks/recipe.py --pairs $D/pairs --collections $D/{squad,cosqa,qmsum,arxiv-known-item}
@@ -25,7 +25,7 @@ import yaml
 from colbertz import ColBERT, config
 from colbertz.evaluation import read_beir, significance
 from colbertz.nano import run, stages
-from colbertz.nano.judge import MEASURE, Judgement, judge
+from colbertz.nano.judge import MEASURE, READ, Judgement, judge
 
 ARMS = {
     "distillation": "D",
@@ -36,7 +36,7 @@ ARMS = {
     "all three": "USD",
     "all three, no prompts in the last": "USd",
 }
-FULL, BM25 = "all three", "BM25"
+FULL, FINISHED, BM25 = "all three", f"all three, reading {READ:,} tokens", "BM25"
 # Where `colbertz nano` has the models of these arms.
 STAGES = {"U": "unsupervised", "US": "supervised", "USD": "distillation"}
 NO_PROMPTS = ["--model.query_prompt=", "--model.document_prompt=", "--model.allow_mismatch=true"]
@@ -67,18 +67,19 @@ def model_of(letters: str, args: argparse.Namespace) -> Path:
 
 
 def judge_arm(arm: str, args: argparse.Namespace) -> Judged:
-    """Every query's value of an arm; of the full recipe with BM25's, and as `colbertz nano` judged it, in bfloat16."""
-    if arm != FULL:
+    """Every query's value of an arm; of the finished model as `colbertz nano` judged it, with BM25's."""
+    if arm != FINISHED:
         model = ColBERT.from_pretrained(model_of(ARMS[arm], args))
         collections = [read_beir(directory, "dev") for directory in args.collections]
         return {arm: {collection.name: judge(model, collection) for collection in collections}}
     own: dict[str, Judgement] = {}
     baselines: dict[str, Judgement] = {}
-    for collection, judgement in run.judged(model_of("USD", args), args).items():
-        own[collection] = {how: values for how, values in judgement.items() if not how.startswith(BM25)}
-        if baseline := {how: values for how, values in judgement.items() if how.startswith(BM25)}:
-            baselines[collection] = baseline
-    return {FULL: own, BM25: baselines}
+    found = run.judged(model_of(ARMS[FULL], args), args)
+    for directory in args.collections:
+        judgement = found[directory.name]
+        own[directory.name] = {how: values for how, values in judgement.items() if not how.startswith(BM25)}
+        baselines[directory.name] = {how: values for how, values in judgement.items() if how.startswith(BM25)}
+    return {FINISHED: own, BM25: baselines}
 
 
 def judge_seed(path: Path, arms: list[str], args: argparse.Namespace) -> None:
@@ -88,8 +89,8 @@ def judge_seed(path: Path, arms: list[str], args: argparse.Namespace) -> None:
         ValueError: if the file is of other settings or data.
     """
     found = read(path) if path.is_file() else {"settings": None, "judged": {}}
-    # The whole recipe first; what is left out of it is ready by then.
-    missing = [arm for arm in sorted(arms, key=lambda arm: arm != FULL) if arm not in found["judged"]]
+    # The finished model first: it needs no more than the recipe, and BM25's values are with its own.
+    missing = [arm for arm in reversed([*ARMS, FINISHED]) if arm in arms and arm not in found["judged"]]
     if not missing:
         return
     settings: dict[str, Any] = {
@@ -121,7 +122,7 @@ def all_judged(folder: Path) -> dict[str, dict[int, dict[str, Judgement]]]:
         raise ValueError(f"the files in {folder} are of different settings or data; delete the old ones")
     return {
         arm: {seed: files[seed]["judged"][arm] for seed in sorted(files) if arm in files[seed]["judged"]}
-        for arm in (BM25, *ARMS)
+        for arm in (BM25, *ARMS, FINISHED)
         if any(arm in file["judged"] for file in files.values())
     }
 
@@ -138,7 +139,7 @@ def rows(arms: dict[str, dict[int, dict[str, Judgement]]]) -> Iterator[dict[str,
             for how in judgement:
                 own = {seed: judgements[collection][how] for seed, judgements in seeds.items()}
                 found = row(arm, collection, how, own)
-                found |= apart(BM25, means(own), bm25[collection.split(",")[0]][BM25])
+                found |= apart(BM25, means(own), bm25[collection][BM25])
                 if arm != FULL:
                     both = sorted(seeds.keys() & arms[FULL].keys())
                     full = {seed: arms[FULL][seed][collection][how] for seed in both}
@@ -177,7 +178,7 @@ def main() -> None:
         words = ["--pairs", args.pairs, "--collections", *args.collections, "--configs", args.configs]
         recipe = run.parse([*words, f"--seed={seed}", f"--out={args.out / f'seed{seed}'}"])
         # Without the full recipe there is neither BM25 nor anything to compare with.
-        judge_seed(args.judged / f"seed{seed}.json.gz", [*{FULL, *args.arms}], recipe)
+        judge_seed(args.judged / f"seed{seed}.json.gz", [FINISHED, FULL, *args.arms], recipe)
     common.report("recipe", common.machine("tokenizers"), list(rows(all_judged(args.judged))))
 
 

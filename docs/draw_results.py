@@ -47,7 +47,7 @@ Panels = dict[str, dict[str, Row]]
 
 
 def panels_of(rows: Sequence[Row]) -> Panels:
-    """Collection -> name -> row, for exact search and BM25; "qmsum, 16,384 tokens" is in the panel of qmsum."""
+    """Collection -> name -> row, for exact search and BM25; "qmsum, 300 tokens" is in the panel of qmsum."""
     collections = {str(row["collection"]) for row in rows}
     panels: Panels = {}
     for row in rows:

@@ -200,6 +200,8 @@ def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> No
     trained = ColBERT.from_pretrained(world / "run/distillation/model")
     text = "the red box"
     torch.testing.assert_close(model.encode_query(text), trained.encode_query(text), atol=0.02, rtol=0)
+    assert (model.settings.document_length, trained.settings.document_length) == (8192, 40)
+    assert json.loads((world / "run/model/training.json").read_text())["document_length"] == 40
     weights = (world / "run/model/model.safetensors").stat().st_size
     assert weights < 0.6 * (world / "run/distillation/model/model.safetensors").stat().st_size
     card = (world / "run/model/README.md").read_text()
@@ -208,7 +210,7 @@ def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> No
         "| rooms | 8 |",
         "--seed 0 --no-python --mlm",
         "| talks |",
-        "| talks, 16,384 tokens |",
+        "| talks, 40 tokens |",
         "plaid",
     ):
         assert said in card
@@ -231,19 +233,18 @@ def test_the_arms_of_the_benchmark(world: Path, tmp_path: Path) -> None:
     bench = program("recipe", "benchmarks")
     arms, judged = ["all three", "supervised + distillation", "all three, no prompts in the last"], tmp_path / "judged"
     recipe = run.parse(command(world)[1:])
-    bench.judge_seed(judged / "seed0.json.gz", arms[:2], recipe)
+    bench.judge_seed(judged / "seed0.json.gz", [*arms[:2], bench.FINISHED], recipe)
     first = (judged / "seed0.json.gz").read_bytes()
-    bench.judge_seed(judged / "seed0.json.gz", arms[:2], recipe)
+    bench.judge_seed(judged / "seed0.json.gz", [*arms[:2], bench.FINISHED], recipe)
     assert (judged / "seed0.json.gz").read_bytes() == first
     bench.judge_seed(judged / "seed0.json.gz", arms, recipe)
     (judged / "seed1.json.gz").write_bytes(first)  # a seed that lacks an arm
 
     rows = list(bench.rows(bench.all_judged(judged)))
-    assert list(dict.fromkeys(row["contender"] for row in rows)) == ["BM25", "BM25, identifiers split, stemmed"] + [
-        arm for arm in bench.ARMS if arm in arms
-    ]
-    own = {row["collection"]: row for row in rows if row["contender"] == "all three" and row["search"] == "exact"}
-    assert set(own) == {"rooms", "talks", "talks, 16,384 tokens"}
+    named = ["BM25", "BM25, identifiers split, stemmed", *(arm for arm in bench.ARMS if arm in arms), bench.FINISHED]
+    assert list(dict.fromkeys(row["contender"] for row in rows)) == named
+    assert {row["collection"] for row in rows} == {"rooms", "talks"}
+    own = {row["collection"]: row for row in rows if row["contender"] == bench.FINISHED and row["search"] == "exact"}
     values = json.loads((world / "run/distillation/judged.json").read_text())["rooms"]
     assert own["rooms"]["nDCG@10"] == pytest.approx(sum(values["exact"].values()) / len(values["exact"]))
     assert own["rooms"]["minus BM25"] == pytest.approx(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from colbertz.evaluation.significance import Estimate
-from colbertz.nano.judge import MEASURE
+from colbertz.nano.judge import MEASURE, READ
 
 # Of the text that the recipe knows, as stated at the source. Other files of pairs are named without one.
 LICENCES = {
@@ -18,7 +18,11 @@ LICENCES = {
 
 
 def card(
-    command: str, versions: Mapping[str, str], data: Mapping[str, int], scores: Mapping[str, Mapping[str, Estimate]]
+    command: str,
+    versions: Mapping[str, str],
+    data: Mapping[str, int],
+    trained_length: int,
+    scores: Mapping[str, Mapping[str, Estimate]],
 ) -> str:
     """The README.md of a model.
 
@@ -26,6 +30,7 @@ def card(
         command: that made it.
         versions: of the programs it was made with.
         data: number of pairs or questions by the name of their source.
+        trained_length: tokens of a document that it was trained on.
         scores: {how it was searched: {collection: nDCG@10}}, of the model and of BM25; may be empty.
     """
     lines = [
@@ -41,6 +46,8 @@ def card(
         "A small late-interaction model, trained from scratch in the three stages of ColBERT-Zero (arXiv 2602.16609).",
         "It finds English passages, abstracts and Python code; it is meant for trying things out and for tests, and",
         "where nothing may be downloaded.",
+        "",
+        f"It was trained on the first {trained_length:,} tokens of a document, and reads the first {READ:,}.",
         "",
         "```python",
         "from colbertz import ColBERT",

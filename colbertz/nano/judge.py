@@ -16,8 +16,10 @@ from colbertz.retrieval import as_run
 MEASURE = "nDCG@10"
 _K = 100
 
-# Documents of more words than `_MANY_WORDS` are long, and read to `LONG` tokens besides a model's own length.
-LONG, _MANY_WORDS = 16_384, 1_000
+# Tokens that a finished model reads of a document, which are more than it was trained on (docs/recipe.md).
+READ = 8_192
+# Documents of more words are long: there it is judged as it was trained, too.
+_MANY_WORDS = 1_000
 
 # {how it was searched: {query id: nDCG@10}}
 Judgement = dict[str, dict[str, float]]
@@ -28,12 +30,12 @@ _BM25_WORDS: Mapping[str, bm25.Words] = {
 }
 
 
-def judge_at_lengths(model: Path, collection: Collection) -> dict[str, Judgement]:
-    """By the collection's name; where most documents are long, by its name and a length too."""
+def judge_at_lengths(model: Path, trained_length: int, collection: Collection) -> dict[str, Judgement]:
+    """By the collection's name; where most documents are long, by its name and the length of training too."""
     found = {collection.name: judge(ColBERT.from_pretrained(model), collection)}
     if sum(len(text.split()) > _MANY_WORDS for text in collection.documents) > len(collection.documents) / 2:
-        long = ColBERT.from_pretrained(model, document_length=LONG)
-        found[f"{collection.name}, {LONG:,} tokens"] = judge(long, collection)
+        short = ColBERT.from_pretrained(model, document_length=trained_length)
+        found[f"{collection.name}, {trained_length:,} tokens"] = judge(short, collection)
     return found
 
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import platform
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from colbertz.evaluation import read_beir
 from colbertz.models import ColBERT
 from colbertz.nano import stages
 from colbertz.nano.card import card
-from colbertz.nano.judge import Judgement, estimates, judge_at_lengths, judge_bm25, table
+from colbertz.nano.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
 from colbertz.nano.prepare import DESCRIPTION, prepare
 from colbertz.training import alignment
 
@@ -87,20 +88,23 @@ def trained(args: argparse.Namespace) -> Path:
 
 
 def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
-    """Halve the last stage's weights, judge the model and BM25 on the split `dev`, and save it with its card."""
+    """Save the last stage's model in half the bytes and with a card, and judge it and BM25 on the split `dev`."""
     # Beside what was judged: whoever removes a stage to train it again is not shown the scores of the old one.
     model, values = args.out / "model", last.with_name("judged.json")
     if values.is_file():
         return dict(json.loads(values.read_text(encoding="utf-8")))
-    alignment.save(ColBERT.from_pretrained(last, dtype=torch.bfloat16), model)
+    trained_length = ColBERT.from_pretrained(last).settings.document_length
+    ColBERT.from_pretrained(last, dtype=torch.bfloat16, document_length=READ).save_pretrained(model)
+    # The record of what it was trained on, for whoever trains it further; it reads more.
+    shutil.copy(last / alignment.RECORD, model)
     found: dict[str, Judgement] = {}
     for directory in args.collections:
         collection = read_beir(directory, "dev")
-        found |= judge_at_lengths(model, collection)
+        found |= judge_at_lengths(model, trained_length, collection)
         found[collection.name] |= judge_bm25(collection)
     versions = {"Python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "numpy")}
-    text = card(_command(args), versions, prepared(args), estimates(found))
+    text = card(_command(args), versions, prepared(args), trained_length, estimates(found))
     (model / "README.md").write_text(text, encoding="utf-8")
     values.write_text(json.dumps(found) + "\n", encoding="utf-8")
     return found
