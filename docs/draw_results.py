@@ -246,7 +246,6 @@ def search_growth(results: dict[str, Any]) -> str:
 
 PICTURES: dict[str, Callable[..., str]] = {
     "recipe": recipe,
-    "recipe_d4f4669": recipe,
     "recipe_curves": recipe_curves,
     "search_cpu": recall_latency,
     "search_growth": search_growth,
