@@ -86,5 +86,5 @@ def check(config: ModelConfig, model: ColBERT) -> None:
         raise Mismatch(
             f"{config.init} was trained on texts that look different from this run's, which costs quality: "
             f"{'; '.join(differences)}. Set model.allow_mismatch to the names of these settings, or to true, "
-            "if that is meant; else drop the settings that differ"
+            "if that is meant; else set them as they were"
         )
