@@ -175,7 +175,7 @@ def _flash_attention(
 def attention_over_runs(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, half_window: int | None, dropout: float
 ) -> Tensor:
-    """`attention` in PyTorch's scaled dot products, one for each run of texts of equal length."""
+    """`attention` of each run of equal length, by PyTorch's scaled dot products or by kernels/attention_cpu.py."""
     sizes = [count * length for count, length in packing.runs]
     out = []
     # `split` rather than slices: its gradient is one concatenation instead of a full-size tensor for every slice.

@@ -93,7 +93,7 @@ def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
     model, values = args.out / "model", last.with_name("judged.json")
     if values.is_file():
         return dict(json.loads(values.read_text(encoding="utf-8")))
-    trained_length = ColBERT.from_pretrained(last).settings.document_length
+    trained_length = json.loads((last / alignment.RECORD).read_text(encoding="utf-8"))["document_length"]
     ColBERT.from_pretrained(last, dtype=torch.bfloat16, document_length=READ).save_pretrained(model)
     # The record of what it was trained on, for whoever trains it further; it reads more.
     shutil.copy(last / alignment.RECORD, model)
