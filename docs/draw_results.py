@@ -47,25 +47,12 @@ Panels = dict[str, dict[str, Row]]
 
 
 def panels_of(rows: Sequence[Row]) -> Panels:
-    """Collection -> name -> row, for exact search and BM25; "qmsum, 300 tokens" is in the panel of qmsum."""
-    collections = {str(row["collection"]) for row in rows}
+    """Collection -> contender -> row, for exact search and BM25."""
     panels: Panels = {}
     for row in rows:
-        name, collection = str(row["contender"]), str(row["collection"])
-        base, _, variant = collection.partition(", ")
-        if variant and base in collections:
-            name, collection = f"{name}, {variant}", base
         if row["search"] in ("exact", ""):
-            panels.setdefault(collection, {})[name] = row
+            panels.setdefault(str(row["collection"]), {})[str(row["contender"])] = row
     return panels
-
-
-def names_of(panels: Sequence[dict[str, Row]]) -> dict[str, str]:
-    """Name -> contender, of panels that share a column of labels: baselines first, variants after what they vary."""
-    found = {name: str(row["contender"]) for panel in panels for name, row in panel.items()}
-    order = list(dict.fromkeys(found.values()))
-    key = {name: (not of.startswith(BASELINE), order.index(of), len(name)) for name, of in found.items()}
-    return {name: found[name] for name in sorted(found, key=lambda name: key[name])}
 
 
 def colour_of(contender: str) -> str:
@@ -83,7 +70,7 @@ def interval(row: Row, axis: Axis, y: float, right: float) -> list[str]:
 
 
 def panel(title: str, rows: dict[str, Row], places: dict[str, float], left: float, right: float) -> list[str]:
-    """One collection; `places` has the height of every name."""
+    """One collection; `places` has the height of every contender."""
     top, bottom, end = min(places.values()) - 14, max(places.values()) + 16, right - 44
     axis = Axis.around(
         [value for row in rows.values() for value in (row["low"], row["high"], *row["seeds"])], left, end
@@ -93,8 +80,8 @@ def panel(title: str, rows: dict[str, Row], places: dict[str, float], left: floa
     if BASELINE in rows:
         at = axis(rows[BASELINE][MEASURE])
         parts.append(dashes(at, top, at, bottom, OTHER))
-    for name, row in rows.items():
-        parts += interval(row, axis, places[name], right)
+    for contender, row in rows.items():
+        parts += interval(row, axis, places[contender], right)
     return parts
 
 
@@ -110,17 +97,17 @@ def legend(y: float, seeds: bool) -> list[str]:
 def recipe(results: dict[str, Any]) -> str:
     """What each stage is worth: a panel for each collection, two beside each other, which share their labels."""
     panels = list(panels_of(results["rows"]).items())
-    wrapped = {name: textwrap.wrap(name, 36) for _, rows in panels for name in rows}
+    wrapped = {contender: textwrap.wrap(contender, 36) for _, rows in panels for contender in rows}
     left, gap, y = 28 + 6 * max(len(line) for said in wrapped.values() for line in said), 24, 48.0
     width = (WIDTH - 16 - left - gap) / 2
     parts: list[str] = []
     for first in range(0, len(panels), 2):
         pair, places = panels[first : first + 2], {}
         y += 28
-        for name, contender in names_of([rows for _, rows in pair]).items():
-            places[name] = y + 7 * (len(wrapped[name]) - 1)
+        for contender in dict.fromkeys(contender for _, rows in pair for contender in rows):
+            places[contender] = y + 7 * (len(wrapped[contender]) - 1)
             style = "small bold" if contender == FULL else "small"
-            for line in wrapped[name]:
+            for line in wrapped[contender]:
                 parts.append(text(left - 12, y + 4, line, style, "end", colour_of(contender)))
                 y += 14
             y += 8

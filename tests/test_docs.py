@@ -107,13 +107,12 @@ def test_a_picture_of_the_recipe_needs_not_all_results(seeds: int) -> None:
     long = "all three, and a contender with a name that <nobody> would want to read to its end"
     rows = [result("BM25", "squad", 0.87, 1, ""), result("all three", "squad", 0.8, seeds)]
     rows += [result("all three", "squad", 0.1234, seeds, "plaid"), result(long, "squad", 0.75, seeds)]
-    rows += [result("all three", "qmsum", 0.4, seeds), result("all three", "qmsum, 16,384 tokens", 0.4321, seeds)]
     rows += [result("all three", "no BM25", 0.5, seeds)]
     for some in (rows[:1], rows[4:5], rows):
         said = words(made.recipe({"rows": some}))
         assert {f"{row['nDCG@10']:.3f}" for row in some if row["search"] != "plaid"} <= set(said)
         assert "0.123" not in said
-    assert "all three, 16,384 tokens" in said and long in " ".join(said)
+    assert long in " ".join(said)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -72,13 +72,8 @@ class Packing:
         filled = attended is None and _uses_products(weight)
         if filled:
             lengths = [_filled_length(length) for length in lengths]
-            starts = torch.tensor([0, *lengths]).cumsum(0)[:-1]
-            rows = positions + starts.repeat_interleave(ids.lengths)
+            ids, positions, attended, rows = _filled(ids, positions, lengths)
             restore = rows[restore]
-            attended = torch.zeros(sum(lengths), dtype=torch.bool).index_fill_(0, rows, True)
-            positions = positions.new_zeros(len(attended)).index_copy_(0, rows, positions)
-            values = ids.values.new_zeros(len(attended)).index_copy_(0, rows, ids.values)
-            ids = Ragged.from_lengths(values, lengths)
         filler = _round_up(len(ids.values)) - len(ids.values)
         if filler:
             ids = Ragged.cat([ids, Ragged.from_lengths(ids.values.new_zeros(filler), [filler])])
@@ -89,6 +84,7 @@ class Packing:
         masks: tuple[Tensor | None, ...] = (None,) * len(runs)
         if attended is not None:
             each = attended.split([count * length for count, length in runs])
+            # Of texts longer than that none was filled up, and all is attended to.
             masks = tuple(
                 None if filled and length > _MOST_FILLED else mask.view(count, length)
                 for (count, length), mask in zip(runs, each)
@@ -99,6 +95,20 @@ class Packing:
 def _positions(ids: Ragged) -> Tensor:
     """(N,) int64, the place of each token in its text."""
     return torch.arange(len(ids.values), device=ids.device) - ids.offsets[:-1].repeat_interleave(ids.lengths)
+
+
+def _filled(ids: Ragged, positions: Tensor, lengths: list[int]) -> tuple[Ragged, Tensor, Tensor, Tensor]:
+    """Texts filled up to these lengths with tokens that nobody attends to.
+
+    Returns:
+        The ids, their positions, (N',) bool of those that are attended to, and (N,) int64 where the tokens are now.
+    """
+    starts = torch.tensor([0, *lengths]).cumsum(0)[:-1]
+    rows = positions + starts.repeat_interleave(ids.lengths)
+    attended = torch.zeros(sum(lengths), dtype=torch.bool).index_fill_(0, rows, True)
+    places = positions.new_zeros(len(attended)).index_copy_(0, rows, positions)
+    values = ids.values.new_zeros(len(attended)).index_copy_(0, rows, ids.values)
+    return Ragged.from_lengths(values, lengths), places, attended, rows
 
 
 def _round_up(num_tokens: int) -> int:
