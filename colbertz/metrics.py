@@ -1,8 +1,8 @@
 """Retrieval metrics over ranked lists of ids: pure functions, without torch, averaged over queries.
 
 A ranking is a sequence of document ids, best first. What is relevant is given a query at a time, either as a set of ids
-or as a mapping from id to gain (0 counts as not relevant); only `ndcg` looks at the size of a gain. As in trec_eval, a
-query without any relevant document is left out of the mean, and lists shorter than `k` simply end.
+or as a mapping from id to gain (0 counts as not relevant); only `ndcg` looks at the size of a gain. A query without any
+relevant document is left out of the mean, where trec_eval counts 0, and lists shorter than `k` simply end.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence

@@ -18,14 +18,21 @@ pytrec_eval = pytest.importorskip("pytrec_eval")
 
 IDS = [f"d{i}" for i in range(12)]
 QUERIES = ["q1", "q2", "q3"]
-gains = st.dictionaries(st.sampled_from(IDS), st.integers(0, 3), min_size=1).filter(lambda row: any(row.values()))
+gains = st.dictionaries(st.sampled_from(IDS), st.integers(-1, 3), min_size=1)
 scores = st.dictionaries(st.sampled_from(IDS), st.floats(-3, 3, width=16), min_size=1)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.fixed_dictionaries(dict.fromkeys(QUERIES, gains)), st.fixed_dictionaries(dict.fromkeys(QUERIES, scores)))
 def test_measures_are_pytrec_evals(qrels: dict[str, dict[str, int]], run: Run) -> None:
-    names = {"nDCG@10": "ndcg_cut_10", "MAP": "map", "R@5": "recall_5", "P@3": "P_3", "MRR": "recip_rank"}
+    names = {
+        "nDCG@10": "ndcg_cut_10",
+        "MAP": "map",
+        "R@5": "recall_5",
+        "P@3": "P_3",
+        "MRR": "recip_rank",
+        "Bpref": "bpref",
+    }
     expected = pytrec_eval.RelevanceEvaluator(qrels, set(names.values())).evaluate(run)
     found = measures.per_query(qrels, run, list(names))
     for ours, theirs in names.items():
@@ -286,14 +293,34 @@ def test_ms_marcos_files(msmarco: Path) -> None:
     assert (dev.document_ids, dev.documents) == (["0", "1", "2"], ["zero", "one, «one»", "two"])
     assert dev.relevant == [{"1": 1.0}, {"2": 1.0}]
     track = named.load(str(msmarco), "dl19")
-    assert (track.query_ids, track.queries, track.relevant) == (["20"], ["what"], [{"1": 3.0, "2": 1.0}])
+    assert (track.query_ids, track.queries, track.gains) == (["20"], ["what"], [{"0": 0.0, "1": 3.0, "2": 1.0}])
+    assert track.relevant == [{"1": 3.0, "2": 1.0}]
     with pytest.raises(FileNotFoundError, match=r"no msmarco-test2020-queries.tsv, which the split 'dl20' needs"):
         named.load(str(msmarco), "dl20")
     with pytest.raises(FileNotFoundError, match=r"no queries.test.tsv, .* the splits of MS MARCO are: dev.small, dev"):
         named.load(str(msmarco), "test")
-    (msmarco / "qrels.dev.small.tsv").write_text("10\t0\t7\t1\n")
-    with pytest.raises(ValueError, match=r"qrels.dev.small.tsv names the document '7', which is not there"):
-        named.load(str(msmarco), None)
+
+
+def test_judgements_of_what_is_not_there(msmarco: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ArguAna has a few; all of them missing means files that do not belong together."""
+    qrels = msmarco / "qrels.dev.small.tsv"
+    qrels.write_text("10\t0\t7\t1\n10\t0\t1\t1\n10\t0\t8\t0\n11\t0\t9\t1\n12\t0\t2\t1\n13\t0\t0\t0\n")
+    (msmarco / "queries.dev.small.tsv").write_text("10\twhat is one\n11\twhat is two\n13\twhat is not\n")
+    found = named.load(str(msmarco), None)
+    assert [message.split(" that ")[0] for message in caplog.messages] == [
+        "1 of the 4 judged queries",
+        "2 of the 4 relevant documents",
+    ]
+    assert found.query_ids == ["10", "11", "13"] and found.relevant == [{"1": 1.0}, {}, {}]
+    assert found.gains == [{"7": 1.0, "1": 1.0, "8": 0.0}, {"9": 1.0}, {"0": 0.0}]
+    assert (found.answerable().query_ids, found.answerable().queries) == (["10"], ["what is one"])
+    for line, message in (
+        ("10\t0\t7\t1", r"none of the relevant documents that .*qrels.dev.small.tsv names is there, such as '7'"),
+        ("99\t0\t1\t1", r"none of the judged queries that .*qrels.dev.small.tsv names is there, such as '99'"),
+    ):
+        qrels.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            named.load(str(msmarco), None)
 
 
 def test_collections_that_are_not_there(tmp_path: Path) -> None:

@@ -122,6 +122,33 @@ def test_the_command_from_search_to_comparison(
     assert runs.read_run(str(again)).keys() == runs.read_run(str(first)).keys()
 
 
+def test_the_command_says_what_is_missing_and_counts_what_was_judged_not_relevant(
+    checkpoint: Path,
+    beir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    qrels, run = beir / "qrels" / "test.tsv", tmp_path / "run.trec"
+    qrels.write_text("q0\td1\t1\nq0\tgone\t2\nq0\td0\t0\nq1\td6\t0\nq2\td12\t1\nq4\td24\t-1\n")
+    command = ["eval", "--data", str(beir), "--model", str(checkpoint), "--json", "--run", str(run)]
+    assert main([*command, "--measures", "nDCG@10", "Bpref", "Judged@10"]) == 0
+    means = json.loads(capsys.readouterr().out)
+    [said] = caplog.messages
+    assert said.startswith("1 of the 3 relevant documents") and "'gone'; they are counted as not found" in said
+    judged: dict[str, dict[str, int]] = {}
+    for line in qrels.read_text().splitlines():
+        query, document, gain = line.split()
+        judged.setdefault(query, {})[document] = int(gain)
+    found = runs.read_run(str(run))
+    expected = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut_10", "bpref"}).evaluate(found)
+    for ours, theirs in {"nDCG@10": "ndcg_cut_10", "Bpref": "bpref"}.items():
+        assert means[ours] == pytest.approx(sum(row[theirs] for row in expected.values()) / 4, abs=1e-9)
+    shares = [len(judged[query].keys() & set(list(scores)[:10])) / 10 for query, scores in found.items()]
+    assert means["Judged@10"] == pytest.approx(sum(shares) / 4) and means["Judged@10"] > 0
+
+
 def test_collections_that_are_searched_apart_are_judged_together(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,24 +76,24 @@ def run(args: argparse.Namespace) -> None:
     if args.run:
         runs.write_run(args.run, found)
 
-    relevant = {query: gains for part in parts for query, gains in zip(part.query_ids, part.relevant)}
-    values = measures.per_query(relevant, found, names)
+    gains = {query: row for part in parts for query, row in zip(part.query_ids, part.gains)}
+    values = measures.per_query(gains, found, names)
     if args.per_query:
         with Path(args.per_query).open("w", encoding="utf-8") as file:
-            for query in relevant:
+            for query in gains:
                 row = {"query_id": query} | {name: values[name][query] for name in names}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     estimates = {name: significance.estimate(values[name]) for name in names}
     differences = {}
     if others is not None:
-        theirs = measures.per_query(relevant, others, names)
+        theirs = measures.per_query(gains, others, names)
         differences = {name: significance.difference(values[name], theirs[name]) for name in names}
     if args.json:
         print(json.dumps({name: estimate.mean for name, estimate in estimates.items()}))
         return
     how = f"the run {args.score}" if args.score else f"{args.model}, {_how(args)}, {took:,.0f} s"
     size = sum(len(part.documents) for part in parts)
-    print(f"{', '.join(part.name for part in parts)}: {len(relevant):,} queries, {size:,} documents; {how}\n")
+    print(f"{', '.join(part.name for part in parts)}: {len(gains):,} queries, {size:,} documents; {how}\n")
     print(table(estimates, differences, args.compare))
 
 

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--split is for --data; all of --pairs are used")
     from colbertz.evaluation import read_beir
 
-    data = read_pairs(args.pairs) if args.pairs else read_beir(args.data, args.split or "train")
+    data = read_pairs(args.pairs) if args.pairs else read_beir(args.data, args.split or "train").answerable()
     model = load_model(args)
 
     removed: Counter[str] = Counter()

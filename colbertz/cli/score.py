@@ -149,7 +149,7 @@ def read_run(source: str, folder: str, split: str) -> "Candidates":
         if missing is not None:
             raise ValueError(f"{source}: there is no document {missing!r} in {folder}")
     for query_id in ranked:
-        if query_id not in relevant:
+        if not relevant.get(query_id):
             raise ValueError(
                 f"query {query_id!r} of the run {source} has no positive in {folder}/qrels/{split}.tsv;"
                 " leave it out of the run, or name another --split"

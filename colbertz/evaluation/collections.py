@@ -1,10 +1,15 @@
 """Test collections: queries, documents, and which documents answer which query."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 from colbertz.inputs import read_corpus, read_texts
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -13,9 +18,9 @@ class Collection:
 
     Attributes:
         name: what to call it.
-        query_ids, queries: the queries that have at least one relevant document.
+        query_ids, queries: the queries that somebody judged documents for.
         document_ids, documents: the documents.
-        relevant: for each query the ids of its relevant documents and their gains, all positive.
+        gains: for each query the ids of its judged documents and their gains; 0 and less is not relevant.
     """
 
     name: str
@@ -23,14 +28,23 @@ class Collection:
     queries: Sequence[str]
     document_ids: Sequence[str]
     documents: Sequence[str]
-    relevant: Sequence[Mapping[str, float]]
+    gains: Sequence[Mapping[str, float]]
+
+    @cached_property
+    def relevant(self) -> Sequence[Mapping[str, float]]:
+        """For each query its relevant documents and their gains, of those that are in the collection."""
+        there = {id for gains in self.gains for id in gains}.intersection(self.document_ids)
+        return [{id: gain for id, gain in gains.items() if gain > 0 and id in there} for gains in self.gains]
+
+    def answerable(self) -> "Collection":
+        """The collection without queries that have no relevant document in it."""
+        ids, queries, gains = (list(compress(own, self.relevant)) for own in (self.query_ids, self.queries, self.gains))
+        return replace(self, query_ids=ids, queries=queries, gains=gains)
 
     def some_queries(self, most: int) -> "Collection":
         """The collection with at most `most` queries, evenly spread, since files tend to be sorted."""
         every = slice(None, None, -(-len(self.queries) // most))
-        return replace(
-            self, query_ids=self.query_ids[every], queries=self.queries[every], relevant=self.relevant[every]
-        )
+        return replace(self, query_ids=self.query_ids[every], queries=self.queries[every], gains=self.gains[every])
 
 
 def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> Collection:
@@ -46,19 +60,24 @@ def from_judgements(
     gains: Mapping[str, Mapping[str, float]],
     where: str | Path,
 ) -> Collection:
-    """All documents, and the queries that have a relevant one.
+    """All documents, and the queries that were judged.
+
+    Published collections have a few judgements of what they do not have, such as five of ArguAna's right answers. A
+    query that is not there is left out; a relevant document that is not there stays in the gains, as one that is
+    missed, so that the measures are everyone's. Either is said.
 
     Args:
         name: what to call the collection.
         corpus: ids and texts of the documents.
         queries: ids and texts; those without gains are left out.
-        gains: of each query's relevant documents.
+        gains: of each query's judged documents.
         where: the gains come from, for messages.
 
     Raises:
-        ValueError: if no query has a relevant document, or a judged query or document is not there.
+        ValueError: if no query has a relevant document, or none of the judged queries or relevant documents is there.
     """
-    if not gains:
+    wanted = {id for row in gains.values() for id, gain in row.items() if gain > 0}
+    if not wanted:
         raise ValueError(f"{where} has no relevant document for any query")
     texts = {id: text for id, text in queries if id in gains}
     ids: list[str] = []
@@ -66,11 +85,20 @@ def from_judgements(
     for id, text in corpus:
         ids.append(id)
         documents.append(text)
-    judged = {id for row in gains.values() for id in row}
-    for kind, missing in (("query", gains.keys() - texts.keys()), ("document", judged.difference(ids))):
-        if missing:
-            raise ValueError(f"{where} names the {kind} {min(missing)!r}, which is not there")
-    return Collection(name, list(gains), [texts[query] for query in gains], ids, documents, list(gains.values()))
+    _warn_of_missing("judged queries", set(gains), gains.keys() - texts.keys(), "left out", where)
+    _warn_of_missing("relevant documents", wanted, wanted.difference(ids), "counted as not found", where)
+    there = [query for query in gains if query in texts]
+    return Collection(name, there, [texts[query] for query in there], ids, documents, [gains[query] for query in there])
+
+
+def _warn_of_missing(kind: str, named: Set[str], missing: Set[str], so: str, where: str | Path) -> None:
+    if missing and len(missing) == len(named):
+        raise ValueError(f"none of the {kind} that {where} names is there, such as {min(missing)!r}")
+    if missing:
+        _log.warning(
+            "%d of the %d %s that %s names are not there, such as %r; they are %s",
+            *(len(missing), len(named), kind, where, min(missing), so),
+        )
 
 
 def read_beir(
@@ -109,7 +137,7 @@ def read_beir(
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, float]]:
-    """The gains of each query's relevant documents.
+    """The gains of each query's judged documents; 0 and less is not relevant.
 
     Args:
         path: a file with the columns query-id, corpus-id and score, with or without a header, or with TREC's four
@@ -125,9 +153,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, float]]:
             continue
         if len(fields) not in (3, 4) or not _is_number(fields[-1]):
             raise ValueError(f"{path}, line {number}: expected query id, document id and score, found {line!r:.80}")
-        query, document, gain = fields[0], fields[-2], float(fields[-1])
-        if gain > 0:
-            found.setdefault(query, {})[document] = gain
+        found.setdefault(fields[0], {})[fields[-2]] = float(fields[-1])
     return found
 
 

@@ -134,8 +134,7 @@ def read_nanobeir(directory: Path, split: str | None, *, name: str | None = None
     corpus, queries = (_columns(directory / part, split, "_id", "text") for part in ("corpus", "queries"))
     gains: dict[str, dict[str, float]] = {}
     for query, document, gain in _columns(directory / "qrels", split, "query-id", "corpus-id", score=1):
-        if gain > 0:
-            gains.setdefault(query, {})[document] = float(gain)
+        gains.setdefault(query, {})[document] = float(gain)
     return from_judgements(name or split, corpus, queries, gains, directory / "qrels" / split)
 
 

@@ -27,12 +27,13 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
 
 
 def per_query(
-    relevant: Mapping[str, Mapping[str, float]], run: Run, names: Sequence[str] = DEFAULT
+    gains: Mapping[str, Mapping[str, float]], run: Run, names: Sequence[str] = DEFAULT
 ) -> dict[str, dict[str, float]]:
     """Each measure of each query, {measure: {query id: value}}; a query for which nothing was found counts 0.
 
     Args:
-        relevant: query id -> document id -> gain; queries that are not here do not count.
+        gains: query id -> document id -> gain of all that was judged; queries that are not here do not count, and
+            those without a relevant document count 0.
         run: what was found. Equal scores are ordered as trec_eval orders them, by document id from the last.
         names: measures.
 
@@ -42,16 +43,16 @@ def per_query(
         ModuleNotFoundError: as `parse`.
     """
     measures = parse(names)
-    fractions = {gain for gains in relevant.values() for gain in gains.values() if gain != int(gain)}
+    fractions = {gain for row in gains.values() for gain in row.values() if gain != int(gain)}
     if fractions:
         raise ValueError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(fractions)}")
-    if not run.keys() & relevant.keys():
+    if not run.keys() & gains.keys():
         raise ValueError("no query of the run is judged; do run and qrels belong together?")
     import ir_measures
 
-    qrels = {query: {id: int(gain) for id, gain in gains.items()} for query, gains in relevant.items()}
+    qrels = {query: {id: int(gain) for id, gain in row.items()} for query, row in gains.items()}
     # By what ir_measures calls it: MRR@10 and RR@10 are one.
-    found: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(relevant, 0.0) for measure in measures.values()}
+    found: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(gains, 0.0) for measure in measures.values()}
     for metric in ir_measures.iter_calc(list(measures.values()), qrels, run):
         found[str(metric.measure)][metric.query_id] = float(metric.value)
     return {name: dict(found[str(measure)]) for name, measure in measures.items()}

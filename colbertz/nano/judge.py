@@ -87,5 +87,5 @@ def estimates(judgements: Mapping[str, Judgement]) -> dict[str, dict[str, Estima
 
 
 def _values(collection: Collection, ranked: Sequence[Sequence[tuple[int, float]]]) -> dict[str, float]:
-    relevant = dict(zip(collection.query_ids, collection.relevant))
-    return measures.per_query(relevant, as_run(collection, ranked, _K), [MEASURE])[MEASURE]
+    gains = dict(zip(collection.query_ids, collection.gains))
+    return measures.per_query(gains, as_run(collection, ranked, _K), [MEASURE])[MEASURE]

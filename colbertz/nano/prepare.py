@@ -138,7 +138,7 @@ def _questions(directory: Path) -> Iterator[Pair]:
     """The judged questions of a collection's split `train`; none if it has no such split."""
     if not any((directory / "qrels").glob("train.tsv*")):
         return
-    collection = read_beir(directory, "train")
+    collection = read_beir(directory, "train").answerable()
     texts = dict(zip(collection.document_ids, collection.documents))
     long = max(len(text.split()) for text in texts.values()) > _MOST_PASSAGE_WORDS
     if long:
