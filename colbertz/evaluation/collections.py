@@ -38,8 +38,12 @@ class Collection:
 
     def answerable(self) -> "Collection":
         """The collection without queries that have no relevant document in it."""
-        ids, queries, gains = (list(compress(own, self.relevant)) for own in (self.query_ids, self.queries, self.gains))
-        return replace(self, query_ids=ids, queries=queries, gains=gains)
+        return replace(
+            self,
+            query_ids=list(compress(self.query_ids, self.relevant)),
+            queries=list(compress(self.queries, self.relevant)),
+            gains=list(compress(self.gains, self.relevant)),
+        )
 
     def some_queries(self, most: int) -> "Collection":
         """The collection with at most `most` queries, evenly spread, since files tend to be sorted."""
