@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colbertz.evaluation import measures, named, runs, significance
+from colbertz.evaluation.collections import read_qrels
 from colbertz.evaluation.runs import Run
 
 pytrec_eval = pytest.importorskip("pytrec_eval")
@@ -141,6 +142,21 @@ def test_judgements_may_be_compressed(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
     assert named.load(str(tmp_path), None).relevant == [{"d1": 1.0}]
+
+
+def test_ids_may_have_blanks_between_tabs(tmp_path: Path) -> None:
+    qrels = tmp_path / "test.tsv"
+    for text in ("query-id\tcorpus-id\tscore\na query\ta document\t2\n\n", "a query\t0\ta document\t2\n"):
+        qrels.write_text(text)
+        assert read_qrels(qrels) == {"a query": {"a document": 2.0}}
+    qrels.write_text("q  Q0 d   2")
+    assert read_qrels(qrels) == {"q": {"d": 2.0}}
+
+
+def test_splits_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv.gz"):
+        (tmp_path / name).touch()
     with pytest.raises(FileNotFoundError, match=r"the splits of .* are: test"):
         named.load(str(tmp_path), "dev")
 

@@ -184,10 +184,14 @@ def test_collections_that_are_searched_apart_are_judged_together(
         (["--score", "r", "--measures", "what@2"], "'what@2' is not a measure"),
         (["--score", "nowhere.trec"], "there is no file nowhere.trec"),
         (["--score", "r", "--split", "dev"], "the splits of words are: test"),
+        (["--model", "nowhere", "--run", "r"], "id 'q 0' has blanks, which a TREC run cannot hold"),
     ],
 )
 def test_what_the_command_refuses(
     options: list[str], message: str, beir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    queries, qrels = beir / "queries.jsonl", beir / "qrels" / "test.tsv"
+    for path in (queries, qrels):
+        path.write_text(path.read_text().replace("q0", "q 0"))
     assert main(["eval", "--data", str(beir), *options]) == 2
     assert message in capsys.readouterr().err

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     names = args.measures or list(measures.DEFAULT)
     measures.parse(names)  # before anything that takes long
     parts = named.load_parts(args.data, args.split)
+    if args.run:
+        runs.refuse_blanks(id for part in parts for ids in (part.query_ids, part.document_ids) for id in ids)
     others = runs.read_run(args.compare) if args.compare else None
     started = time.perf_counter()
     found = runs.read_run(args.score) if args.score else _run_of(args, parts)

@@ -145,15 +145,15 @@ def read_qrels(path: Path) -> dict[str, dict[str, float]]:
 
     Args:
         path: a file with the columns query-id, corpus-id and score, with or without a header, or with TREC's four
-            columns; tabs or spaces; perhaps .gz.
+            columns; between tabs, where ids may have blanks, or between blanks; perhaps .gz.
 
     Raises:
         ValueError: for a line that is not as it should be.
     """
     found: dict[str, dict[str, float]] = {}
     for number, line in enumerate(read_texts(str(path)), 1):
-        fields = line.split()
-        if not fields or (number == 1 and not _is_number(fields[-1])):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or (number == 1 and not _is_number(fields[-1])):
             continue
         if len(fields) not in (3, 4) or not _is_number(fields[-1]):
             raise ValueError(f"{path}, line {number}: expected query id, document id and score, found {line!r:.80}")

@@ -1,5 +1,6 @@
 """TREC runs: for each query the documents found and their scores, as trec_eval, Pyserini and ranx know them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from colbertz.inputs import read_texts
@@ -37,12 +38,17 @@ def write_run(path: str | Path, run: Run, name: str = "colbertz") -> None:
     Raises:
         ValueError: if an id has blanks, which a run cannot hold. Nothing is written then.
     """
+    refuse_blanks([*run, *(document for scores in run.values() for document in scores)])
     lines = []
     for query, scores in run.items():
         for rank, (document, score) in enumerate(sorted(scores.items(), key=lambda item: -item[1]), 1):
-            for id in (query, document):
-                if len(id.split()) != 1:
-                    raise ValueError(f"id {id!r} has blanks, which a TREC run cannot hold")
             lines.append(f"{query} Q0 {document} {rank} {score!r} {name}\n")
     with Path(path).open("w", encoding="utf-8") as file:
         file.writelines(lines)
+
+
+def refuse_blanks(ids: Iterable[str]) -> None:
+    """Raises ValueError for an id that a run cannot hold: before a search rather than after it."""
+    for id in ids:
+        if len(id.split()) != 1:
+            raise ValueError(f"id {id!r} has blanks, which a TREC run cannot hold")
