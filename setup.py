@@ -29,9 +29,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["colbertz", "colbertz.*"]), "colbertz.kernels"],
-    package_dir={"colbertz.kernels": "kernels"},
-    package_data={"colbertz": ["py.typed"], "colbertz.nano": ["model/*", "model/*/*"]},
+    packages=[*find_packages(include=["colbertz", "colbertz.*"]), "colbertz.kernels", "colbertz.configs"],
+    package_dir={"colbertz.kernels": "kernels", "colbertz.configs": "configs"},
+    package_data={
+        "colbertz": ["py.typed"],
+        "colbertz.nano": ["model/*", "model/*/*"],
+        "colbertz.configs": ["*.yaml", "*/*.yaml"],
+    },
     entry_points={"console_scripts": ["colbertz=colbertz.cli:main"]},
     install_requires=[
         "torch>=2.11",

@@ -70,7 +70,7 @@ def judge_arm(arm: str, args: argparse.Namespace) -> Judged:
     """Every query's value of an arm; of the finished model as `colbertz nano` judged it, with BM25's."""
     if arm != FINISHED:
         model = ColBERT.from_pretrained(model_of(ARMS[arm], args))
-        collections = [read_beir(directory, "dev") for directory in args.collections]
+        collections = [read_beir(directory, args.split) for directory in args.collections]
         return {arm: {collection.name: judge(model, collection) for collection in collections}}
     own: dict[str, Judgement] = {}
     baselines: dict[str, Judgement] = {}

@@ -475,6 +475,14 @@ def _check_arguments(argv: Sequence[str]) -> None:
             raise ValueError(_unknown(key, valid, "--"))
 
 
+def shipped(name: str) -> Path:
+    """A file or folder of configs/: the current directory's, or the one that came with colbertz."""
+    here = Path(__file__)
+    # As a wheel has it; as a checkout has it.
+    places = [Path("configs"), here.parent / "configs", here.parents[1] / "configs"]
+    return next((place / name for place in places if (place / name).exists()), places[0] / name)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from programs import program
 
 from colbertz import ColBERT
 from colbertz.cli import main
 from colbertz.cli.options import DEFAULT_MODEL
 from colbertz.models.checkpoint import resolve
-from colbertz.nano import run
+from colbertz.nano import run, stages
 from colbertz.nano.cloze import cloze_pairs
 from colbertz.nano.prepare import prepare
 
@@ -103,6 +104,81 @@ def test_what_is_judged_is_not_trained_on(world: Path) -> None:
     assert json.loads((world / "data/data.json").read_text())["counts"] == {"more": 8, "shelves": 16, "rooms": 8}
 
 
+def test_questions_and_titled_answers_that_are_judged_are_not_trained_on(world: Path) -> None:
+    """A training question may be a judged one too, or have a judged answer; pairs may lack an answer's title."""
+    corpus = [{"_id": f"d{i}", "title": "On boxes", "text": f"{box} is here"} for i, box in enumerate(BOXES)]
+    write_lines(world / "titled" / "corpus.jsonl", corpus)
+    queries = {"a": "asked twice", "b": "ASKED  twice", "c": "asked once", "d": "judged answer", "e": "two answers"}
+    write_lines(world / "titled" / "queries.jsonl", [{"_id": id, "text": text} for id, text in queries.items()])
+    (world / "titled" / "qrels").mkdir()
+    (world / "titled" / "qrels" / "test.tsv").write_text("a\td1\t1\na\td9\t0\n")
+    train = "b\td2\t1\nc\td3\t1\nd\td1\t1\ne\td4\t1\ne\td9\t2\ne\td5\t0\n"
+    (world / "titled" / "qrels" / "train.tsv").write_text(train)
+    write_lines(world / "pairs" / "same.jsonl", [{"query": "untitled", "document": f"{BOXES[1]} is here"}])
+    prepare(world / "pairs", [world / "titled"], world / "data", python=False, judged_split="test")
+    asked = [(row["query"], row["document"]) for row in rows_of(world / "data/supervised.jsonl")]
+    own = [pair for pair in asked if pair[1].startswith("On boxes")]
+    assert own == [(queries["c"], f"On boxes {BOXES[3]} is here")] + [
+        (queries["e"], f"On boxes {BOXES[i]} is here") for i in (4, 9)
+    ]
+    assert "same" not in json.loads((world / "data/data.json").read_text())["counts"]
+
+
+def test_rows_without_text_are_left_out_and_counted(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [{"query": "a title", "document": " "}, {"query": "half \ud83d", "document": "text"}]
+    write_lines(
+        world / "pairs" / "odd.jsonl", [*bad, {"query": "\u2028", "document": "text"}, {"query": "q", "document": "d"}]
+    )
+    prepare(world / "pairs", [], world / "data", python=False)
+    assert rows_of(world / "data/pairs/odd.jsonl") == [{"query": "q", "document": "d"}]
+    assert "odd.jsonl: 3 pairs are left out, with an empty text" in capsys.readouterr().out
+
+
+def test_two_sources_of_one_name_are_refused(world: Path) -> None:
+    write_lines(world / "pairs" / "wiki.en.jsonl", [{"query": "a", "document": "b"}])
+    write_lines(world / "pairs" / "wiki.de.jsonl.gz", [{"query": "c", "document": "d"}])
+    prepare(world / "pairs", [], world / "data", python=False)
+    assert json.loads((world / "data/data.json").read_text())["counts"] | {"wiki.en": 1, "wiki.de": 1}
+    for name in ("wiki.de.jsonl", "python.jsonl", "more-cloze.jsonl"):
+        path = world / "pairs" / name
+        write_lines(path, [{"query": "e", "document": "f"}])
+        with pytest.raises(ValueError, match=rf"are named '{name.removesuffix('.jsonl')}'.* rename one"):
+            prepare(world / "pairs", [], world / "other", python=True)
+        path.unlink()
+    with pytest.raises(ValueError, match="are named 'rooms'"):
+        prepare(world / "pairs", [world / "rooms", world / "rooms"], world / "other", python=False)
+
+
+def test_files_that_do_not_fill_a_batch_are_put_together(world: Path) -> None:
+    prepare(world / "pairs", [], world / "data", python=False)  # more has 8 rows, shelves 18
+
+    def sources(batch_size: int) -> list[str]:
+        (world / "s.yaml").write_text(f"batch_size: {batch_size}")
+        argument = stages.all_pairs(world / "data", world / "s.yaml").removeprefix("--data.train=")
+        return [Path(source["path"]).name for source in yaml.safe_load(argument)]
+
+    assert sources(8) == ["more.jsonl", "shelves.jsonl"]
+    for batch_size in (10, 20, 26):
+        assert sources(batch_size) == [f"small-{batch_size}.jsonl"]
+        assert len(rows_of(world / f"data/small-{batch_size}.jsonl")) == 26
+    write_lines(world / "data/pairs/tiny.jsonl", [{"query": "a", "document": "b"}] * 3)
+    assert sources(11) == ["shelves.jsonl", "small-11.jsonl"]
+    with pytest.raises(ValueError, match="29 pairs do not fill a batch of 30"):
+        sources(30)
+
+
+def test_a_row_of_the_teachers_may_have_any_end_of_a_line_in_it(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"query": f"q{i}", "document": f"before \u2028 after \x85 {i}"} for i in range(6)]
+    (world / "mined.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    monkeypatch.setattr(stages, "_MOST_TAUGHT", 3)
+    monkeypatch.setattr(stages, "_command", lambda *words: (world / "scored").mkdir())
+    stages.teach(world / "model", world / "mined.jsonl", world / "scored")
+    taught = (world / "taught-mined.jsonl").read_text("utf-8").split("\n")[:-1]
+    assert [json.loads(line) for line in taught] == rows[::2]
+    with pytest.raises(ValueError, match=r"has the scores of .*model, now the teacher is .*other"):
+        stages.teach(world / "other", world / "mined.jsonl", world / "scored")
+
+
 def test_of_pairs_with_one_query_the_later_stages_see_the_first(world: Path) -> None:
     paragraphs = [{"query": "History", "document": f"paragraph {i} of a history"} for i in range(5)]
     write_lines(world / "pairs" / "wiki.jsonl", paragraphs)
@@ -149,8 +225,8 @@ def test_sentences_of_texts_are_questions() -> None:
 def test_texts_of_several_sentences_have_pairs_of_their_own(world: Path) -> None:
     texts = [f"Here is shelf number {i} of all. {box.capitalize()} stands on it." for i, box in enumerate(BOXES)]
     write_lines(world / "pairs" / "long.jsonl", [{"query": f"what is on {t[:22]}", "document": t} for t in texts])
-    write_collection(world / "shelves", {"dev": [2]}, texts)
-    prepare(world / "pairs", [world / "shelves"], world / "data", python=False)
+    write_collection(world / "walls", {"dev": [2]}, texts)
+    prepare(world / "pairs", [world / "walls"], world / "data", python=False)
     found = rows_of(world / "data/pairs/long-cloze.jsonl")
     assert len(found) == len(texts[::2])  # of the 15 that nothing is judged by
     assert not any(texts[2].startswith(row["document"]) for row in found)
@@ -175,6 +251,24 @@ def test_data_of_other_texts_is_not_taken_for_what_was_asked_for(world: Path) ->
     prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
     with pytest.raises(ValueError, match=r"collections were .*rooms.*, now"):
         prepare(world / "pairs", [], world / "data", python=False)
+
+
+def test_texts_that_changed_are_not_taken_for_the_old_ones(world: Path) -> None:
+    prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
+    with (world / "rooms/qrels/dev.tsv").open("a") as file:
+        file.write("dev1\td1\t1\n")
+    with pytest.raises(ValueError, match=r"data holds data made of other texts \(bytes were "):
+        prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
+
+
+def test_what_is_left_of_a_step_that_was_removed_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bm25s")
+    (world / "run").mkdir()
+    (world / "run/mined.jsonl").touch()
+    assert main(command(world)) == 2
+    assert "mined.jsonl was made of" in capsys.readouterr().err
+    assert main([*command(world), "--configs", str(world)]) == 2
+    assert f"there is no {world}/unsupervised.yaml, which the recipe needs" in capsys.readouterr().err
 
 
 def test_a_folder_without_pairs_and_a_bad_row_are_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,9 @@ SUBCOMMANDS: dict[str, ModuleType] = {
     "demo": demo,
 }
 
+# Which extra of setup.py brings a module.
+_EXTRAS = dict.fromkeys(("bm25s", "ir_measures", "pyarrow"), "eval") | {"datasets": "train", "tensorboard": "train"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's) and return its exit status."""
@@ -62,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyError as error:
         print(f"error: {error.args[0]}", file=sys.stderr)  # str() would put it in quotes
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        print(f'error: {error.name} is not installed; pip install "colbertz[{_EXTRAS[error.name]}]"', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

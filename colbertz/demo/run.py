@@ -41,7 +41,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--train", action="store_true", help="train a model on this code first, rather than use colbertz/nano"
     )
-    parser.add_argument("--config", default="configs/demo.yaml", help="settings of --train (default: %(default)s)")
+    parser.add_argument(
+        "--config", default=str(settings.shipped("demo.yaml")), help="settings of --train (default: %(default)s)"
+    )
     parser.add_argument("--index", default="demo-index", help="where to write the index (default: %(default)s)")
     parser.add_argument(
         "--roots", nargs="+", type=Path, help="directories of packages (default: those of this Python installation)"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from colbertz.evaluation.significance import Estimate
 from colbertz.nano.judge import MEASURE, READ
 
-# Of the text that the recipe knows, as stated at the source. Other files of pairs are named without one.
+# Of the texts with which the packaged model is made, by their files' names, as stated at the source.
 LICENCES = {
     "arxiv": "arXiv titles and abstracts, CC0 1.0",
     "wiki": "English Wikipedia, CC BY-SA 3.0",
@@ -36,28 +36,25 @@ def card(
     lines = [
         "---",
         "library_name: colbertz",
-        "license: apache-2.0",
-        "language: en",
         "tags: [ColBERT, late-interaction, PyLate]",
         "---",
         "",
-        "# colbertz/nano",
+        "# A nano ColBERT",
         "",
-        "A small late-interaction model, trained from scratch in the three stages of ColBERT-Zero (arXiv 2602.16609).",
-        "It finds English passages, abstracts and Python code; it is meant for trying things out and for tests, and",
-        "where nothing may be downloaded.",
+        "A small late-interaction model, trained from scratch by colbertz in the three stages of ColBERT-Zero (arXiv",
+        "2602.16609). It is meant for trying things out and for tests, and where nothing may be downloaded.",
         "",
         f"It was trained on the first {trained_length:,} tokens of a document, and reads the first {READ:,}.",
         "",
         "```python",
         "from colbertz import ColBERT",
         "",
-        'model = ColBERT.from_pretrained("colbertz/nano")',
+        'model = ColBERT.from_pretrained("FOLDER")    # "colbertz/nano" is the one that comes with colbertz',
         "```",
         "",
         "## Trained on",
         "",
-        "| | pairs | text and its licence |",
+        "| | pairs | the text that `colbertz nano` knows by this name |",
         "|---|---|---|",
         *(f"| {name} | {count:,} | {LICENCES.get(name.removesuffix('-cloze'), '')} |" for name, count in data.items()),
         "",

@@ -6,14 +6,14 @@
     <out>/data.json                what it was made of: pairs and questions by the name of their source
     <out>/supervised.jsonl         stage 2 and 3: questions whose answers are known, and some of the pairs, one a query
 
-Nothing that a collection is judged by is trained on: pairs are left out whose query is a judged query, or whose
-document is a right answer, of the split `dev`. Of collections with a split `train`, its questions go into
-supervised.jsonl.
+Nothing that a collection is judged by is trained on: pairs and questions are left out whose query is a judged query, or
+whose document is a right answer to one. Of collections with a split `train`, its questions go into supervised.jsonl.
 """
 
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 from colbertz.demo.corpus import collect, default_roots
 from colbertz.demo.tokenizer import train_tokenizer
-from colbertz.evaluation import Collection, read_beir
+from colbertz.evaluation import read_beir
+from colbertz.evaluation.collections import plain_or_gz
 from colbertz.inputs import read_rows
 from colbertz.mining import normalized
+from colbertz.models.files import replaced_directory
 from colbertz.nano.cloze import cloze_pairs
 from colbertz.scoring import bm25_teacher
 
@@ -43,62 +45,103 @@ _WINDOW_WORDS = 200
 _MOST_PASSAGE_WORDS = 1_000
 
 
-def prepare(pairs: Path, collections: Sequence[Path], out: Path, *, python: bool = True) -> None:
+def prepare(
+    pairs: Path, collections: Sequence[Path], out: Path, *, python: bool = True, judged_split: str = "dev"
+) -> None:
     """Write everything that the stages read into `out`; the same input gives the same files. Done once.
 
     Args:
         pairs: folder of .jsonl or .jsonl.gz files, a `query` and its `document` a line.
         collections: directories in BEIR's layout.
-        out: directory to write to.
+        out: directory to write to; there only when everything is in it.
         python: also train on the functions of the installed Python, documentation to code.
+        judged_split: of the collections' judgements; nothing in it is trained on.
 
     Raises:
         FileNotFoundError: if `pairs` has no such file.
-        ValueError: for a row that is not as it should be, or if `out` holds what was made of other texts.
+        ValueError: for a row that is not as it should be, two sources of one name, or if `out` holds what was made of
+            other texts.
     """
-    origin = {"pairs": str(pairs), "collections": [str(directory) for directory in collections], "python": python}
-    if (out / DESCRIPTION).is_file():
-        before = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
-        different = [
-            f"{name} were {before[name]!r}, now {now!r}" for name, now in origin.items() if before[name] != now
-        ]
-        if different:
-            raise ValueError(f"{out} holds data made of other texts ({'; '.join(different)}); give another --out")
-        return
     files = sorted(path for path in pairs.iterdir() if path.name.removesuffix(".gz").endswith(".jsonl"))
     if not files:
         raise FileNotFoundError(f"{pairs} holds no .jsonl or .jsonl.gz file of pairs")
-    judged = _judged(collections)
-    sources = {path.name.split(".")[0]: list(_unjudged(_read(path), judged)) for path in files}
+    origin = {
+        "pairs": str(pairs),
+        "collections": [str(directory) for directory in collections],
+        "python": python,
+        "judged_split": judged_split,
+        "bytes": {str(path): path.stat().st_size for path in [*files, *_files_of(collections)]},
+    }
+    if (out / DESCRIPTION).is_file():
+        _refuse_other_texts(json.loads((out / DESCRIPTION).read_text(encoding="utf-8")), origin, out)
+        return
+    names = [path.name.removesuffix(".gz").removesuffix(".jsonl") for path in files]
+    _refuse_same_names([*names, *(directory.name for directory in collections), *["python"] * python])
+    judged = _judged(collections, judged_split)
+    sources = {name: list(_unjudged(_read(path), judged)) for name, path in zip(names, files)}
     # Of the folder's texts only: Python has no sentences.
     cloze = {f"{name}-cloze": list(_unjudged(_cloze(found), judged)) for name, found in sources.items()}
     if python:
         sources["python"] = list(_unjudged(_python_pairs(), judged))
-    (out / "pairs").mkdir(parents=True, exist_ok=True)
-    for name, found in (sources | cloze).items():
-        if found:
-            _write(out / "pairs" / f"{name}.jsonl", found)
-    asked = {directory.name: list(_questions(directory)) for directory in collections}
+    asked = {directory.name: list(_questions(directory, judged)) for directory in collections}
     questions = [pair for found in asked.values() for pair in found]
     everything = [pair for found in sources.values() for pair in found]
     distinct = list(_first_of_each_query(everything))
     some = distinct[:: max(1, len(distinct) // _REPEATED_PAIRS)]
-    _write(out / "supervised.jsonl", [*questions, *some])
     tokenizer = train_tokenizer((text for pair in everything for text in pair), _VOCAB_SIZE)
-    tokenizer.save(str(out / "tokenizer.json"))
     counts = {name: len(found) for name, found in (sources | cloze | asked).items() if found}
-    # Last, so that it is there only when everything is.
-    (out / DESCRIPTION).write_text(json.dumps({**origin, "counts": counts}, indent=1) + "\n", encoding="utf-8")
+    with replaced_directory(out) as fresh:
+        (fresh / "pairs").mkdir()
+        for name, found in (sources | cloze).items():
+            if found:
+                _write(fresh / "pairs" / f"{name}.jsonl", found)
+        _write(fresh / "supervised.jsonl", [*questions, *some])
+        tokenizer.save(str(fresh / "tokenizer.json"))
+        (fresh / DESCRIPTION).write_text(json.dumps({**origin, "counts": counts}, indent=1) + "\n", encoding="utf-8")
     print(f"{len(everything):,} pairs; for stage 2 and 3 {len(questions):,} questions and {len(some):,} of the pairs")
     print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 
+def _files_of(collections: Iterable[Path]) -> Iterator[Path]:
+    for directory in collections:
+        texts = (plain_or_gz(directory / name) for name in ("corpus.jsonl", "queries.jsonl"))
+        yield from (path for path in (*texts, *sorted((directory / "qrels").glob("*.tsv*"))) if path)
+
+
+def _refuse_other_texts(before: dict[str, object], now: dict[str, object], out: Path) -> None:
+    different = [
+        f"{name} were {before.get(name)!r:.300}, now {now[name]!r:.300}"
+        for name in now
+        if before.get(name) != now[name]
+    ]
+    if different:
+        raise ValueError(f"{out} holds data made of other texts ({'; '.join(different)}); give another --out")
+
+
+def _refuse_same_names(names: Sequence[str]) -> None:
+    every = Counter([*names, *(f"{name}-cloze" for name in names)])
+    twice = [name for name, count in every.items() if count > 1]
+    if twice:
+        raise ValueError(f"two files of pairs or collections are named {twice[0]!r} (python is Python's); rename one")
+
+
 def _read(path: Path) -> Iterator[Pair]:
+    left_out = 0
     for row, where in read_rows(str(path)):
         query, document = row.get("query"), row.get("document")
         if not isinstance(query, str) or not isinstance(document, str):
             raise ValueError(f"{where}: `query` and `document` must be strings, found {query!r:.60}, {document!r:.60}")
-        yield query, document
+        if _is_usable(query) and _is_usable(document):
+            yield query, document
+        else:
+            left_out += 1
+    if left_out:
+        print(f"{path}: {left_out:,} pairs are left out, with an empty text or half of a character in it")
+
+
+def _is_usable(text: str) -> bool:
+    """Not blank, and without half of a surrogate pair, which JSON can hold and no file."""
+    return bool(text.strip()) and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _python_pairs() -> Iterator[Pair]:
@@ -119,14 +162,18 @@ def _cloze(pairs: Sequence[Pair]) -> Iterator[Pair]:
     return cloze_pairs(document for _, document in pairs[::_CLOZE_EVERY])
 
 
-def _judged(collections: Iterable[Path]) -> frozenset[str]:
-    """Judged queries and their right answers, normalised."""
+def _judged(collections: Iterable[Path], split: str) -> frozenset[str]:
+    """Judged queries and their right answers, normalised; the answers with their titles and without."""
     found: set[str] = set()
     for directory in collections:
-        collection = read_beir(directory, "dev")
-        texts = dict(zip(collection.document_ids, collection.documents))
-        found.update(normalized(query) for query in collection.queries)
-        found.update(normalized(texts[id]) for relevant in collection.relevant for id in relevant)
+        collection = read_beir(directory, split)
+        right = {id for relevant in collection.relevant for id in relevant}
+        found.update(map(normalized, collection.queries))
+        for id, text in zip(collection.document_ids, collection.documents):
+            if id in right:
+                found.add(normalized(text))
+        corpus = plain_or_gz(directory / "corpus.jsonl")
+        found.update(normalized(row["text"]) for row, _ in read_rows(str(corpus)) if row["_id"] in right)
     return frozenset(found)
 
 
@@ -134,31 +181,27 @@ def _unjudged(pairs: Iterable[Pair], judged: frozenset[str]) -> Iterator[Pair]:
     return (pair for pair in pairs if not judged.intersection(map(normalized, pair)))
 
 
-def _questions(directory: Path) -> Iterator[Pair]:
-    """The judged questions of a collection's split `train`; none if it has no such split."""
+def _questions(directory: Path, judged: frozenset[str]) -> Iterator[Pair]:
+    """Questions of a collection's split `train` and each of their right answers; none if it has no such split."""
     if not any((directory / "qrels").glob("train.tsv*")):
         return
-    collection = read_beir(directory, "train").answerable()
+    collection = read_beir(directory, "train")
     texts = dict(zip(collection.document_ids, collection.documents))
+    answers = [
+        (query, texts[id]) for query, relevant in zip(collection.queries, collection.relevant) for id in relevant
+    ]
+    found = [pair for pair in _unjudged(answers, judged) if all(map(_is_usable, pair))]
     long = max(len(text.split()) for text in texts.values()) > _MOST_PASSAGE_WORDS
-    if long:
-        yield from _with_windows(collection, texts)
-        return
-    for query, relevant in zip(collection.queries, collection.relevant):
-        yield query, texts[next(iter(relevant))]
+    yield from _with_windows(found, collection.name) if long else found
 
 
-def _with_windows(collection: Collection, texts: dict[str, str]) -> Iterator[Pair]:
+def _with_windows(answers: Sequence[Pair], name: str) -> Iterator[Pair]:
     """Each question with the window of its document that BM25 ranks first; what is labelled is the whole document."""
-    right = {next(iter(relevant)) for relevant in collection.relevant}
-    windows = {id: _windows(texts[id]) for id in right}
+    windows = {text: _windows(text) for _, text in answers}
     bm25 = bm25_teacher(window for own in windows.values() for window in own)
-    answers = [next(iter(relevant)) for relevant in collection.relevant]
-    for query, id in tqdm(
-        list(zip(collection.queries, answers)), desc=collection.name, unit=" questions", disable=None
-    ):
-        [scores] = bm25([query], [windows[id]])
-        yield query, windows[id][max(range(len(scores)), key=scores.__getitem__)]
+    for query, text in tqdm(answers, desc=name, unit=" questions", disable=None):
+        [scores] = bm25([query], [windows[text]])
+        yield query, windows[text][max(range(len(scores)), key=scores.__getitem__)]
 
 
 def _windows(text: str) -> list[str]:

@@ -10,10 +10,13 @@ import platform
 import shlex
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
+from colbertz import __version__
+from colbertz.config import shipped
 from colbertz.evaluation import read_beir
 from colbertz.models import ColBERT
 from colbertz.nano import stages
@@ -22,7 +25,8 @@ from colbertz.nano.judge import READ, Judgement, estimates, judge_at_lengths, ju
 from colbertz.nano.prepare import DESCRIPTION, prepare
 from colbertz.training import alignment
 
-_CONFIGS = Path("configs/nano")
+# What the data and the model depend on: sympy's source is trained on.
+_PACKAGES = ("torch", "tokenizers", "numpy", "sympy", "bm25s")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -37,10 +41,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="DIR",
-        help="in BEIR's layout: the model trains on the questions of qrels/train and is judged on those of qrels/dev",
+        help="in BEIR's layout: the model trains on the questions of qrels/train and is judged on those of --split",
     )
+    parser.add_argument("--split", default="dev", help="of the collections that the model is judged by (default: dev)")
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--configs", type=Path, default=_CONFIGS, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--configs", type=Path, default=shipped("nano"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the data (default: 0)")
     parser.add_argument("--no-python", action="store_true", help="leave out the source of the installed Python")
     parser.add_argument("--mlm", action="store_true", help="warm up with masked language modelling")
@@ -54,7 +59,10 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError, FileNotFoundError: for data or settings that cannot be used.
+        ModuleNotFoundError: without bm25s, which the extra `demo` installs.
     """
+    import bm25s  # noqa: F401 — for the windows of long documents, the teacher and the judge: not after hours
+
     if args.prepare:
         prepared(args)
         return
@@ -66,25 +74,43 @@ def run(args: argparse.Namespace) -> None:
 
 def prepared(args: argparse.Namespace) -> dict[str, int]:
     """Make the data; how many pairs or questions of each source there are."""
-    prepare(args.pairs, args.collections, args.out / "data", python=not args.no_python)
-    counts: dict[str, int] = json.loads((args.out / "data" / DESCRIPTION).read_text(encoding="utf-8"))["counts"]
+    data = args.out / "data"
+    prepare(args.pairs, args.collections, data, python=not args.no_python, judged_split=args.split)
+    counts: dict[str, int] = json.loads((data / DESCRIPTION).read_text(encoding="utf-8"))["counts"]
     return counts
 
 
 def trained(args: argparse.Namespace) -> Path:
     """Data and all stages; the directory of the last one's model."""
-    prepared(args)
     out, configs, data, seed = args.out, args.configs, args.out / "data", f"--seed={args.seed}"
+    for name in ["mlm"] * args.mlm + ["unsupervised", "supervised", "distillation"]:
+        if not (configs / f"{name}.yaml").is_file():
+            raise FileNotFoundError(
+                f"there is no {configs / name}.yaml, which the recipe needs; give its folder: --configs"
+            )
+    _refuse_leftovers(args)
+    prepared(args)
     start = [f"--model.tokenizer={data / 'tokenizer.json'}"]
-    pairs = stages.all_pairs(data)
     if args.mlm:
-        warm = stages.train(configs / "mlm.yaml", out / "mlm", seed, pairs, *start)
+        warm = stages.train(
+            configs / "mlm.yaml", out / "mlm", seed, stages.all_pairs(data, configs / "mlm.yaml"), *start
+        )
         start = [f"--model.init={warm}", "--model.tokenizer=null"]
+    pairs = stages.all_pairs(data, configs / "unsupervised.yaml")
     first = stages.train(configs / "unsupervised.yaml", out / "unsupervised", seed, pairs, *start)
     questions = stages.mine(first, data, out / "mined.jsonl")
     second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
     scores = stages.teach(args.teacher or second, out / "mined.jsonl", out / "scored")
     return stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
+
+
+def _refuse_leftovers(args: argparse.Namespace) -> None:
+    """Raises ValueError for the result of a step whose predecessor was removed: it was made of something else."""
+    steps = ["data/data.json", *["mlm/result.json"] * args.mlm, "unsupervised/result.json", "mined.jsonl"]
+    steps += ["supervised/result.json", "scored", "distillation/result.json"]
+    for before, after in pairwise(args.out / step for step in steps):
+        if after.exists() and not before.exists():
+            raise ValueError(f"{after} was made of {before}, which is gone; delete the former to make both anew")
 
 
 def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
@@ -99,14 +125,16 @@ def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
     shutil.copy(last / alignment.RECORD, model)
     found: dict[str, Judgement] = {}
     for directory in args.collections:
-        collection = read_beir(directory, "dev")
+        collection = read_beir(directory, args.split)
         found |= judge_at_lengths(model, trained_length, collection)
         found[collection.name] |= judge_bm25(collection)
-    versions = {"Python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "numpy")}
+    versions = {"colbertz": __version__, "Python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     text = card(_command(args), versions, prepared(args), trained_length, estimates(found))
     (model / "README.md").write_text(text, encoding="utf-8")
-    values.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    beside = values.with_suffix(".tmp")
+    beside.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    beside.replace(values)
     return found
 
 
@@ -116,5 +144,6 @@ def _command(args: argparse.Namespace) -> str:
     words += ["--pairs", str(args.pairs), "--seed", str(args.seed)]
     words += ["--no-python"] * args.no_python + ["--mlm"] * args.mlm
     words += ["--teacher", str(args.teacher)] if args.teacher else []
-    words += ["--configs", str(args.configs)] if args.configs != _CONFIGS else []
+    words += ["--configs", str(args.configs)] if args.configs != shipped("nano") else []
+    words += ["--split", args.split] if args.split != "dev" else []
     return shlex.join([*words, *(["--collections", *map(str, args.collections)] if args.collections else [])])

@@ -42,9 +42,34 @@ def untrained(settings: Path, tokenizer: Path, seed: int, output: Path) -> Path:
     return output
 
 
-def all_pairs(data: Path) -> str:
-    """The argument that trains on every file of pairs that `prepare` wrote."""
-    return _sources([{"path": str(path)} for path in sorted((data / "pairs").glob("*.jsonl"))])
+def all_pairs(data: Path, settings: Path) -> str:
+    """The argument that trains on every file of pairs that `prepare` wrote.
+
+    A batch is of one source, so files that are too small for the YAML file's `batch_size` are put together, with the
+    smallest of the others if need be.
+
+    Raises:
+        ValueError: if all of them together are too small.
+    """
+    batch_size = yaml.safe_load(settings.read_text(encoding="utf-8"))["batch_size"]
+    paths = sorted((data / "pairs").glob("*.jsonl"))
+    rows = {path: path.read_bytes().count(b"\n") for path in paths}
+    together = [path for path in paths if rows[path] < batch_size]
+    if together and sum(rows[path] for path in together) < batch_size:
+        together += sorted(rows.keys() - set(together), key=lambda path: (rows[path], path))[:1]
+    if sum(rows[path] for path in together) < batch_size * bool(together):
+        raise ValueError(
+            f"{sum(rows.values()):,} pairs do not fill a batch of {batch_size}; give more, or settings with a smaller "
+            f"batch_size than {settings.parent} has: --configs"
+        )
+    if together:
+        small = data / f"small-{batch_size}.jsonl"
+        small.write_bytes(b"".join(path.read_bytes() for path in together))
+        print(
+            f"{', '.join(path.stem for path in together)} are trained on together: too small for {batch_size} a batch"
+        )
+        paths = [path for path in paths if path not in together] + [small]
+    return _sources([{"path": str(path)} for path in paths])
 
 
 def mine(model: Path, data: Path, out: Path) -> str:
@@ -56,11 +81,19 @@ def mine(model: Path, data: Path, out: Path) -> str:
 
 
 def teach(teacher: Path, mined: Path, out: Path) -> str:
-    """Score the questions' candidates with a model and BM25, and return the argument that distils the scores."""
+    """Score the questions' candidates with a model and BM25, and return the argument that distils the scores.
+
+    Raises:
+        ValueError: if the scores are there, and of another teacher.
+    """
+    record = out.with_name("teacher.txt")
+    if out.exists() and (before := record.read_text(encoding="utf-8")) != str(teacher):
+        raise ValueError(f"{out} has the scores of {before}, now the teacher is {teacher}; delete it to make them anew")
     if not out.exists():
-        rows = mined.read_text(encoding="utf-8").splitlines(keepends=True)
+        record.write_text(str(teacher), encoding="utf-8")
+        rows = mined.read_bytes().splitlines(keepends=True)  # of bytes, because text has other ends of lines too
         taught = mined.with_name(f"taught-{mined.name}")
-        taught.write_text("".join(rows[:: -(-len(rows) // _MOST_TAUGHT)]), encoding="utf-8")
+        taught.write_bytes(b"".join(rows[:: -(-len(rows) // _MOST_TAUGHT)]))
         _command(cli_score, "--mined", taught, "--teacher", teacher, "--bm25-weight", _BM25_WEIGHT, "--out", out)
     return _sources([{"layout": "ms-marco-scores", "path": str(out)}])
 
