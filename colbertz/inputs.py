@@ -47,7 +47,7 @@ def read_corpus(source: str) -> Iterator[CorpusRow]:
             raise ValueError(f"{where}: `_id` must be a string, {_found(id)}")
         text = _text(row, where)
         row.pop("text")
-        metadata = row.pop("metadata", {})
+        metadata = row.pop("metadata", None) or {}
         if not isinstance(metadata, dict):
             raise ValueError(f"{where}: `metadata` must be an object, {_found(metadata)}")
         yield CorpusRow(id, text, metadata | row)

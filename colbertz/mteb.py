@@ -55,7 +55,7 @@ class MtebModel:
         known = {
             "name": self.name,
             "revision": _digest(self.model),
-            "n_parameters": sum(weights.numel() for weights in self.model.parameters()),
+            "n_parameters": None if self.model.exported else sum(p.numel() for p in self.model.parameters()),
             "max_tokens": settings.document_length,
             "embed_dim": self.model.embedding_dim,
             "similarity_fn_name": "MaxSim",
@@ -118,6 +118,8 @@ def _text(row: Mapping[str, Any]) -> str:
 def _digest(model: ColBERT) -> str:
     """Changes with weights and settings, so that mteb's cache does not answer for what the model was yesterday."""
     digest = hashlib.sha256(repr(model.settings).encode())
+    if model.exported:
+        digest.update(model.exported.path.read_bytes())
     for name, weights in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

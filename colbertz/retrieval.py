@@ -9,18 +9,13 @@ import torch
 from tqdm import tqdm
 
 from colbertz.evaluation import Collection
-from colbertz.evaluation.exact import best, without_itself
+from colbertz.evaluation.exact import best, encoded, without_itself
 from colbertz.evaluation.runs import Run
 from colbertz.index import Index
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
-
-# Documents encoded and scored at a time: bounds memory, large enough for the kernels.
-_AT_ONCE = 512
-# Different documents that some queries' lists may have together when they are ranked again.
-_TO_RANK = 4096
 
 
 def retrieve(
@@ -68,6 +63,15 @@ def as_run(collection: Collection, found: Sequence[Sequence[tuple[int, float]]],
     return run
 
 
+def without_themselves(collection: Collection, run: Run) -> Run:
+    """Another's run as `retrieve` would make it: no query of the collection finds the document that has its id."""
+    relevant = dict(zip(collection.query_ids, collection.relevant))
+    return {
+        query: {id: scores[id] for id in without_itself(query, relevant.get(query, {}), list(scores))}
+        for query, scores in run.items()
+    }
+
+
 def search(
     model: ColBERT,
     queries: Sequence[str],
@@ -110,39 +114,34 @@ def rerank(model: ColBERT, collection: Collection, run: Run, *, show_progress: b
     missing = [id for query in wanted for id in run[query] if id not in places]
     if missing:
         raise ValueError(f"the run names the document {missing[0]!r}, which is not in the collection")
-    again: Run = {}
-    with truncation_unmentioned(), tqdm(total=len(wanted), unit=" queries", disable=_quiet(show_progress)) as bar:
-        for some in _groups(wanted, run):
-            numbers = sorted({places[id] for query in some for id in run[query]})
-            documents = model.encode_document([collection.documents[n] for n in numbers], show_progress=False)
-            own = {number: i for i, number in enumerate(numbers)}
-            lists = Ragged.from_list([torch.tensor([own[places[id]] for id in run[query]]) for query in some])
-            embedded = model.encode_query([queries[query] for query in some], show_progress=False)
-            for query, scores in zip(some, maxsim_candidates(embedded, documents, lists)):
-                again[query] = dict(zip(run[query], scores.tolist()))
-            bar.update(len(some))
-    return again
+    asking: dict[int, list[int]] = {}
+    for number, query in enumerate(wanted):
+        for id in run[query]:
+            asking.setdefault(places[id], []).append(number)
+    scored: list[dict[str, float]] = [{} for _ in wanted]
+    numbers = sorted(asking)
+    blocks = _encoded(model, [collection.documents[number] for number in numbers], show_progress)
+    with truncation_unmentioned():
+        embedded = model.encode_query([queries[query] for query in wanted], show_progress=False)
+        first = 0
+        for documents in blocks:
+            own = numbers[first : first + len(documents)]
+            lists: dict[int, list[int]] = {}
+            for i, place in enumerate(own):
+                for number in asking[place]:
+                    lists.setdefault(number, []).append(i)
+            some = Ragged.from_list([torch.tensor(row) for row in lists.values()])
+            for number, row, scores in zip(lists, some, maxsim_candidates(embedded[list(lists)], documents, some)):
+                scored[number] |= {collection.document_ids[own[i]]: s for i, s in zip(row.tolist(), scores.tolist())}
+            first += len(documents)
+    return {query: {id: scores[id] for id in run[query]} for query, scores in zip(wanted, scored)}
 
 
 def _encoded(model: ColBERT, documents: Sequence[str], show_progress: bool | None) -> Iterator[Ragged]:
     with tqdm(total=len(documents), desc="documents", disable=_quiet(show_progress)) as bar:
-        for first in range(0, len(documents), _AT_ONCE):
-            some = documents[first : first + _AT_ONCE]
-            yield model.encode_document(some, show_progress=False)
-            bar.update(len(some))
-
-
-def _groups(queries: Sequence[str], run: Run) -> Iterator[list[str]]:
-    """Queries in order, so many that their lists have no more than `_TO_RANK` different documents, if one has not."""
-    group: list[str] = []
-    together: set[str] = set()
-    for query in queries:
-        if group and len(together | run[query].keys()) > _TO_RANK:
-            yield group
-            group, together = [], set()
-        group.append(query)
-        together |= run[query].keys()
-    yield group
+        for block in encoded(model, documents):
+            yield block
+            bar.update(len(block))
 
 
 def _quiet(show_progress: bool | None) -> bool | None:

@@ -38,6 +38,15 @@ def test_measures_are_pytrec_evals(qrels: dict[str, dict[str, int]], run: Run) -
     found = measures.per_query(qrels, run, list(names))
     for ours, theirs in names.items():
         assert found[ours] == pytest.approx({query: expected[query][theirs] for query in QUERIES}, abs=1e-9)
+    # ir_measures has it from another program, for which equal scores are in another order.
+    first = measures.per_query(qrels, run, ["MRR@2"])["MRR@2"]
+    assert first == {query: value if value >= 0.5 else 0.0 for query, value in found["MRR"].items()}
+
+
+def test_equal_scores_and_those_that_single_precision_makes_equal() -> None:
+    for scores in ({"a": 1.0, "b": 1.0}, {"a": 12.34567891, "b": 12.34567890}):
+        values = measures.per_query({"q": {"b": 1}}, {"q": scores}, ["MRR", "MRR@10", "nDCG@10", "Judged@1"])
+        assert {name: row["q"] for name, row in values.items()} == dict.fromkeys(values, 1.0)
 
 
 def test_a_measure_by_two_names_has_both() -> None:
@@ -60,6 +69,13 @@ def test_measures_that_cannot_be() -> None:
         measures.per_query({"a": {"x": 0.5}}, {"a": {"x": 1.0}})
     with pytest.raises(ValueError, match="do run and qrels belong together"):
         measures.per_query({"a": {"x": 1}}, {"b": {"x": 1.0}})
+    for names in (["nDCG@10", "P"], ["RBP"], ["StRecall@10"]):
+        with pytest.raises(ValueError, match="cannot compute all of"):
+            measures.check({"a": {"x": 1}}, names)
+    assert measures.per_query({"a": {"x": 1}, "b": {"y": 1}}, {"a": {}, "b": {"y": 1.0}}, ["Judged@10", "MRR@10"]) == {
+        "Judged@10": {"a": 0.0, "b": 1.0},
+        "MRR@10": {"a": 0.0, "b": 1.0},
+    }
 
 
 # -- runs --------------------------------------------------------------------------------------------------------
@@ -151,6 +167,22 @@ def test_ids_may_have_blanks_between_tabs(tmp_path: Path) -> None:
         assert read_qrels(qrels) == {"a query": {"a document": 2.0}}
     qrels.write_text("q  Q0 d   2")
     assert read_qrels(qrels) == {"q": {"d": 2.0}}
+    for text in ("q\td\t1\t", "q\td\tinf", "q\td\t1\nq\te\tnan"):
+        qrels.write_text(f"query\tcorpus\tscore\n{text}")
+        with pytest.raises(ValueError, match=r"test.tsv, line \d: expected query id, document id and score"):
+            read_qrels(qrels)
+    qrels.write_text("q\td\t1\t")  # no header
+    with pytest.raises(ValueError, match="line 1: expected"):
+        read_qrels(qrels)
+
+
+def test_two_documents_with_one_id(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "one", "metadata": null}\n' * 2)
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "two"}\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("q1\td1\t1\n")
+    with pytest.raises(ValueError, match=r"two documents of .* have the id 'd1'"):
+        named.load(str(tmp_path), None)
 
 
 def test_splits_that_are_not_there(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from colbertz import retrieval
 from colbertz.cli import main
-from colbertz.evaluation import Collection, evaluate, measures, named, runs
+from colbertz.evaluation import Collection, evaluate, exact, measures, named, runs
 from colbertz.models import ColBERT
 from colbertz.retrieval import rerank, retrieve
 
@@ -69,10 +69,10 @@ def test_exact_runs_agree_with_what_training_looks_at(model: ColBERT, collection
 
 
 def test_an_index_finds_what_brute_force_finds(model: ColBERT, collection: Collection) -> None:
-    exact = retrieve(model, collection, 10, show_progress=False)
+    whole = retrieve(model, collection, 10, show_progress=False)
     found = retrieve(model, collection, 10, index="plaid", show_progress=False)
-    shared = [len(exact[query].keys() & found[query].keys()) for query in exact]
-    assert sum(shared) >= 0.9 * 10 * len(exact)
+    shared = [len(whole[query].keys() & found[query].keys()) for query in whole]
+    assert sum(shared) >= 0.9 * 10 * len(whole)
     with pytest.raises(ValueError, match="index must be exact or plaid, got 'ivf'"):
         retrieve(model, collection, index="ivf")  # type: ignore[arg-type]
 
@@ -83,11 +83,44 @@ def test_ranking_again_gives_the_scores_of_the_search(
     run = retrieve(model, collection, 15, show_progress=False)
     shuffled = {query: dict.fromkeys(sorted(found), 0.0) for query, found in run.items()}
     whole = rerank(model, collection, shuffled, show_progress=False)
-    monkeypatch.setattr(retrieval, "_TO_RANK", 1)  # every query alone
+    monkeypatch.setattr(exact, "_BLOCK", 7)
+    encoded: list[str] = []
+    encode = type(model).encode_document
+
+    def counted(self: ColBERT, texts: Sequence[str], **options: Any) -> Any:
+        encoded.extend(texts)
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(type(model), "encode_document", counted)
     for again in (whole, rerank(model, collection, shuffled, show_progress=False)):
         assert again.keys() == run.keys()
         for query, found in again.items():
+            assert list(found) == sorted(found)  # as the run has them
             assert found == pytest.approx(run[query], abs=1e-4)
+    assert len(encoded) == len(set(encoded)) == len({id for found in run.values() for id in found})
+
+
+def test_texts_are_encoded_so_many_at_a_time_as_their_lengths_allow(
+    model: ColBERT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "_MOST_TOKENS", 4 * model.settings.document_length)
+    assert [len(block) for block in exact.encoded(model, DOCUMENTS[:10])] == [4, 4, 2]
+    monkeypatch.setattr(exact, "_MOST_TOKENS", 1)
+    assert [len(block) for block in exact.encoded(model, DOCUMENTS[:2])] == [1, 1]
+
+
+def test_a_query_does_not_find_itself_in_a_run_of_others(
+    checkpoint: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Query d18 has a document of its id that is no answer, d30 one that is."""
+    mine, other = tmp_path / "mine.trec", tmp_path / "other.trec"
+    runs.write_run(other, {query: {"d18": 2.0, "d30": 1.0} for query in ("d18", "d30")})
+    command = ["eval", "--data", str(beir), "--model", str(checkpoint), "--rerank", str(other), "--run", str(mine)]
+    assert main([*command, "--json"]) == 0
+    assert {query: set(found) for query, found in runs.read_run(str(mine)).items()} == {
+        "d18": {"d30"},
+        "d30": {"d18", "d30"},
+    }
 
 
 def test_runs_that_do_not_belong_to_the_collection(model: ColBERT, collection: Collection) -> None:
@@ -181,6 +214,10 @@ def test_collections_that_are_searched_apart_are_judged_together(
         ([], "give either --model"),
         (["--model", "m", "--score", "r"], "give either --model"),
         (["--score", "r", "--rerank", "r"], "--rerank needs a model"),
+        (["--score", "r", "--compare", "r", "--json"], "--json has the measures alone"),
+        (["--model", "nowhere", "--run", "nowhere/r"], "there is no directory nowhere to write r in"),
+        (["--model", "nowhere", "--measures", "P"], "cannot compute all of P"),
+        (["--model", "nowhere", "-k", "10", "--measures", "R@1000"], "R@1000 need 1000 documents a query; -k is 10"),
         (["--score", "r", "--measures", "what@2"], "'what@2' is not a measure"),
         (["--score", "nowhere.trec"], "there is no file nowhere.trec"),
         (["--score", "r", "--split", "dev"], "the splits of words are: test"),

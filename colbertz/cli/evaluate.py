@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from colbertz.evaluation.significance import Difference, Estimate
 
 HELP = "evaluate a model on a test collection"
+_K = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens (default: the model's; 300 for beir:NAME and nanobeir:NAME, 32768 for longembed:NAME)",
     )
-    parser.add_argument("-k", type=positive, default=100, help="documents retrieved a query (default: 100)")
+    parser.add_argument(
+        "-k", type=positive, help=f"documents retrieved a query (default: {_K}, or as many as a measure looks at)"
+    )
 
     runs = parser.add_argument_group("runs, in TREC's format")
     runs.add_argument("--rerank", metavar="RUN", help="rank what this run found, instead of searching")
@@ -64,21 +67,33 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("give either --model, the model to evaluate, or --score, a run that is there already")
     if args.score and args.rerank:
         raise ValueError("--rerank needs a model; --score takes a run as it is")
+    if args.json and args.compare:
+        raise ValueError("--json has the measures alone; leave it out, or --compare")
+    for path in (args.run, args.per_query):
+        if path and not Path(path).parent.is_dir():
+            raise FileNotFoundError(f"there is no directory {Path(path).parent} to write {Path(path).name} in")
     from colbertz.evaluation import measures, named, runs, significance
 
+    # All that can be wrong is found before anything that takes long.
     names = args.measures or list(measures.DEFAULT)
-    measures.parse(names)  # before anything that takes long
+    searches = not (args.score or args.rerank)
+    if args.k is None:
+        args.k = max(_K, measures.deepest(names))
+    elif searches and measures.deepest(names) > args.k:
+        raise ValueError(f"{', '.join(names)} need {measures.deepest(names)} documents a query; -k is {args.k}")
     parts = named.load_parts(args.data, args.split)
+    gains = {query: row for part in parts for query, row in zip(part.query_ids, part.gains)}
+    measures.check(gains, names)
     if args.run:
         runs.refuse_blanks(id for part in parts for ids in (part.query_ids, part.document_ids) for id in ids)
     others = runs.read_run(args.compare) if args.compare else None
+    theirs = measures.per_query(gains, others, names) if others is not None else None
     started = time.perf_counter()
     found = runs.read_run(args.score) if args.score else _run_of(args, parts)
     took = time.perf_counter() - started
     if args.run:
         runs.write_run(args.run, found)
 
-    gains = {query: row for part in parts for query, row in zip(part.query_ids, part.gains)}
     values = measures.per_query(gains, found, names)
     if args.per_query:
         with Path(args.per_query).open("w", encoding="utf-8") as file:
@@ -87,8 +102,7 @@ def run(args: argparse.Namespace) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     estimates = {name: significance.estimate(values[name]) for name in names}
     differences = {}
-    if others is not None:
-        theirs = measures.per_query(gains, others, names)
+    if theirs is not None:
         differences = {name: significance.difference(values[name], theirs[name]) for name in names}
     if args.json:
         print(json.dumps({name: estimate.mean for name, estimate in estimates.items()}))
@@ -107,7 +121,7 @@ def _run_of(args: argparse.Namespace, parts: "list[Collection]") -> "Run":
     """One run of all parts, whose queries have different ids."""
     from colbertz.evaluation import named, runs
     from colbertz.models import ColBERT
-    from colbertz.retrieval import rerank, retrieve
+    from colbertz.retrieval import rerank, retrieve, without_themselves
 
     asked = {"query_length": args.query_length, "document_length": args.document_length}
     lengths = named.lengths(args.data) | {name: length for name, length in asked.items() if length is not None}
@@ -116,7 +130,7 @@ def _run_of(args: argparse.Namespace, parts: "list[Collection]") -> "Run":
     found: Run = {}
     for part in parts:
         if other is not None:
-            found |= rerank(model, part, other)
+            found |= rerank(model, part, without_themselves(part, other))
         else:
             found |= retrieve(model, part, args.k, index=args.index, device=args.index_device)
     return found

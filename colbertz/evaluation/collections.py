@@ -1,10 +1,12 @@
 """Test collections: queries, documents, and which documents answer which query."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
+from math import isfinite
 from pathlib import Path
 
 from colbertz.inputs import read_corpus, read_texts
@@ -78,7 +80,8 @@ def from_judgements(
         where: the gains come from, for messages.
 
     Raises:
-        ValueError: if no query has a relevant document, or none of the judged queries or relevant documents is there.
+        ValueError: if no query has a relevant document, none of the judged queries or relevant documents is there, or
+            two documents have one id.
     """
     wanted = {id for row in gains.values() for id, gain in row.items() if gain > 0}
     if not wanted:
@@ -89,6 +92,9 @@ def from_judgements(
     for id, text in corpus:
         ids.append(id)
         documents.append(text)
+    if len(set(ids)) < len(ids):
+        twice = next(id for id, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"two documents of {name} have the id {twice!r}; ids must be unique")
     _warn_of_missing("judged queries", set(gains), gains.keys() - texts.keys(), "left out", where)
     _warn_of_missing("relevant documents", wanted, wanted.difference(ids), "counted as not found", where)
     there = [query for query in gains if query in texts]
@@ -153,7 +159,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for number, line in enumerate(read_texts(str(path)), 1):
         fields = line.split("\t") if "\t" in line else line.split()
-        if not line.strip() or (number == 1 and not _is_number(fields[-1])):
+        if not line.strip() or (number == 1 and not any(map(_is_number, fields[2:]))):
             continue
         if len(fields) not in (3, 4) or not _is_number(fields[-1]):
             raise ValueError(f"{path}, line {number}: expected query id, document id and score, found {line!r:.80}")
@@ -171,7 +177,6 @@ def plain_or_gz(path: Path) -> Path | None:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return isfinite(float(text))
     except ValueError:
         return False
-    return True

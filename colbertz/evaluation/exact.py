@@ -12,7 +12,8 @@ from colbertz.models import ColBERT
 from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
-_BLOCK = 512  # documents scored at a time: bounds memory, large enough for the kernel
+# Documents encoded and scored at a time, and tokens that they may have: bounds memory, large enough for the kernels.
+_BLOCK, _MOST_TOKENS = 512, 1 << 20
 
 
 def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, float]:
@@ -25,9 +26,8 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
     """
     with truncation_unmentioned():
         queries: Ragged = model.encode_query(collection.queries, show_progress=False)
-        documents: Ragged = model.encode_document(collection.documents, show_progress=False)
+        _, numbers = best(queries, encoded(model, collection.documents), k + 1)
     relevant = collection.relevant
-    _, numbers = best(queries, in_blocks(documents), k + 1)
     found = []
     for own, gains, row in zip(collection.query_ids, relevant, numbers.tolist()):
         found.append(without_itself(own, gains, [collection.document_ids[number] for number in row])[:k])
@@ -36,6 +36,12 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
         f"mrr@{k}": mrr(found, relevant, k),
         f"recall@{k}": recall(found, relevant, k),
     }
+
+
+def encoded(model: ColBERT, documents: Sequence[str]) -> Iterator[Ragged]:
+    """Embeddings of texts, as `best` takes them, never more of them at a time than fits in half a gigabyte or so."""
+    size = max(1, min(_BLOCK, _MOST_TOKENS // model.settings.document_length))
+    return (model.encode_document(documents[i : i + size], show_progress=False) for i in range(0, len(documents), size))
 
 
 def in_blocks(documents: Ragged) -> Iterator[Ragged]:

@@ -1,7 +1,10 @@
 """The field's measures by their usual names, computed by ir_measures (with pytrec_eval underneath)."""
 
 from collections.abc import Mapping, Sequence
+from subprocess import SubprocessError
 from typing import Any
+
+import numpy as np
 
 from colbertz.evaluation.runs import Run
 
@@ -26,6 +29,21 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
+def check(gains: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> None:
+    """Whether these measures can be computed from these gains: to be asked before a search rather than after it.
+
+    Raises:
+        ValueError, ModuleNotFoundError: as `per_query`.
+    """
+    query, row = next(iter(gains.items()))
+    per_query(gains, {query: {next(iter(row)): 1.0}}, names)
+
+
+def deepest(names: Sequence[str]) -> int:
+    """The largest k of measures such as R@1000, which so many documents of each query are needed for; 0 without one."""
+    return max((measure.params.get("cutoff", 0) for measure in parse(names).values()), default=0)
+
+
 def per_query(
     gains: Mapping[str, Mapping[str, float]], run: Run, names: Sequence[str] = DEFAULT
 ) -> dict[str, dict[str, float]]:
@@ -38,21 +56,34 @@ def per_query(
         names: measures.
 
     Raises:
-        ValueError: for a name that is no measure, a gain that is not a whole number, or if no query of the run is
-            judged.
+        ValueError: for a name that is no measure or one that cannot be computed, a gain that is not a whole number, or
+            if no query of the run is judged.
         ModuleNotFoundError: as `parse`.
     """
     measures = parse(names)
-    fractions = {gain for row in gains.values() for gain in row.values() if gain != int(gain)}
-    if fractions:
-        raise ValueError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(fractions)}")
+    odd = {gain for row in gains.values() for gain in row.values() if not float(gain).is_integer()}
+    if odd:
+        raise ValueError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(odd)}")
     if not run.keys() & gains.keys():
         raise ValueError("no query of the run is judged; do run and qrels belong together?")
     import ir_measures
 
     qrels = {query: {id: int(gain) for id, gain in row.items()} for query, row in gains.items()}
+    ranked = {query: _places(scores) for query, scores in run.items() if scores}
     # By what ir_measures calls it: MRR@10 and RR@10 are one.
     found: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(gains, 0.0) for measure in measures.values()}
-    for metric in ir_measures.iter_calc(list(measures.values()), qrels, run):
-        found[str(metric.measure)][metric.query_id] = float(metric.value)
+    try:
+        for metric in ir_measures.iter_calc(list(measures.values()), qrels, ranked):
+            found[str(metric.measure)][metric.query_id] = float(metric.value)
+    except (ValueError, AssertionError, RuntimeError, SubprocessError, OSError) as error:
+        raise ValueError(f"ir_measures cannot compute all of {', '.join(names)}: {error}") from error
     return {name: dict(found[str(measure)]) for name, measure in measures.items()}
+
+
+def _places(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores made whole numbers without ties, in trec_eval's order: single precision, equal ones by id, backwards.
+
+    Of ir_measures' programs each has another order: that of MRR@10 the reverse.
+    """
+    order = sorted(scores, key=lambda id: (float(np.float32(scores[id])), id))
+    return {id: float(place) for place, id in enumerate(order)}

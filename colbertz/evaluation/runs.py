@@ -22,6 +22,8 @@ def read_run(source: str) -> Run:
         try:
             query, _, document, _, score, _ = line.split()
             value = float(score)
+            if value != value:
+                raise ValueError
         except ValueError:
             raise ValueError(f"{where}: must be `query Q0 document rank score name`, got {line!r:.60}") from None
         if document in run.setdefault(query, {}):
@@ -50,5 +52,5 @@ def write_run(path: str | Path, run: Run, name: str = "colbertz") -> None:
 def refuse_blanks(ids: Iterable[str]) -> None:
     """Raises ValueError for an id that a run cannot hold: before a search rather than after it."""
     for id in ids:
-        if len(id.split()) != 1:
+        if id.split() != [id]:
             raise ValueError(f"id {id!r} has blanks, which a TREC run cannot hold")

@@ -140,7 +140,7 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
     Files that only the old directory has (a README, say) are carried over. After an error nothing has changed.
     """
-    directory = directory.absolute()
+    directory = directory.resolve()  # what a link names is replaced, not the link
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; give a directory to save to")
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -185,6 +185,21 @@ def test_exporting_beside_the_weights_keeps_the_checkpoint(directory: Path) -> N
     assert ColBERT.from_pretrained(directory, "cpu").encode_query(REAL).values.isfinite().all()
 
 
+def test_exporting_into_a_link_writes_where_it_leads(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    export(ColBERT.from_pretrained(checkpoint), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "model.onnx").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_mteb_tells_exported_models_apart_by_their_weights(exported: Path, tmp_path: Path) -> None:
+    mteb = pytest.importorskip("colbertz.mteb")
+    models = [ColBERT.from_pretrained(exported, backend=backend) for backend in ("onnx", "onnx-int8", "onnx")]
+    first, other, again = map(mteb._digest, models)
+    assert first == again != other
+
+
 def test_an_old_int8_file_never_stays_behind(checkpoint: Path, tmp_path: Path) -> None:
     model = ColBERT.from_pretrained(checkpoint, "cpu")
     export(model, tmp_path / "out", int8=True)
