@@ -85,5 +85,5 @@ def _places(scores: Mapping[str, float]) -> dict[str, float]:
 
     Of ir_measures' programs each has another order: that of MRR@10 the reverse.
     """
-    order = sorted(scores, key=lambda id: (float(np.float32(scores[id])), id))
-    return {id: float(place) for place, id in enumerate(order)}
+    single = np.array(list(scores.values()), np.float32).tolist()
+    return {id: float(place) for place, (_, id) in enumerate(sorted(zip(single, scores)))}
