@@ -59,7 +59,10 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError, FileNotFoundError: for a configuration that cannot be used, or roots without enough functions.
+        ModuleNotFoundError: without bm25s, which the extra `eval` installs.
     """
+    import bm25s  # noqa: F401 — the comparison at the end needs it
+
     started = time.perf_counter()
     train = args.train or args.prepare
     config = settings.load(["--config", args.config]) if train else None

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError, FileNotFoundError: for data or settings that cannot be used.
-        ModuleNotFoundError: without bm25s, which the extra `demo` installs.
+        ModuleNotFoundError: without bm25s, which the extra `eval` installs.
     """
     import bm25s  # noqa: F401 — for the windows of long documents, the teacher and the judge: not after hours
 
