@@ -119,6 +119,15 @@ def test_a_copy_in_a_held_out_package_leaves_the_training_set(root: Path) -> Non
     assert "beta.copy.read_it" not in held_out_alpha
 
 
+def test_what_else_is_installed_does_not_decide_which_of_two_alike_stays(root: Path) -> None:
+    """alpha comes first and would keep what it shares with beta."""
+    assert {f.package for f in collect([root], held_out=[])} == {"alpha"}
+    every = by_name(collect([root], held_out=[], only=["beta"]))
+    assert every.keys() >= {"beta.copy.read_it", "beta.copy.outer"}
+    assert {f.package for f in every.values()} == {"beta"}
+    assert collect([root], held_out=["alpha"], only=["beta"]) == collect([root], held_out=["alpha"])
+
+
 def test_the_order_is_the_same_in_any_number_of_processes(root: Path) -> None:
     assert collect([root]) == collect([root], processes=2)
 

@@ -70,12 +70,20 @@ def default_roots() -> list[Path]:
     return [Path(p) for p in dict.fromkeys((paths["stdlib"], paths["purelib"], paths["platlib"]))]
 
 
-def collect(roots: Sequence[Path], *, held_out: Iterable[str] = HELD_OUT, processes: int = 1) -> list[Function]:
+def collect(
+    roots: Sequence[Path],
+    *,
+    held_out: Iterable[str] = HELD_OUT,
+    only: Iterable[str] | None = None,
+    processes: int = 1,
+) -> list[Function]:
     """Every documented function under `roots`, the same on every run over the same files.
 
     Args:
         roots: directories that contain packages; one inside another is only read as itself.
         held_out: names of top-level packages to be marked as never trained on.
+        only: names of the top-level packages to read beside those held out; without it every one. What else is
+            installed then decides nothing, not even which of two functions that are alike stays.
         processes: how many processes parse the files.
 
     Raises:
@@ -86,6 +94,9 @@ def collect(roots: Sequence[Path], *, held_out: Iterable[str] = HELD_OUT, proces
             raise FileNotFoundError(f"{root} is not a directory; give directories that contain Python packages")
     names = frozenset(held_out)
     files = [(root, path) for root in roots for path in _python_files(root)]
+    if only is not None:
+        read = names.union(only)
+        files = [(root, path) for root, path in files if _package(path.relative_to(root)) in read]
     if processes == 1:
         found = [_read_file(*file) for file in files]
     else:
@@ -113,6 +124,10 @@ def _python_files(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.endswith(".py") and not name.startswith("test_") and name != "conftest.py":
                 yield Path(directory, name)
+
+
+def _package(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
 
 
 def _read_file(root: Path, path: Path) -> list[Function]:
@@ -160,8 +175,7 @@ def _extract(node: _Definition, name: str, lines: list[str], path: str) -> Funct
     document = f"# {name}\n" + textwrap.dedent("\n".join(kept))
     if len(document) > MAX_CHARACTERS:
         document = document[:MAX_CHARACTERS].rpartition("\n")[0]
-    package = name.split(".", 1)[0]
-    return Function(f"{path}:{node.lineno}", query, document, package, name, path, node.lineno, held_out=False)
+    return Function(f"{path}:{node.lineno}", query, document, _package(Path(path)), name, path, node.lineno, held_out=False)
 
 
 def _is_trivial(statement: ast.stmt) -> bool:

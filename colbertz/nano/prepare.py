@@ -145,8 +145,8 @@ def _is_usable(text: str) -> bool:
 
 
 def _python_pairs() -> Iterator[Pair]:
-    functions = collect(default_roots(), processes=os.cpu_count() or 1)
-    return ((f.query, f.document) for f in functions if f.package in _PYTHON_PACKAGES and not f.held_out)
+    functions = collect(default_roots(), only=_PYTHON_PACKAGES, processes=os.cpu_count() or 1)
+    return ((f.query, f.document) for f in functions if not f.held_out)
 
 
 def _first_of_each_query(pairs: Iterable[Pair]) -> Iterator[Pair]:
