@@ -120,7 +120,7 @@ def test_a_copy_in_a_held_out_package_leaves_the_training_set(root: Path) -> Non
 
 
 def test_what_else_is_installed_does_not_decide_which_of_two_alike_stays(root: Path) -> None:
-    """alpha comes first and would keep what it shares with beta."""
+    """Alpha comes first and would keep what it shares with beta."""
     assert {f.package for f in collect([root], held_out=[])} == {"alpha"}
     every = by_name(collect([root], held_out=[], only=["beta"]))
     assert every.keys() >= {"beta.copy.read_it", "beta.copy.outer"}

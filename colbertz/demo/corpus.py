@@ -175,7 +175,8 @@ def _extract(node: _Definition, name: str, lines: list[str], path: str) -> Funct
     document = f"# {name}\n" + textwrap.dedent("\n".join(kept))
     if len(document) > MAX_CHARACTERS:
         document = document[:MAX_CHARACTERS].rpartition("\n")[0]
-    return Function(f"{path}:{node.lineno}", query, document, _package(Path(path)), name, path, node.lineno, held_out=False)
+    package = _package(Path(path))
+    return Function(f"{path}:{node.lineno}", query, document, package, name, path, node.lineno, held_out=False)
 
 
 def _is_trivial(statement: ast.stmt) -> bool:
