@@ -12,7 +12,6 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,7 +23,7 @@ from colbertz.bm25 import bm25_index, split_identifiers
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.models.files import replaced_directory
-from colbertz.models.truncation import truncation_unmentioned
+from colbertz.models.truncation import truncation_summed
 from colbertz.ragged import Ragged
 
 Teacher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
@@ -184,22 +183,21 @@ def score_lists(
     Raises:
         ValueError: for a score that is NaN or infinite, naming query and document.
     """
-    for number, batch in enumerate(_batches(candidates.lists)):
-        queries = [candidates.queries[one.query_id] for one in batch]
-        documents = [[candidates.documents[id] for id in one.document_ids] for one in batch]
-        # That long texts are cut is said once.
-        with truncation_unmentioned() if number else nullcontext():
+    with truncation_summed():
+        for batch in _batches(candidates.lists):
+            queries = [candidates.queries[one.query_id] for one in batch]
+            documents = [[candidates.documents[id] for id in one.document_ids] for one in batch]
             scores = teacher(queries, documents)
-        for one, row in zip(batch, scores):
-            for id, score in zip(one.document_ids, row):
-                if not math.isfinite(score):
-                    raise ValueError(
-                        f"the teacher gives document {id!r} for query {one.query_id!r} the score {score}; "
-                        "look for NaN weights in it, or try --dtype float32"
-                    )
-        if bm25 is not None:
-            scores = [fuse(row, other, bm25_weight) for row, other in zip(scores, bm25(queries, documents))]
-        yield from zip(batch, scores)
+            for one, row in zip(batch, scores):
+                for id, score in zip(one.document_ids, row):
+                    if not math.isfinite(score):
+                        raise ValueError(
+                            f"the teacher gives document {id!r} for query {one.query_id!r} the score {score}; "
+                            "look for NaN weights in it, or try --dtype float32"
+                        )
+            if bm25 is not None:
+                scores = [fuse(row, other, bm25_weight) for row, other in zip(scores, bm25(queries, documents))]
+            yield from zip(batch, scores)
 
 
 def fuse(scores: Sequence[float], bm25: Sequence[float], weight: float) -> list[float]:

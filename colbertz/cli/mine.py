@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -192,15 +192,13 @@ def _mined(
     """Text, positives and negatives of each query."""
     from tqdm import tqdm
 
-    from colbertz.models.truncation import truncation_unmentioned
+    from colbertz.models.truncation import truncation_summed
 
     texts = dict(zip(data.document_ids, data.documents))
-    with tqdm(total=len(data.queries), desc="mining", unit=" queries", disable=None) as bar:
+    with truncation_summed(), tqdm(total=len(data.queries), desc="mining", unit=" queries", disable=None) as bar:
         for start in range(0, len(data.queries), _QUERIES_AT_ONCE):
             batch = slice(start, start + _QUERIES_AT_ONCE)
-            # That long texts are cut is said once.
-            with truncation_unmentioned() if start else nullcontext():
-                found = _ranked(searcher, data.queries[batch], data.relevant[batch], texts, args)
+            found = _ranked(searcher, data.queries[batch], data.relevant[batch], texts, args)
             for query, (positives, candidates) in zip(data.queries[batch], found):
                 yield query, positives, choose(query, positives, candidates, filters)
             bar.update(len(found))

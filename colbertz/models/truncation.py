@@ -1,9 +1,9 @@
 """What becomes of the encoder's warning about texts that are longer than it reads, where texts come part by part."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 TRUNCATED = "%d of %d texts were cut to %d tokens (%s_length)"
 
@@ -22,13 +22,14 @@ def truncation_unmentioned() -> Iterator[None]:
 
 @contextmanager
 def truncation_summed() -> Iterator[None]:
-    """Gives one at the end instead of one for every part, also after an error."""
+    """Gives one for queries and one for documents at the end instead of one for every part, also after an error."""
     logger = logging.getLogger("colbertz.models.colbert")
-    held: list[Any] = []
+    cut: Counter[tuple[int, str]] = Counter()
 
     def hold(record: logging.LogRecord) -> bool:
-        if record.msg == TRUNCATED:
-            held.append(record.args)
+        if record.msg == TRUNCATED and isinstance(record.args, tuple):
+            number, _, length, side = record.args
+            cut[length, side] += number
         return record.msg != TRUNCATED
 
     logger.addFilter(hold)
@@ -36,6 +37,5 @@ def truncation_summed() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(hold)
-        if held:
-            numbers, _, lengths, sides = zip(*held)
-            logger.warning("%d texts were cut to %d tokens (%s_length)", sum(numbers), lengths[0], sides[0])
+        for (length, side), number in cut.items():
+            logger.warning("%d texts were cut to %d tokens (%s_length)", number, length, side)

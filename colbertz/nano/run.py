@@ -114,7 +114,7 @@ def _refuse_leftovers(args: argparse.Namespace) -> None:
 
 
 def judged(last: Path, args: argparse.Namespace) -> dict[str, Judgement]:
-    """Save the last stage's model in half the bytes and with a card, and judge it and BM25 on the split `dev`."""
+    """Save the last stage's model in half the bytes and with a card, and judge it and BM25 on `--split`."""
     # Beside what was judged: whoever removes a stage to train it again is not shown the scores of the old one.
     model, values = args.out / "model", last.with_name("judged.json")
     if values.is_file():

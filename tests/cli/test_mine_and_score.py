@@ -405,10 +405,10 @@ def test_that_texts_are_cut_is_said_once(
     monkeypatch.setattr("colbertz.scoring._PAIRS_AT_ONCE", 1)
     source, out = write_rows(tmp_path / "pairs.jsonl", rows), tmp_path / "mined.jsonl"
     run("mine", "--model", checkpoint, "--pairs", source, "--out", out)
-    assert [record.getMessage() for record in caplog.records] == ["1 of 1 texts were cut to 32 tokens (query_length)"]
+    assert [record.getMessage() for record in caplog.records] == ["4 texts were cut to 32 tokens (query_length)"]
     caplog.clear()
     run("score", "--mined", out, "--teacher", checkpoint, "--out", tmp_path / "scores")
-    assert [record.getMessage() for record in caplog.records] == ["1 of 1 texts were cut to 32 tokens (query_length)"]
+    assert [record.getMessage() for record in caplog.records] == ["4 texts were cut to 32 tokens (query_length)"]
 
 
 def test_an_output_is_replaced_only_on_request(
