@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 TRUNCATED = "%d of %d texts were cut to %d tokens (%s_length)"
 
@@ -27,8 +28,9 @@ def truncation_summed() -> Iterator[None]:
     cut: Counter[tuple[int, str]] = Counter()
 
     def hold(record: logging.LogRecord) -> bool:
-        if record.msg == TRUNCATED and isinstance(record.args, tuple):
-            number, _, length, side = record.args
+        if record.msg == TRUNCATED:
+            arguments: Any = record.args
+            number, _, length, side = arguments
             cut[length, side] += number
         return record.msg != TRUNCATED
 
