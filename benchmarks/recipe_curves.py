@@ -2,12 +2,14 @@
 
     python benchmarks/recipe_curves.py [--runs runs/nano-recipe]
 
-Writes results/recipe_curves.json, which docs/draw_results.py draws. Seeds that have not finished are left out.
+Writes results/recipe_curves.json, which docs/draw_results.py draws. Seeds that have not finished are left out; those of
+other days that are in the file and not among the runs stay.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -18,7 +20,7 @@ def finished(seed: Path) -> bool:
     return all((seed / stage / "result.json").is_file() for stage in STAGES)
 
 
-def curve(seed: Path, stage: str) -> dict[str, object]:
+def curve(seed: Path, stage: str) -> dict[str, Any]:
     """The logged steps of a stage, each a mean since the one before; lines of evaluations have no loss."""
     lines = (seed / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [step for step in map(json.loads, lines) if "loss" in step]
@@ -26,7 +28,7 @@ def curve(seed: Path, stage: str) -> dict[str, object]:
     return {"stage": stage, "seed": int(seed.name.removeprefix("seed")), **values}
 
 
-def curves(runs: Path) -> list[dict[str, object]]:
+def curves(runs: Path) -> list[dict[str, Any]]:
     """A row for each stage and seed.
 
     Raises:
@@ -38,13 +40,23 @@ def curves(runs: Path) -> list[dict[str, object]]:
     return [curve(seed, stage) for stage in STAGES for seed in seeds]
 
 
+def together(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new rows, and the old ones of other seeds; a stage after the other."""
+    seeds = {row["seed"] for row in new}
+    rows = [*new, *(row for row in old if row["seed"] not in seeds)]
+    return sorted(rows, key=lambda row: (STAGES.index(row["stage"]), row["seed"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/nano-recipe"), help="recipe.py's --out")
-    rows = curves(parser.parse_args().runs)
+    new = curves(parser.parse_args().runs)
+    path = common.RESULTS / "recipe_curves.json"
+    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows = together(old, new)
     written = json.dumps({"machine": common.machine(), "rows": rows}, indent=2)
-    (common.RESULTS / "recipe_curves.json").write_text(written + "\n", encoding="utf-8")
-    print(f"{len(rows)} curves; the last: loss {rows[-1]['loss'][-1]:.4g}")
+    path.write_text(written + "\n", encoding="utf-8")
+    print(f"{len(new)} curves, {len(rows) - len(new)} of other days")
 
 
 if __name__ == "__main__":

@@ -132,6 +132,8 @@ def test_training_curves_of_stages_and_seeds(tmp_path: Path, seeds: int) -> None
     rows = collected.curves(tmp_path)
     assert [row["seed"] for row in rows] == [*range(seeds)] * 3
     assert all(row["step"] == [10, 20, 30] and row["loss"] == [2, 1, 20 / 30] for row in rows)
+    older = [{**row, "loss": [], "seed": seed} for row in rows[:1] for seed in (0, 7)]
+    assert collected.together(older, rows) == [*rows[:seeds], older[1], *rows[seeds:]]
     lines_drawn = {1: 2, 3: 8}[seeds]  # a mean of several is a line more
     assert made.recipe_curves({"rows": rows}).count("<polyline") == 3 * lines_drawn
     assert "Stage 3: distillation" in words(made.recipe_curves({"rows": rows}))
