@@ -1,7 +1,7 @@
 """Packaging of colbertz. Tool settings stand in pyproject.toml.
 
-The folder `kernels/` is installed as `colbertz.kernels`: a package of that name on PyPI is something transformers looks
-for, so ours must never be importable as a top-level `kernels`.
+The folder `kernels/` is installed as `colbertz.kernels`, and `configs/` inside the package too: both are symbolic links
+in `colbertz/`. Transformers looks for a package called `kernels`, so ours must never be importable under that name.
 """
 
 import re
@@ -29,12 +29,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["colbertz", "colbertz.*"]), "colbertz.kernels", "colbertz.configs"],
-    package_dir={"colbertz.kernels": "kernels", "colbertz.configs": "configs"},
+    packages=find_packages(include=["colbertz", "colbertz.*"]),
     package_data={
-        "colbertz": ["py.typed"],
-        "colbertz.nano": ["model/*", "model/*/*"],
-        "colbertz.configs": ["*.yaml", "*/*.yaml"],
+        "colbertz": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
+        "colbertz.models": ["packaged/*/*", "packaged/*/*/*"],
     },
     entry_points={"console_scripts": ["colbertz=colbertz.cli:main"]},
     install_requires=[

@@ -1,4 +1,4 @@
-"""Why kernels/attention_cpu.py exists: attention as plain products, and PyTorch's, in bfloat16 on the CPU.
+"""Why kernels/cpu/attention.py exists: attention as plain products, and PyTorch's, in bfloat16 on the CPU.
 
 Prints a table and writes results/attention_cpu.json. A row is one layer of the nano model's attention, 4 heads of 64
 dimensions, over 16,384 tokens in texts of a length; then a training step of such a model (nothing but its encoder's
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from colbertz import Ragged
-from colbertz.kernels.attention_cpu import attention
-from colbertz.models import attention as layout
-from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.kernels.cpu.attention import attention
+from colbertz.models.encoders import attention as layout
+from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.training.memory import keep_freed_memory
 
 TOKENS, HEADS, DIM = 16_384, 4, 64

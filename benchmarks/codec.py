@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from search_cpu import CACHE, K, exact, load
 
 from colbertz import Ragged
-from colbertz.index.codec import Codec, best_buckets
 from colbertz.index.interop import open_any
+from colbertz.index.store.codec import Codec, best_buckets
 
 NUM_QUERIES = 200
 

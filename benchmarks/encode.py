@@ -34,11 +34,12 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from colbertz import ColBERT, Ragged
-from colbertz.kernels.linear import product
-from colbertz.models import ColBERTTokenizer, ModernBertConfig, modernbert
+from colbertz.kernels.cpu.linear import product
+from colbertz.models import ColBERTTokenizer, ModernBertConfig
 from colbertz.models.colbert import Backend
-from colbertz.models.layers import Linear
-from colbertz.models.onnx_files import export
+from colbertz.models.encoders import modernbert
+from colbertz.models.encoders.layers import Linear
+from colbertz.models.onnx.runtime import export
 
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
 

@@ -12,7 +12,7 @@ import faiss
 import torch
 from search_cpu import load
 
-from colbertz.index import kmeans
+from colbertz.index.store import kmeans
 
 TOKENS, CENTROIDS = 262_144, 4096
 

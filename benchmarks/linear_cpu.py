@@ -1,4 +1,4 @@
-"""Why kernels/linear.py exists: products in oneDNN and in MKL, which is what PyTorch uses for float32 on the CPU.
+"""Why kernels/cpu/linear.py exists: products in oneDNN and in MKL, which is what PyTorch uses for float32 on the CPU.
 
 Prints a table and writes results/linear_cpu.json. The shapes are those of ModernBERT base over 8,192 tokens, of the
 nano model, and of a block of MaxSim scores. "weight gradient" is the backward pass of the first shape.
@@ -8,7 +8,7 @@ import common
 import torch
 import torch.nn.functional as F
 
-from colbertz.kernels.linear import linear, product
+from colbertz.kernels.cpu.linear import linear, product
 
 SHAPES = {
     "fused QKV, base": (8192, 768, 2304),

@@ -22,10 +22,11 @@ from typing import Any
 import common
 import yaml
 
-from colbertz import ColBERT, config
+from colbertz import ColBERT
 from colbertz.evaluation import read_beir, significance
-from colbertz.nano import run, stages
-from colbertz.nano.judge import MEASURE, READ, Judgement, judge
+from colbertz.recipes.nano import run, stages
+from colbertz.recipes.nano.judge import MEASURE, READ, Judgement, judge
+from colbertz.training import config
 
 ARMS = {
     "distillation": "D",

@@ -2,8 +2,8 @@
 
     python benchmarks/recipe_curves.py [--runs runs/nano-recipe]
 
-Writes results/recipe_curves.json, which docs/draw_results.py draws. Seeds that have not finished are left out; those of
-other days that are in the file and not among the runs stay.
+Writes results/recipe_curves.json, which tools/draw_results.py draws. Seeds that have not finished are left out;
+those of other days that are in the file and not among the runs stay.
 """
 
 import argparse

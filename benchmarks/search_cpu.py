@@ -42,8 +42,8 @@ K = 10
 def embed() -> None:
     """Train the model of arxiv.yaml and encode documents and queries."""
     from colbertz import ColBERT
-    from colbertz.demo.tokenizer import train_tokenizer
-    from colbertz.inputs import read_rows, read_texts
+    from colbertz.corpus.rows import read_rows, read_texts
+    from colbertz.recipes.demo.tokenizer import train_tokenizer
 
     folder = CACHE / "arxiv"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ A million documents are about 50 million tokens: 13 GB of disk while it builds, 
 
     python benchmarks/search_growth.py [--sizes 10000 100000 1000000]
 
-Writes results/search_growth.json, which docs/draw_results.py draws.
+Writes results/search_growth.json, which tools/draw_results.py draws.
 """
 
 import argparse

@@ -108,7 +108,7 @@ def write(directory: Path, size: Size, pairs: list[dict[str, str]], batch: int) 
 
 def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
     """Our training loop on what `write` wrote, every step of which goes through the same pairs."""
-    from colbertz.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainingConfig
+    from colbertz.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainingConfig
     from colbertz.training.distributed import World
     from colbertz.training.loop import prepare
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from colbertz.kernels import cpu
+from colbertz.errors import UserError
+from colbertz.kernels.cpu import maxsim as cpu
 from colbertz.ragged import Ragged
 
 # Scores that the plain version for devices without a kernel holds at a time.
@@ -179,7 +180,7 @@ def _has_kernels(queries: Ragged) -> bool:
 
 
 def _all_pairs_on_gpu(queries: Ragged, documents: Ragged, scales: Tensor | None) -> Tensor:
-    from colbertz.kernels import maxsim as gpu
+    from colbertz.kernels.triton import maxsim as gpu
 
     texts = (queries.values, queries.offsets, documents.values, documents.offsets)
     if scales is None and _needs_gradient(queries, documents):
@@ -189,8 +190,8 @@ def _all_pairs_on_gpu(queries: Ragged, documents: Ragged, scales: Tensor | None)
 
 
 def _candidates_on_gpu(queries: Ragged, documents: Ragged, candidates: Ragged, scales: Tensor | None) -> Tensor:
-    from colbertz.kernels import maxsim_candidates as gpu
-    from colbertz.kernels.maxsim import text_of_row
+    from colbertz.kernels.triton import maxsim_candidates as gpu
+    from colbertz.kernels.triton.maxsim import text_of_row
 
     texts = (queries.values, queries.offsets, documents.values, documents.offsets)
     longest = _longest(queries, documents)
@@ -245,18 +246,18 @@ def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
         if not texts.dtype.is_floating_point and (scales is None or texts is queries):
             raise TypeError(f"{name} are {texts.dtype}; MaxSim takes floating-point embeddings")
         if texts.values.dim() != 2:
-            raise ValueError(f"{name} must have values of shape (tokens, dim), got {tuple(texts.values.shape)}")
+            raise UserError(f"{name} must have values of shape (tokens, dim), got {tuple(texts.values.shape)}")
     if scales is not None and (documents.dtype not in _BYTES or scales.shape != documents.values.shape[:1]):
-        raise ValueError(
+        raise UserError(
             f"scales of shape {tuple(scales.shape)} do not belong to documents of {documents.dtype} with"
             f" {len(documents.values)} tokens; take both from colbertz.quantised"
         )
     if scales is None and queries.dtype != documents.dtype:
         raise TypeError(f"queries are {queries.dtype} and documents {documents.dtype}; convert one with .to(dtype)")
     if queries.device != documents.device:
-        raise ValueError(f"queries are on {queries.device} and documents on {documents.device}; move one with .to()")
+        raise UserError(f"queries are on {queries.device} and documents on {documents.device}; move one with .to()")
     if queries.values.shape[1] != documents.values.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"queries have {queries.values.shape[1]} dimensions and documents {documents.values.shape[1]}: "
             "they must come from the same model"
         )
@@ -269,11 +270,11 @@ def _check_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) ->
             f"candidates must be int64 document numbers, got {numbers.dtype} of shape {tuple(numbers.shape)}"
         )
     if len(candidates) != len(queries):
-        raise ValueError(
+        raise UserError(
             f"there are {len(candidates)} lists of candidates for {len(queries)} queries; give one for each"
         )
     if candidates.device != queries.device:
-        raise ValueError(f"candidates are on {candidates.device} and queries on {queries.device}; move one with .to()")
+        raise UserError(f"candidates are on {candidates.device} and queries on {queries.device}; move one with .to()")
     wrong = numbers[(numbers < 0) | (numbers >= len(documents))]
     if len(wrong):
         raise IndexError(f"candidate {int(wrong[0])} does not exist: there are {len(documents)} documents, from 0")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from colbertz.errors import UserError
+
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
@@ -32,18 +34,16 @@ class Ragged:
     def __post_init__(self) -> None:
         offsets = self.offsets
         if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) == 0:
-            raise ValueError(
+            raise UserError(
                 f"offsets must be a non-empty int64 vector, got {offsets.dtype} of shape {tuple(offsets.shape)}"
             )
         if offsets.device != self.values.device:
-            raise ValueError(
-                f"offsets are on {offsets.device} and values on {self.values.device}; move both with .to()"
-            )
+            raise UserError(f"offsets are on {offsets.device} and values on {self.values.device}; move both with .to()")
         # Reading a device tensor would make every construction wait for the GPU, so only host tensors are checked.
         if offsets.device.type == "cpu" and (
             offsets[0] != 0 or offsets[-1] != len(self.values) or bool((offsets[1:] < offsets[:-1]).any())
         ):
-            raise ValueError(
+            raise UserError(
                 f"offsets must rise from 0 to the number of rows ({len(self.values)}), got {offsets.tolist()[:8]} …"
             )
 
@@ -58,7 +58,7 @@ class Ragged:
         """
         rows = list(texts)
         if not rows:
-            raise ValueError("Ragged.from_list needs at least one tensor; for an empty batch give values and offsets")
+            raise UserError("Ragged.from_list needs at least one tensor; for an empty batch give values and offsets")
         return cls.from_lengths(torch.cat(rows), [len(row) for row in rows])
 
     @classmethod
@@ -82,7 +82,7 @@ class Ragged:
         """
         parts = list(batches)
         if not parts:
-            raise ValueError("Ragged.cat needs at least one batch")
+            raise UserError("Ragged.cat needs at least one batch")
         return cls.from_lengths(torch.cat([p.values for p in parts]), torch.cat([p.lengths for p in parts]))
 
     # -- looking -------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from typing import Any, Literal, overload
 
 import torch
 
+from colbertz.errors import UserError
 from colbertz.index import Hit, Index
 from colbertz.models import ColBERT, Tokens
-from colbertz.models.checkpoint import PACKAGED
+from colbertz.models.checkpoint.assemble import PACKAGED
 from colbertz.models.colbert import Backend
 from colbertz.models.truncation import truncation_summed
 from colbertz.ragged import Ragged
@@ -49,7 +50,7 @@ class Searcher:
             ValueError: if the index was not built with this model.
         """
         if model.embedding_dim != index.embedding_dim:
-            raise ValueError(
+            raise UserError(
                 f"the model has embeddings of dimension {model.embedding_dim} and the index {index.path}"
                 f" of {index.embedding_dim}; search with the model that the index was built with"
             )
@@ -57,7 +58,7 @@ class Searcher:
         if expected is not None:
             similarity = torch.cosine_similarity(torch.tensor(_fingerprint(model)), torch.tensor(expected), dim=0)
             if not similarity >= _SAME_MODEL:
-                raise ValueError(
+                raise UserError(
                     f"the model is not the one that the index {index.path} was built with: their embeddings of the same"
                     f" text have cosine {similarity:.3f}; give the right model, or build the index again"
                 )
@@ -229,10 +230,10 @@ class Searcher:
         scores, document = self.index.token_scores(embeddings, id), self.index.get(id)
         words = self._words(self.model.tokenizer.queries([query]))
         if document.text is None:
-            raise ValueError(f"document {id!r} was added without its text, so its tokens have no names")
+            raise UserError(f"document {id!r} was added without its text, so its tokens have no names")
         found = self._words(self.model.tokenizer.documents([document.text]))
         if scores.shape[1] != len(found):
-            raise ValueError(
+            raise UserError(
                 f"document {id!r} has {scores.shape[1]} embeddings and its text {len(found)} tokens:"
                 " it was pooled, or encoded with other lengths"
             )
@@ -268,7 +269,7 @@ def _location(model: str | Path, index: Path) -> str:
 def _model_of(index: Index) -> str | Path:
     named = index.model
     if named is None:
-        raise ValueError(f"{index.path} does not say which model it was built with; give it as model= (--model)")
+        raise UserError(f"{index.path} does not say which model it was built with; give it as model= (--model)")
     folder = index.path / named
     if named.startswith((".", "/")):
         if not folder.is_dir():

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from colbertz import config
-from colbertz.config import SourceConfig, TrainingConfig
-from colbertz.training import recipe
+from colbertz.training import config, recipe
+from colbertz.training.config import SourceConfig, TrainingConfig
 
 YAML = """
 output: runs/x

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from colbertz import bm25
-from colbertz.demo import main
-from colbertz.demo.corpus import Function, collect, first_sentence
-from colbertz.demo.tokenizer import train_tokenizer
+from colbertz.recipes.demo import main
+from colbertz.recipes.demo.corpus import Function, collect, first_sentence
+from colbertz.recipes.demo.tokenizer import train_tokenizer
+from colbertz.text import bm25
+from colbertz.text.words import plain_words, split_identifiers
 
 PACKAGE = '''
 class DateParser(Base):
@@ -167,18 +168,18 @@ def test_a_word_is_the_same_token_wherever_it_stands() -> None:
 
 
 def test_bm25_finds_identifiers_by_their_parts() -> None:
-    assert bm25.split_identifiers("parsing the HTTPServer_dates") == [
+    assert split_identifiers("parsing the HTTPServer_dates") == [
         "pars",
         "httpserver_dates",
         "http",
         "server",
         "dat",
     ]
-    assert bm25.plain_words("parsing the HTTPServer_dates") == ["parsing", "httpserver_dates"]
+    assert plain_words("parsing the HTTPServer_dates") == ["parsing", "httpserver_dates"]
     pytest.importorskip("bm25s")
     documents = ["def open_file(p)", "class DateParser", "def sort(list)"]
     queries = ["opening files", "parses a date"]
-    assert [found[0][0] for found in bm25.search(queries, documents, bm25.split_identifiers, k=2)] == [0, 1]
+    assert [found[0][0] for found in bm25.search(queries, documents, split_identifiers, k=2)] == [0, 1]
 
 
 CONFIG = """
@@ -237,7 +238,7 @@ def test_without_training_the_packaged_model_searches(larger: Path, capsys: pyte
 
     from colbertz import Index, Searcher
 
-    assert Index.open(larger / "index").model == "colbertz/nano"
+    assert Index.open(larger / "index").model == "colbertz/recipes/nano"
     (hit,) = Searcher.open(larger / "index").search("take 7 from the email box", k=1)
     assert hit.metadata["name"] == "email.take_7_email"
 

@@ -12,8 +12,8 @@ from programs import program
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from colbertz import config
 from colbertz.models import Tokens
+from colbertz.training import config
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -52,7 +52,7 @@ def test_in_your_code(checkpoint: Path) -> None:
 
 def test_the_page_of_settings_is_up_to_date() -> None:
     made = program("generate_settings")
-    assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run python docs/generate_settings.py"
+    assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run python tools/generate_settings.py"
 
 
 def test_the_pictures_of_the_kernels_are_up_to_date() -> None:
@@ -61,7 +61,7 @@ def test_the_pictures_of_the_kernels_are_up_to_date() -> None:
     assert shown == set(made.PICTURES)
     for name, draw in made.PICTURES.items():
         drawn = draw()
-        assert (made.IMAGES / name).read_text(encoding="utf-8") == drawn, "run python docs/draw_kernels.py"
+        assert (made.IMAGES / name).read_text(encoding="utf-8") == drawn, "run python tools/draw_kernels.py"
         ElementTree.fromstring(drawn)
 
 
@@ -71,13 +71,13 @@ def test_the_pictures_of_the_results_are_up_to_date() -> None:
     assert {"search_cpu", "search_growth"} <= set(present)
     for name in present:
         drawn = made.PICTURES[name](json.loads((made.RESULTS / f"{name}.json").read_text(encoding="utf-8")))
-        assert made.image(name).read_text(encoding="utf-8") == drawn, "run python docs/draw_results.py"
+        assert made.image(name).read_text(encoding="utf-8") == drawn, "run python tools/draw_results.py"
 
 
 def test_the_tables_of_the_recipe_are_up_to_date() -> None:
     made = program("generate_recipe")
     old = made.PAGE.read_text(encoding="utf-8")
-    assert made.page(old) == old, "run python docs/generate_recipe.py"
+    assert made.page(old) == old, "run python tools/generate_recipe.py"
     places = [place[2] for place in made.PLACE.finditer(old)]
     assert "recipe" in places
     for name in places:

@@ -13,24 +13,34 @@ import colbertz
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "colbertz").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
-# Part of colbertz -> the parts it may import besides itself. Parts not listed (cli, demo, searcher …) are the thin top.
-ALLOWED: dict[str, set[str]] = {
-    "kernels": set(),
-    "ragged": set(),
-    "metrics": set(),
-    "config": set(),
-    "maxsim": {"ragged", "kernels"},
-    "models": {"maxsim", "ragged", "kernels"},
-    "index": {"maxsim", "ragged", "kernels"},
-    "inputs": set(),
-    "evaluation": {"models", "maxsim", "ragged", "metrics", "inputs"},
-    "training": {"models", "maxsim", "ragged", "config", "evaluation"},
+# The floors of the house, lowest first; parts of one floor stand side by side. A part may import the floors below its
+# own, and its neighbours only where NEIGHBOURS says so. Every part is listed, and nobody imports `cli`.
+FLOORS: list[set[str]] = [
+    {"kernels"},
+    {"errors"},
+    {"ragged", "files"},
+    {"maxsim", "text"},
+    {"corpus", "models", "index"},
+    {"evaluation"},
+    {"training", "distillation"},
+    {"searcher", "display"},
+    {"integrations", "recipes"},
+    {"cli"},
+]
+NEIGHBOURS: dict[str, set[str]] = {
+    "display": {"searcher"},
+}
+# Inside the index, finding and writing do not know each other; both stand on the store.
+ROOMS: dict[str, set[str]] = {
+    "colbertz.index.store": set(),
+    "colbertz.index.search": {"colbertz.index.store"},
+    "colbertz.index.write": {"colbertz.index.store"},
 }
 PEERS = {"transformers", "sentence_transformers", "pylate", "fast_plaid"}
 
 
 def module_of(path: Path) -> str:
-    """The dotted name under which a source file is imported: kernels/cpu.py is colbertz.kernels.cpu."""
+    """The dotted name under which a source file is imported: kernels/cpu/maxsim.py is colbertz.kernels.cpu.maxsim."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     if parts[0] == "kernels":
         parts.insert(0, "colbertz")
@@ -53,11 +63,34 @@ def part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if part(module_of(path)) in ALLOWED], ids=module_of)
+def room(module: str) -> str:
+    """The package two levels down in which a module is: colbertz.index.store for colbertz.index.store.codec."""
+    return ".".join(module.split(".")[:3])
+
+
+def allowed(own: str) -> set[str]:
+    """The parts that a part may import."""
+    floor = next(number for number, parts in enumerate(FLOORS) if own in parts)
+    return {own, "__version__", *NEIGHBOURS.get(own, ()), *(part for parts in FLOORS[:floor] for part in parts)}
+
+
+def test_every_part_has_a_floor() -> None:
+    parts = {part(module_of(path)) for path in SOURCES} - {"", "__main__"}
+    assert parts == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if part(module_of(p)) not in ("", "__main__")], ids=module_of)
 def test_import_direction(path: Path) -> None:
     own = part(module_of(path))
-    used = {part(name) for name in imports_of(path) if name.split(".")[0] == "colbertz"}
-    wrong = used - ALLOWED[own] - {own, "__version__"}
+    wrong = {part(name) for name in imports_of(path) if name.split(".")[0] == "colbertz"} - allowed(own)
+    assert not wrong, f"{module_of(path)} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if room(module_of(p)) in ROOMS], ids=module_of)
+def test_rooms_of_the_index(path: Path) -> None:
+    own = room(module_of(path))
+    used = {room(name) for name in imports_of(path) if name.startswith("colbertz.index")}
+    wrong = used - ROOMS[own] - {own}
     assert not wrong, f"{module_of(path)} must not import {wrong}"
 
 

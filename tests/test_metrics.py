@@ -4,7 +4,7 @@ from math import log2
 
 import pytest
 
-from colbertz.metrics import mrr, ndcg, recall
+from colbertz.evaluation.metrics import mrr, ndcg, recall
 
 RANKINGS = [["a", "b", "c", "d"], ["x", "y", "z"], ["p", "q"]]
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbertz.mining import Candidate, Choice, Filters, choose, normalized
+from colbertz.distillation.negatives import Candidate, Choice, Filters, choose
+from colbertz.text.normalize import normalized
 
 QUERY = "what is the question"
 # Few words, so that texts often repeat, in other case and spacing too.

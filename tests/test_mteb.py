@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from colbertz.evaluation import Collection, measures
+from colbertz.evaluation.retrieve import retrieve
+from colbertz.integrations.mteb import MtebModel
 from colbertz.models import ColBERT
-from colbertz.mteb import MtebModel
-from colbertz.retrieval import retrieve
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="mteb is not installed")
 

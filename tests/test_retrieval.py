@@ -9,8 +9,8 @@ import pytest
 
 from colbertz.cli import main
 from colbertz.evaluation import Collection, evaluate, exact, measures, named, runs
+from colbertz.evaluation.retrieve import rerank, retrieve
 from colbertz.models import ColBERT
-from colbertz.retrieval import rerank, retrieve
 
 pytest.importorskip("ir_measures")
 

@@ -84,7 +84,7 @@ def test_an_interrupted_build_encodes_only_the_rest(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 1)
-    monkeypatch.setattr("colbertz.index.build.CHUNK_TOKENS", 40)
+    monkeypatch.setattr("colbertz.index.write.build.CHUNK_TOKENS", 40)
     model, encoded = ColBERT.from_pretrained(checkpoint), []
     encode = model.encode_document
 

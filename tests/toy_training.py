@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from colbertz.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainingConfig
+from colbertz.training.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainingConfig
 
 THINGS = "date file graph node path string token list index model score batch query tensor header message".split()
 DEEDS = {"parse": "loads", "find": "search", "count": "total", "copy": "clone", "remove": "discard", "sort": "arrange"}

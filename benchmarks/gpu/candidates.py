@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from colbertz import Ragged, quantised
-from colbertz.kernels.maxsim import text_of_row
-from colbertz.kernels.maxsim_candidates import maxsim_candidates
+from colbertz.kernels.triton.maxsim import text_of_row
+from colbertz.kernels.triton.maxsim_candidates import maxsim_candidates
 
 QUERY_TOKENS, DOCUMENT_TOKENS, DIM = common.sized((32, 187, 128), (5, 20, 32))
 QUERIES, CANDIDATES = common.sized((64, 1000), (3, 5))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from colbertz import ColBERT, Ragged
 from colbertz.models import ModernBertConfig
-from colbertz.models.modernbert import ModernBert
+from colbertz.models.encoders.modernbert import ModernBert
 
 SIZES: dict[str, int] = common.sized(
     {},

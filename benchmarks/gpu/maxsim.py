@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from colbertz import Ragged, quantised
-from colbertz.kernels.maxsim import maxsim
+from colbertz.kernels.triton.maxsim import maxsim
 
 QUERY_TOKENS, DIM = common.sized((32, 128), (5, 32))
 SHAPES = common.sized([(300, 1000), (300, 5000), (1024, 1000), (1024, 5000)], [(40, 6)])

@@ -24,11 +24,12 @@ import common
 import torch
 from torch import Tensor
 
-from colbertz.kernels import kmeans, posting_lists, reference
-from colbertz.kernels import residuals as coding
-from colbertz.kernels.centroid_maxsim import centroid_maxsim
-from colbertz.kernels.residual_maxsim import exact_maxsim, residual_maxsim
-from colbertz.kernels.residuals_cpu import reversed_bits
+from colbertz.kernels import reference
+from colbertz.kernels.cpu.residuals import reversed_bits
+from colbertz.kernels.triton import kmeans, posting_lists
+from colbertz.kernels.triton import residuals as coding
+from colbertz.kernels.triton.centroid_maxsim import centroid_maxsim
+from colbertz.kernels.triton.residual_maxsim import exact_maxsim, residual_maxsim
 
 DOCUMENTS, DOCUMENT_TOKENS, DIM = common.sized((100_000, 187, 128), (20, 20, 32))
 CENTROIDS, QUERY_TOKENS, PROBES = common.sized((65_536, 32, 8), (24, 16, 3))

@@ -3,8 +3,8 @@
 16,384 queries and documents of 39 and 187 tokens (even from 63 to 137 % of that), 128 dimensions, bf16. A query's
 tokens are noisy copies of some of its document's; how noisy differs from query to query, from lost among the others to
 found at once, so that the loss at temperature 0.02 leaves as few pairs with a gradient as training does. "passed over"
-is the share of the others by kernels/maxsim_backward.py. Once more smaller, and there with a random gradient for every
-pair too, the worst case.
+is the share of the others by kernels/triton/maxsim_backward.py. Once more smaller, and there with a random gradient for
+every pair too, the worst case.
 
 Queries go through in parts, as many at a time as scores and places of maxima leave room for; "queries at a time" says
 how many. The forward pass includes writing the places; TFLOP/s count the products of the tokens alone. Goals: the
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colbertz import Ragged, maxsim
-from colbertz.kernels.maxsim_backward import NEGLIGIBLE
+from colbertz.kernels.triton.maxsim_backward import NEGLIGIBLE
 
 DIM = common.sized(128, 32)
 QUERY_TOKENS, DOCUMENT_TOKENS = common.sized((39, 187), (6, 20))

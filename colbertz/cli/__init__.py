@@ -1,7 +1,8 @@
 """The `colbertz` command. Each subcommand is a module with HELP, `add_arguments(parser)` and `run(args)`.
 
-What the user got wrong is one line on stderr and exit status 2. Subcommands import torch and the rest when they run, so
-that help and mistyped options answer at once.
+What the user did wrong (`UserError`) and what the operating system refuses (`OSError`: no such file, a full disk) is
+one line on stderr and exit status 2; any other exception is a bug and shows its traceback. Subcommands import torch and
+the rest when they run, so that help and mistyped options answer at once.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from colbertz.cli import (
     search,
     train,
 )
+from colbertz.errors import UserError
 
 SUBCOMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -46,9 +48,6 @@ SUBCOMMANDS: dict[str, ModuleType] = {
     "demo": demo,
 }
 
-# Which extra of setup.py brings a module.
-_EXTRAS = dict.fromkeys(("bm25s", "ir_measures", "pyarrow"), "eval") | {"datasets": "train", "tensorboard": "train"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's) and return its exit status."""
@@ -60,16 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone, as in `colbertz search … | head`; Python would complain once more when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyError as error:
-        print(f"error: {error.args[0]}", file=sys.stderr)  # str() would put it in quotes
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        print(f'error: {error.name} is not installed; pip install "colbertz[{_EXTRAS[error.name]}]"', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,6 +11,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from colbertz.demo import main
+    from colbertz.recipes.demo import main
 
     main(args.rest)

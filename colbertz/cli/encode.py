@@ -5,12 +5,13 @@
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
-from colbertz.inputs import read_texts, require_file
+from colbertz.corpus.rows import read_texts, require_file
+from colbertz.errors import UserError
+from colbertz.files import replaced_file
 
 if TYPE_CHECKING:
     from colbertz.ragged import Ragged
@@ -31,15 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if output.suffix not in _SUFFIXES:
-        raise ValueError(f"the output's name must end in {' or '.join(_SUFFIXES)}, got {output.name!r}")
+        raise UserError(f"the output's name must end in {' or '.join(_SUFFIXES)}, got {output.name!r}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {output.parent} to write {output.name} in")
     if args.side == "query" and args.pool_factor != 1:
-        raise ValueError("--pool-factor is for documents; queries keep all their tokens")
+        raise UserError("--pool-factor is for documents; queries keep all their tokens")
     require_file(args.texts)
     texts = list(read_texts(args.texts))
     if not texts:
-        raise ValueError(f"{args.texts} holds no texts")
+        raise UserError(f"{args.texts} holds no texts")
     model = load_model(args)
     if args.side == "query":
         embeddings = model.encode_query(texts, prompt_name=args.prompt_name, batch_tokens=args.batch_tokens)
@@ -57,13 +58,8 @@ def _save(embeddings: "Ragged", output: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays = {"values": embeddings.values.numpy(), "offsets": embeddings.offsets.numpy()}
-    # Beside its place and then renamed: whoever finds the file finds all of it. numpy minds the suffix.
-    temporary = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
-    try:
+    with replaced_file(output) as temporary:
         if output.suffix == ".npz":
             np.savez(temporary, values=arrays["values"], offsets=arrays["offsets"])
         else:
             save_file(arrays, temporary)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)

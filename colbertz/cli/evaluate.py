@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_model_arguments, positive, torch_dtype
+from colbertz.errors import UserError
 
 if TYPE_CHECKING:
     from colbertz.evaluation import Collection
@@ -64,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.score is None):
-        raise ValueError("give either --model, the model to evaluate, or --score, a run that is there already")
+        raise UserError("give either --model, the model to evaluate, or --score, a run that is there already")
     if args.score and args.rerank:
-        raise ValueError("--rerank needs a model; --score takes a run as it is")
+        raise UserError("--rerank needs a model; --score takes a run as it is")
     if args.json and args.compare:
-        raise ValueError("--json has the measures alone; leave it out, or --compare")
+        raise UserError("--json has the measures alone; leave it out, or --compare")
     for path in (args.run, args.per_query):
         if path and not Path(path).parent.is_dir():
             raise FileNotFoundError(f"there is no directory {Path(path).parent} to write {Path(path).name} in")
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if args.k is None:
         args.k = max(_K, measures.deepest(names))
     elif searches and measures.deepest(names) > args.k:
-        raise ValueError(f"{', '.join(names)} need {measures.deepest(names)} documents a query; -k is {args.k}")
+        raise UserError(f"{', '.join(names)} need {measures.deepest(names)} documents a query; -k is {args.k}")
     parts = named.load_parts(args.data, args.split)
     gains = {query: row for part in parts for query, row in zip(part.query_ids, part.gains)}
     measures.check(gains, names)
@@ -120,8 +121,8 @@ def _how(args: argparse.Namespace) -> str:
 def _run_of(args: argparse.Namespace, parts: "list[Collection]") -> "Run":
     """One run of all parts, whose queries have different ids."""
     from colbertz.evaluation import named, runs
+    from colbertz.evaluation.retrieve import rerank, retrieve, without_themselves
     from colbertz.models import ColBERT
-    from colbertz.retrieval import rerank, retrieve, without_themselves
 
     asked = {"query_length": args.query_length, "document_length": args.document_length}
     lengths = named.lengths(args.data) | {name: length for name, length in asked.items() if length is not None}

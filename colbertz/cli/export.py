@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from colbertz.errors import UserError
+
 HELP = "write a checkpoint as ONNX files, which onnxruntime and next-plaid's server run"
 
 
@@ -15,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from colbertz.models import ColBERT
-    from colbertz.models.onnx_files import export
+    from colbertz.models.onnx.runtime import export
 
     directory = Path(args.out or args.model).expanduser()
     if args.out is None and not directory.is_dir():
-        raise ValueError(f"{args.model} is no directory on this machine; say with --out where the files shall go")
+        raise UserError(f"{args.model} is no directory on this machine; say with --out where the files shall go")
     model = ColBERT.from_pretrained(args.model, "cpu")
     for path in export(model, directory, int8=args.int8, name=args.model):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
-from colbertz.inputs import read_corpus, require_file
+from colbertz.corpus.rows import read_corpus, require_file
 
 if TYPE_CHECKING:
     from colbertz.searcher import Searcher

@@ -7,7 +7,6 @@ document_ids of the positive and then the negatives. The negatives of a query ar
 import argparse
 import gzip
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, positive
-from colbertz.inputs import read_rows
-from colbertz.mining import Candidate, Choice, Filters, choose, normalized
+from colbertz.corpus.rows import read_rows
+from colbertz.distillation.negatives import Candidate, Choice, Filters, choose
+from colbertz.errors import UserError
+from colbertz.files import replaced_file
+from colbertz.text.normalize import normalized
 
 if TYPE_CHECKING:
     from colbertz.evaluation import Collection
@@ -90,16 +92,16 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     if filters.min_rank > args.top_k:
-        raise ValueError(
+        raise UserError(
             f"--min-rank {filters.min_rank} is beyond the {args.top_k} candidates of a query; raise --top-k"
         )
     out = Path(args.out)
     if not out.name.removesuffix(".gz").endswith(".jsonl"):
-        raise ValueError(f"the output's name must end in .jsonl or .jsonl.gz, got {out.name!r}")
+        raise UserError(f"the output's name must end in .jsonl or .jsonl.gz, got {out.name!r}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {out.parent} to write {out.name} in")
     if args.pairs and args.split:
-        raise ValueError("--split is for --data; all of --pairs are used")
+        raise UserError("--split is for --data; all of --pairs are used")
     from colbertz.evaluation import read_beir
 
     data = read_pairs(args.pairs) if args.pairs else read_beir(args.data, args.split or "train").answerable()
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
                 num_rows += 1
                 num_negatives += len(choice.negatives)
         if not num_rows:
-            raise ValueError("no query was left with a negative; loosen the filters or raise --top-k")
+            raise UserError("no query was left with a negative; loosen the filters or raise --top-k")
     num_queries = len(data.queries) - num_dropped
     print(f"{num_rows:,} rows of {num_queries:,} queries, {num_negatives / num_rows:.1f} negatives a row: {out}")
     num_candidates = len(data.queries) * min(args.top_k, len(data.documents))
@@ -143,13 +145,13 @@ def read_pairs(source: str) -> "Collection":
     for row, where in read_rows(source):
         for key in ("query", "document"):
             if not isinstance(row.get(key), str) or not row[key].strip():
-                raise ValueError(f"{where}: `{key}` must be a string with something in it, got {row.get(key)!r:.60}")
+                raise UserError(f"{where}: `{key}` must be a string with something in it, got {row.get(key)!r:.60}")
         query = normalized(row["query"])
         queries.setdefault(query, row["query"])
         document_id = document_ids.setdefault(row["document"], f"d{len(document_ids)}")
         relevant.setdefault(query, {})[document_id] = 1.0
     if not queries:
-        raise ValueError(f"{source} holds no pairs")
+        raise UserError(f"{source} holds no pairs")
     query_ids = [f"q{number}" for number in range(len(queries))]
     documents = list(document_ids)
     return Collection(
@@ -160,7 +162,7 @@ def read_pairs(source: str) -> "Collection":
 @contextmanager
 def _searcher(args: argparse.Namespace, model: "ColBERT", data: "Collection") -> "Iterator[Searcher]":
     from colbertz.index import Index
-    from colbertz.index.layout import MANIFEST
+    from colbertz.index.store.manifest import MANIFEST
     from colbertz.searcher import Searcher
 
     # Beside the output, because an index may be too large for /tmp.
@@ -179,7 +181,7 @@ def _searcher(args: argparse.Namespace, model: "ColBERT", data: "Collection") ->
             return
         searcher = Searcher(model, Index.open(path))
         if len(searcher.index) != len(data.documents):
-            raise ValueError(
+            raise UserError(
                 f"the index {path} holds {len(searcher.index)} documents and the data {len(data.documents)};"
                 " give the index of this data, or a new directory to build it in"
             )
@@ -228,7 +230,7 @@ def _ranked(
 def _candidate(hit: "Hit", texts: dict[str, str], path: Path) -> Candidate:
     text = texts.get(hit.id)
     if text is None or hit.text not in (None, text):
-        raise ValueError(
+        raise UserError(
             f"document {hit.id!r} of the index {path} is not in the data or has another text there;"
             " give the index of this data, or a new directory to build it in"
         )
@@ -249,14 +251,10 @@ def _rows_of(query: str, positives: list[Candidate], negatives: list[Candidate])
 @contextmanager
 def _written(path: Path) -> Iterator[TextIO]:
     """A text file that gets its name when the block ends without an error; gzipped if the name says so."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with (
-            gzip.open(temporary, "wt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else temporary.open("w", encoding="utf-8") as file
-        ):
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replaced_file(path) as temporary,
+        gzip.open(temporary, "wt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else temporary.open("w", encoding="utf-8") as file,
+    ):
+        yield file

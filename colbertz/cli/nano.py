@@ -11,6 +11,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from colbertz.nano.run import parse, run
+    from colbertz.recipes.nano.run import parse, run
 
     run(parse(args.rest))

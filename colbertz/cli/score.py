@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.cli.options import DTYPES, torch_dtype
-from colbertz.inputs import read_rows, require_file
+from colbertz.corpus.rows import read_rows, require_file
+from colbertz.errors import UserError
 
 if TYPE_CHECKING:
-    from colbertz.scoring import CandidateList, Candidates, Teacher
+    from colbertz.distillation.teachers import CandidateList, Candidates, Teacher
 
 HELP = "score candidates with a teacher, for distillation"
 
@@ -42,16 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if not 0 <= args.bm25_weight < 1:
-        raise ValueError(f"--bm25-weight must be at least 0 and below 1, got {args.bm25_weight:g}")
+        raise UserError(f"--bm25-weight must be at least 0 and below 1, got {args.bm25_weight:g}")
     if args.mined and (args.run or args.split):
-        raise ValueError("--run and --split are for --data; --mined holds candidates and positives itself")
+        raise UserError("--run and --split are for --data; --mined holds candidates and positives itself")
     if args.data and not args.run:
-        raise ValueError("--data needs --run, the candidates to score")
+        raise UserError("--data needs --run, the candidates to score")
     if Path(args.out).exists() and not args.overwrite:
         raise FileExistsError(f"{args.out} is there already; pass --overwrite to replace it")
     from tqdm import tqdm
 
-    from colbertz.scoring import bm25_teacher, score_lists, write_scores
+    from colbertz.distillation.teachers import bm25_teacher, score_lists, write_scores
 
     candidates = read_mined(args.mined) if args.mined else read_run(args.run, args.data, args.split or "train")
     teacher = _teacher(args)
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _teacher(args: argparse.Namespace) -> "Teacher":
+    from colbertz.distillation.teachers import bi_encoder_teacher, colbert_teacher, cross_encoder_teacher
     from colbertz.models import ColBERT
-    from colbertz.scoring import bi_encoder_teacher, colbert_teacher, cross_encoder_teacher
 
     dtype = torch_dtype(args.dtype)
     if args.kind == "colbert":
@@ -91,7 +92,7 @@ def read_mined(source: str) -> "Candidates":
         FileNotFoundError: if there is no such file.
         ValueError: if a row is not as it should be, naming the line, or there is none.
     """
-    from colbertz.scoring import CandidateList, Candidates
+    from colbertz.distillation.teachers import CandidateList, Candidates
 
     query_ids: dict[str, str] = {}
     numbered: dict[str, str] = {}
@@ -103,22 +104,22 @@ def read_mined(source: str) -> "Candidates":
             ids = [numbered.setdefault(text, f"d{len(numbered)}") for text in texts]
         for id, text in zip(ids, texts):
             if documents.setdefault(id, text) != text:
-                raise ValueError(f"{where}: document {id!r} has another text than before; mine the rows together")
+                raise UserError(f"{where}: document {id!r} has another text than before; mine the rows together")
         lists.append(CandidateList(query_ids.setdefault(query, f"q{len(query_ids)}"), ids))
     if not lists:
-        raise ValueError(f"{source} holds no rows")
+        raise UserError(f"{source} holds no rows")
     return Candidates({id: text for text, id in query_ids.items()}, documents, lists)
 
 
 def _mined_row(row: dict[str, Any], where: str) -> tuple[str, list[str], list[str] | None]:
     query, document, negatives, ids = (row.get(key) for key in ("query", "document", "negatives", "document_ids"))
     if not isinstance(query, str) or not isinstance(document, str):
-        raise ValueError(f"{where}: `query` and `document` must be strings, found {query!r:.60} and {document!r:.60}")
+        raise UserError(f"{where}: `query` and `document` must be strings, found {query!r:.60} and {document!r:.60}")
     if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
-        raise ValueError(f"{where}: `negatives` must be a list of strings, found {negatives!r:.60}")
+        raise UserError(f"{where}: `negatives` must be a list of strings, found {negatives!r:.60}")
     texts = [document, *negatives]
     if ids is not None and (not isinstance(ids, list) or len(ids) != len(texts)):
-        raise ValueError(
+        raise UserError(
             f"{where}: `document_ids` must have {len(texts)} entries, the positive's first, found {ids!r:.60}"
         )
     return query, texts, ids
@@ -136,8 +137,8 @@ def read_run(source: str, folder: str, split: str) -> "Candidates":
         FileNotFoundError: if a file or the split is not there.
         ValueError: if a line is not as it should be, naming it, or a query of the run has no positive.
     """
+    from colbertz.distillation.teachers import CandidateList, Candidates
     from colbertz.evaluation import read_beir, runs
-    from colbertz.scoring import CandidateList, Candidates
 
     require_file(source)
     data = read_beir(folder, split)
@@ -147,10 +148,10 @@ def read_run(source: str, folder: str, split: str) -> "Candidates":
     for scores in ranked.values():
         missing = next((id for id in scores if id not in documents), None)
         if missing is not None:
-            raise ValueError(f"{source}: there is no document {missing!r} in {folder}")
+            raise UserError(f"{source}: there is no document {missing!r} in {folder}")
     for query_id in ranked:
         if not relevant.get(query_id):
-            raise ValueError(
+            raise UserError(
                 f"query {query_id!r} of the run {source} has no positive in {folder}/qrels/{split}.tsv;"
                 " leave it out of the run, or name another --split"
             )

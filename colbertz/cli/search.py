@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.cli import index as indexing
-from colbertz.cli.display import format_explanation, format_hit
 from colbertz.cli.options import DEFAULT_MODEL, add_model_arguments, positive, torch_dtype
-from colbertz.inputs import read_queries
+from colbertz.corpus.rows import read_queries
+from colbertz.display import format_explanation, format_hit
+from colbertz.errors import UserError
 
 if TYPE_CHECKING:
     from colbertz.index import Hit
@@ -59,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if (args.queries is None) != (args.run is None):
-        raise ValueError("--queries and --run belong together: the queries, and the file for the answers")
+        raise UserError("--queries and --run belong together: the queries, and the file for the answers")
     if args.text_weight is not None and not args.hybrid:
-        raise ValueError("--text-weight is for --hybrid")
+        raise UserError("--text-weight is for --hybrid")
     if args.build is not None:
         args.model = args.model or DEFAULT_MODEL
         searcher = indexing.build(args, args.build, args.index)
@@ -130,7 +131,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: di
             batch = rows[first : first + _BATCH]
             for row, hits in zip(batch, searcher.search([row.text for row in batch], k, **options)):
                 if row.id in found:
-                    raise ValueError(f"{queries}: the query id {row.id!r} comes twice")
+                    raise UserError(f"{queries}: the query id {row.id!r} comes twice")
                 found[row.id] = {hit.id: hit.score for hit in hits}
             bar.update(len(batch))
     write_run(out, found)

@@ -9,7 +9,8 @@ from itertools import compress
 from math import isfinite
 from pathlib import Path
 
-from colbertz.inputs import read_corpus, read_texts
+from colbertz.corpus.rows import read_corpus, read_texts
+from colbertz.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def from_judgements(
     """
     wanted = {id for row in gains.values() for id, gain in row.items() if gain > 0}
     if not wanted:
-        raise ValueError(f"{where} has no relevant document for any query")
+        raise UserError(f"{where} has no relevant document for any query")
     texts = {id: text for id, text in queries if id in gains}
     ids: list[str] = []
     documents: list[str] = []
@@ -94,7 +95,7 @@ def from_judgements(
         documents.append(text)
     if len(set(ids)) < len(ids):
         twice = next(id for id, count in Counter(ids).items() if count > 1)
-        raise ValueError(f"two documents of {name} have the id {twice!r}; ids must be unique")
+        raise UserError(f"two documents of {name} have the id {twice!r}; ids must be unique")
     _warn_of_missing("judged queries", set(gains), gains.keys() - texts.keys(), "left out", where)
     _warn_of_missing("relevant documents", wanted, wanted.difference(ids), "counted as not found", where)
     there = [query for query in gains if query in texts]
@@ -103,7 +104,7 @@ def from_judgements(
 
 def _warn_of_missing(kind: str, named: Set[str], missing: Set[str], so: str, where: str | Path) -> None:
     if missing and len(missing) == len(named):
-        raise ValueError(f"none of the {kind} that {where} names is there, such as {min(missing)!r}")
+        raise UserError(f"none of the {kind} that {where} names is there, such as {min(missing)!r}")
     if missing:
         _log.warning(
             "%d of the %d %s that %s names are not there, such as %r; they are %s",
@@ -162,7 +163,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, float]]:
         if not line.strip() or (number == 1 and not any(map(_is_number, fields[2:]))):
             continue
         if len(fields) not in (3, 4) or not _is_number(fields[-1]):
-            raise ValueError(f"{path}, line {number}: expected query id, document id and score, found {line!r:.80}")
+            raise UserError(f"{path}, line {number}: expected query id, document id and score, found {line!r:.80}")
         found.setdefault(fields[0], {})[fields[-2]] = float(fields[-1])
     return found
 

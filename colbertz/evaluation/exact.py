@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from colbertz.evaluation.collections import Collection
+from colbertz.evaluation.metrics import mrr, ndcg, recall
 from colbertz.maxsim import maxsim
-from colbertz.metrics import mrr, ndcg, recall
 from colbertz.models import ColBERT
 from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged

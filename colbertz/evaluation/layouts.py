@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from colbertz.corpus.rows import read_queries, read_rows
+from colbertz.errors import UserError, require
 from colbertz.evaluation.collections import Collection, from_judgements, plain_or_gz, read_beir, read_qrels
-from colbertz.inputs import read_queries, read_rows
 
 # Queries and judgements of the TREC Deep Learning tracks, by the names by which one speaks of them.
 _TRACKS = {
@@ -123,7 +124,7 @@ def read_nanobeir(directory: Path, split: str | None, *, name: str | None = None
     Raises:
         FileNotFoundError: if there is no such split.
         ValueError: for a file without these columns, or as `from_judgements`.
-        ModuleNotFoundError: without pyarrow, which the extra `eval` installs.
+        MissingExtra: without pyarrow, which the extra `eval` installs.
     """
     matches = (_PARQUET.fullmatch(path.name) for path in (directory / "corpus").glob("*.parquet"))
     splits = sorted({match[1] for match in matches if match})
@@ -146,22 +147,22 @@ def _pairs(rows: Iterable[tuple[dict[str, Any], str]], first: str, second: str) 
     for row, where in rows:
         for name in (first, second):
             if not isinstance(row.get(name), str | int):
-                raise ValueError(f"{where}: `{name}` must be a string, found {row.get(name)!r:.60}")
+                raise UserError(f"{where}: `{name}` must be a string, found {row.get(name)!r:.60}")
         yield str(row[first]), str(row[second])
 
 
 def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator[tuple[Any, ...]]:
     """Rows of the named columns, and of those that have a default if they are not there."""
-    import pyarrow.parquet
+    parquet = require("pyarrow.parquet", "eval")
 
     paths = sorted(folder.glob(f"{split}-?????-of-?????.parquet"))
     if not paths:
         raise FileNotFoundError(f"there is no {folder / split}-00000-of-00001.parquet")
     for path in paths:
-        table = pyarrow.parquet.read_table(path)
+        table = parquet.read_table(path)
         missing = [name for name in names if name not in table.column_names]
         if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(table.column_names)}")
+            raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(table.column_names)}")
         kept = [table[name].to_pylist() for name in names]
         kept += [
             table[name].to_pylist() if name in table.column_names else [default] * len(table)

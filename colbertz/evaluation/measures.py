@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from colbertz.errors import UserError, require
 from colbertz.evaluation.runs import Run
 
 DEFAULT = ("nDCG@10", "MRR@10", "MAP", "R@100", "P@10")
@@ -16,16 +17,16 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: for a name that is no measure.
-        ModuleNotFoundError: without ir_measures, which the extra `eval` installs.
+        MissingExtra: without ir_measures, which the extra `eval` installs.
     """
-    import ir_measures
+    ir_measures = require("ir_measures", "eval")
 
     parsed = {}
     for name in names:
         try:
             parsed[name] = ir_measures.parse_measure(name)
         except (NameError, ValueError, SyntaxError, KeyError, TypeError) as error:
-            raise ValueError(f"{name!r} is not a measure; there are nDCG@10, MRR@10, MAP, R@100, P@10 …") from error
+            raise UserError(f"{name!r} is not a measure; there are nDCG@10, MRR@10, MAP, R@100, P@10 …") from error
     return parsed
 
 
@@ -33,7 +34,7 @@ def check(gains: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Non
     """Whether these measures can be computed from these gains: to be asked before a search rather than after it.
 
     Raises:
-        ValueError, ModuleNotFoundError: as `per_query`.
+        ValueError, MissingExtra: as `per_query`.
     """
     query, row = next(iter(gains.items()))
     per_query(gains, {query: {next(iter(row)): 1.0}}, names)
@@ -58,15 +59,15 @@ def per_query(
     Raises:
         ValueError: for a name that is no measure or one that cannot be computed, a gain that is not a whole number, or
             if no query of the run is judged.
-        ModuleNotFoundError: as `parse`.
+        MissingExtra: as `parse`.
     """
     measures = parse(names)
     odd = {gain for row in gains.values() for gain in row.values() if not float(gain).is_integer()}
     if odd:
-        raise ValueError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(odd)}")
+        raise UserError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(odd)}")
     if not run.keys() & gains.keys():
-        raise ValueError("no query of the run is judged; do run and qrels belong together?")
-    import ir_measures
+        raise UserError("no query of the run is judged; do run and qrels belong together?")
+    ir_measures = require("ir_measures", "eval")
 
     qrels = {query: {id: int(gain) for id, gain in row.items()} for query, row in gains.items()}
     ranked = {query: _places(scores) for query, scores in run.items() if scores}
@@ -76,7 +77,7 @@ def per_query(
         for metric in ir_measures.iter_calc(list(measures.values()), qrels, ranked):
             found[str(metric.measure)][metric.query_id] = float(metric.value)
     except (ValueError, AssertionError, RuntimeError, SubprocessError, OSError) as error:
-        raise ValueError(f"ir_measures cannot compute all of {', '.join(names)}: {error}") from error
+        raise UserError(f"ir_measures cannot compute all of {', '.join(names)}: {error}") from error
     return {name: dict(found[str(measure)]) for name, measure in measures.items()}
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from colbertz.errors import UserError
 from colbertz.evaluation import layouts
 from colbertz.evaluation.collections import Collection, read_beir
 
@@ -44,7 +45,7 @@ def load(source: str, split: str | None) -> Collection:
     parts = load_parts(source, split)
     if len(parts) > 1:
         names = ", ".join(part.name for part in parts)
-        raise ValueError(f"{source} is {len(parts)} collections: {names}; give one of its splits")
+        raise UserError(f"{source} is {len(parts)} collections: {names}; give one of its splits")
     return parts[0]
 
 
@@ -72,7 +73,7 @@ def load_parts(source: str, split: str | None) -> list[Collection]:
         return [read_beir(texts, split or ("dev" if name == "msmarco" else "test"), qrels=qrels, name=name)]
     if kind == "nanobeir":
         if split is not None:
-            raise ValueError(f"{source} has no splits; leave out the split {split!r}")
+            raise UserError(f"{source} has no splits; leave out the split {split!r}")
         files = (f"{folder}/{_NANO[name]}-*.parquet" for folder in ("corpus", "queries", "qrels"))
         return [layouts.read_nanobeir(_downloaded("sentence-transformers/NanoBEIR-en", *files), _NANO[name])]
     if kind == "longembed":
@@ -102,7 +103,7 @@ def _named(source: str) -> tuple[str | None, str]:
         return None, source
     if name not in names:
         known = dict.fromkeys(names.values())
-        raise ValueError(f"there is no {source}; there are {', '.join(f'{kind}:{one}' for one in known)}")
+        raise UserError(f"there is no {source}; there are {', '.join(f'{kind}:{one}' for one in known)}")
     return kind, names[name]
 
 

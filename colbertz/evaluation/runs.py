@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from colbertz.inputs import read_texts
+from colbertz.corpus.rows import read_texts
+from colbertz.errors import UserError
 
 # Query id -> document id -> score.
 Run = dict[str, dict[str, float]]
@@ -25,12 +26,12 @@ def read_run(source: str) -> Run:
             if value != value:
                 raise ValueError
         except ValueError:
-            raise ValueError(f"{where}: must be `query Q0 document rank score name`, got {line!r:.60}") from None
+            raise UserError(f"{where}: must be `query Q0 document rank score name`, got {line!r:.60}") from None
         if document in run.setdefault(query, {}):
-            raise ValueError(f"{where}: the document {document!r} comes twice for the query {query!r}")
+            raise UserError(f"{where}: the document {document!r} comes twice for the query {query!r}")
         run[query][document] = value
     if not run:
-        raise ValueError(f"{source} holds no candidates: the run is empty")
+        raise UserError(f"{source} holds no candidates: the run is empty")
     return run
 
 
@@ -53,4 +54,4 @@ def refuse_blanks(ids: Iterable[str]) -> None:
     """Raises ValueError for an id that a run cannot hold: before a search rather than after it."""
     for id in ids:
         if id.split() != [id]:
-            raise ValueError(f"id {id!r} has blanks, which a TREC run cannot hold")
+            raise UserError(f"id {id!r} has blanks, which a TREC run cannot hold")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from colbertz.errors import UserError
+
 _RESAMPLES = 10_000
 _AT_ONCE = 500  # resamples in memory together
 
@@ -47,7 +49,7 @@ def difference(values: Mapping[str, float], others: Mapping[str, float], seed: i
     """
     if values.keys() != others.keys():
         only = sorted(values.keys() ^ others.keys())[0]
-        raise ValueError(f"two runs are compared on the same queries; {only!r} is in one of them only")
+        raise UserError(f"two runs are compared on the same queries; {only!r} is in one of them only")
     array = np.array([values[query] - others[query] for query in values])
     low, high = np.quantile(_resampled(array, seed), (0.025, 0.975))
     generator = np.random.default_rng(seed)

@@ -11,6 +11,6 @@ It takes embeddings and knows nothing of the model that made them; `colbertz.Sea
 """
 
 from colbertz.index.index import Index
-from colbertz.index.query import Hit
+from colbertz.index.search.query import Hit
 
 __all__ = ["Hit", "Index"]

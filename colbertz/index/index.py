@@ -9,16 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colbertz.index import build as building
-from colbertz.index import change, fulltext, interop, shards
-from colbertz.index import fusion as fusions
-from colbertz.index.codec import NBITS
-from colbertz.index.documents import Document
-from colbertz.index.layout import Manifest, file_sha256
-from colbertz.index.query import Hit, allowed_documents, check_k, checked_devices, checked_queries, effort_for, hits_of
-from colbertz.index.search import exact_search, search
-from colbertz.index.snapshot import Snapshot, numbers_of
-from colbertz.index.stream import Embeddings
+from colbertz.errors import UserError
+from colbertz.files import sha256
+from colbertz.index import interop
+from colbertz.index.search import fulltext
+from colbertz.index.search import fusion as fusions
+from colbertz.index.search import placement as shards
+from colbertz.index.search.cascade import exact_search, search
+from colbertz.index.search.query import (
+    Hit,
+    allowed_documents,
+    check_k,
+    checked_devices,
+    checked_queries,
+    effort_for,
+    hits_of,
+)
+from colbertz.index.store.codec import NBITS
+from colbertz.index.store.documents import Document
+from colbertz.index.store.manifest import Manifest
+from colbertz.index.store.snapshot import Snapshot, doc_idx_of
+from colbertz.index.write import build as building
+from colbertz.index.write import update as change
+from colbertz.index.write.stream import Embeddings
 from colbertz.ragged import Ragged
 
 _FUSIONS = {"reciprocal_rank": fusions.reciprocal_rank, "weighted": fusions.weighted}
@@ -91,7 +104,7 @@ class Index:
             BlockingIOError: if another process is writing to `path`.
         """
         if nbits not in NBITS:
-            raise ValueError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
+            raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
         building.build(
             Path(path),
             embeddings,
@@ -176,7 +189,7 @@ class Index:
         effort = effort_for(k, n_ivf_probe, n_full_scores, len(snapshot.codec.centroids))
         allowed = allowed_documents(snapshot, where, parameters, subset)
         if devices:
-            from colbertz.index import gpu
+            from colbertz.index.search import gpu
 
             found = gpu.search(self._placed_on(devices), queries, k, None if exact else effort, allowed)
         elif exact:
@@ -214,7 +227,7 @@ class Index:
         answers = []
         for query in queries:
             found = fulltext.search_text(documents, query, k, allowed) if documents else []
-            numbers = [int(snapshot.firsts[segment]) + number for segment, number, _ in found]
+            numbers = [int(snapshot.first_doc_idx[segment]) + number for segment, number, _ in found]
             answers.append(hits_of(snapshot, numbers, [score for _, _, score in found]))
         return answers
 
@@ -245,11 +258,11 @@ class Index:
                 if there are not as many texts as queries.
         """
         if fusion not in _FUSIONS:
-            raise ValueError(f"fusion must be one of {', '.join(_FUSIONS)}, got {fusion!r}")
+            raise UserError(f"fusion must be one of {', '.join(_FUSIONS)}, got {fusion!r}")
         if not 0 <= text_weight <= 1:
-            raise ValueError(f"text_weight must be between 0 and 1, got {text_weight!r}")
+            raise UserError(f"text_weight must be between 0 and 1, got {text_weight!r}")
         if isinstance(texts, str) or len(texts) != len(queries):
-            raise ValueError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
+            raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
         check_k(k)
         depth = max(k, depth or 100)
         filter_options = {name: value for name, value in options.items() if name in ("where", "parameters", "subset")}
@@ -270,9 +283,9 @@ class Index:
             KeyError: if there is no such document.
         """
         snapshot = self._snapshot
-        [number] = numbers_of(snapshot, [id])
-        segment = int(np.searchsorted(snapshot.firsts, number, side="right")) - 1
-        return snapshot.segments[segment].documents[number - snapshot.firsts[segment]]
+        [number] = doc_idx_of(snapshot, [id])
+        segment = int(np.searchsorted(snapshot.first_doc_idx, number, side="right")) - 1
+        return snapshot.segments[segment].documents[number - snapshot.first_doc_idx[segment]]
 
     def token_scores(self, query: Tensor, id: str) -> Tensor:
         """How a score comes about: the dot products (S, T) of a query's tokens (S, E) with a document's decoded tokens.
@@ -285,7 +298,7 @@ class Index:
         """
         query = checked_queries(Ragged.from_list([query]), self.embedding_dim)[0]
         snapshot = self._snapshot
-        number = numbers_of(snapshot, [id])
+        number = doc_idx_of(snapshot, [id])
         scores: Tensor = query @ snapshot.decode(number).values.T
         return scores
 
@@ -313,7 +326,7 @@ class Index:
             BlockingIOError: if another process is writing.
         """
         if on_duplicate not in ("error", "replace"):
-            raise ValueError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
+            raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
         change.add(self.path, embeddings, ids=ids, texts=texts, metadata=metadata, on_duplicate=on_duplicate)
         self.refresh()
 
@@ -381,13 +394,13 @@ class Index:
         """
         for name, expected in self.manifest.files.items():
             try:
-                sha256 = file_sha256(self.path / name)
+                found = sha256(self.path / name)
             except FileNotFoundError as error:
                 if Manifest.load(self.path) != self.manifest:
-                    raise ValueError(f"{self.path} has changed since it was opened; refresh it first") from error
-                raise ValueError(f"{self.path / name} is missing; build the index again") from error
-            if sha256 != expected.sha256:
-                raise ValueError(f"{self.path / name} is damaged: its checksum is not the manifest's; build it again")
+                    raise UserError(f"{self.path} has changed since it was opened; refresh it first") from error
+                raise UserError(f"{self.path / name} is missing; build the index again") from error
+            if found != expected.sha256:
+                raise UserError(f"{self.path / name} is damaged: its checksum is not the manifest's; build it again")
 
     def __len__(self) -> int:
         return self.manifest.num_documents

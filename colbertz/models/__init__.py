@@ -11,10 +11,10 @@ pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices
 """
 
-from colbertz.models.bert import Bert, BertConfig
+from colbertz.models.checkpoint.read import CheckpointError
 from colbertz.models.colbert import ColBERT
-from colbertz.models.files import CheckpointError
-from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.encoders.bert import Bert, BertConfig
+from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Tokens
 
 __all__ = [

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from colbertz.errors import UserError
 from colbertz.maxsim import maxsim
-from colbertz.models import checkpoint, onnx_files
-from colbertz.models.modernbert import ModernBert, ModernBertConfig
-from colbertz.models.onnx_files import OnnxEncoder
+from colbertz.models.checkpoint import assemble as checkpoint
+from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.onnx import runtime as onnx_files
+from colbertz.models.onnx.runtime import OnnxEncoder
 from colbertz.models.pooling import pool_tokens
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Side, Tokens
@@ -106,14 +108,14 @@ class ColBERT(nn.Module):
         overrides: dict[str, Any],
     ) -> "ColBERT":
         if backend not in onnx_files.MODELS:
-            raise ValueError(f"backend must be torch, {' or '.join(onnx_files.MODELS)}, got {backend!r}")
+            raise UserError(f"backend must be torch, {' or '.join(onnx_files.MODELS)}, got {backend!r}")
         if device is not None and str(device).partition(":")[0] != "cpu":
-            raise ValueError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
+            raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
         if dtype not in (None, torch.float32):
-            raise ValueError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
+            raise UserError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
         encoder, tokenizer = onnx_files.load(path_or_hub_id, backend, overrides)
         if embedding_dim not in (None, encoder.embedding_dim):
-            raise ValueError(
+            raise UserError(
                 f"embedding_dim is {embedding_dim}, but {encoder.path} has {encoder.embedding_dim}; "
                 "load the model with backend torch and export it anew"
             )
@@ -142,7 +144,7 @@ class ColBERT(nn.Module):
         special = {name: f"[{name.removesuffix('_token').upper()}]" for name in names}
         for name, token in special.items():
             if tokenizer.token_to_id(token) is None:
-                raise ValueError(f"the tokenizer has no {name} {token}")
+                raise UserError(f"the tokenizer has no {name} {token}")
         wrapped = ColBERTTokenizer(tokenizer, ColBERTSettings(**settings), special)
         ids = {f"{role}_id": tokenizer.token_to_id(token) for role, token in special.items()}
         ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
@@ -161,11 +163,11 @@ class ColBERT(nn.Module):
             ValueError: if the model runs in onnxruntime.
         """
         if self.exported:
-            raise ValueError(f"{self.exported.path} has no weights to save; load the model with backend torch")
+            raise UserError(f"{self.exported.path} has no weights to save; load the model with backend torch")
         checkpoint.save(self, directory)
 
     def export_onnx(self, directory: str | Path, *, int8: bool = False) -> list[Path]:
-        """Write the files that `backend="onnx"` and next-plaid load; see `colbertz.models.onnx_files.export`."""
+        """Write the files that `backend="onnx"` and next-plaid load; see `colbertz.models.onnx.runtime.export`."""
         return onnx_files.export(self, directory, int8=int8)
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ class ColBERT(nn.Module):
             ValueError: if an exported model, whose embeddings have unit length, is asked for others.
         """
         if self.exported and not normalize:
-            raise ValueError("an exported model gives embeddings of unit length; for normalize=False use backend torch")
+            raise UserError("an exported model gives embeddings of unit length; for normalize=False use backend torch")
         hidden = tokens.ids.with_values(self.encoder(tokens.ids, tokens.attended))
         if tokens.scored is not None:
             hidden = hidden.select(tokens.scored)
@@ -307,7 +309,7 @@ class ColBERT(nn.Module):
         # Neighbours in length share a batch, and the longest come first: memory peaks at once or never.
         order = tokens.ids.lengths.argsort(stable=True)
         if batch_tokens is not None and batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+            raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
         budget = batch_tokens or _BATCH_TOKENS.get(self.device.type, 16384)
         sizes = [len(batch) for batch in tokens.ids[order].split(budget)] if len(order) else []
         batches = order.split(sizes)[::-1] if sizes else ()
@@ -343,4 +345,4 @@ def _usable(device: torch.device | str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without it
         reason = str(error).split(". ")[0].splitlines()[0]
-        raise ValueError(f"device {device} cannot be used here ({reason}); cpu always can") from error
+        raise UserError(f"device {device} cannot be used here ({reason}); cpu always can") from error

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colbertz.errors import UserError
 from colbertz.ragged import Ragged
 
 
@@ -22,7 +23,7 @@ def pool_tokens(documents: Ragged, pool_factor: int, protected_tokens: int = 1) 
         ValueError: if `pool_factor` is below 1 or `protected_tokens` below 0.
     """
     if pool_factor < 1 or protected_tokens < 0:
-        raise ValueError(
+        raise UserError(
             f"pool_factor must be at least 1 and protected_tokens at least 0, got {pool_factor}, {protected_tokens}"
         )
     documents = documents.cpu()

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colbertz.models.layers import Linear
+from colbertz.errors import UserError
+from colbertz.models.encoders.layers import Linear
 
 
 class Projection(nn.Module):
@@ -64,11 +65,11 @@ def _activation(name: str) -> nn.Module:
     cls: Any = getattr(torch.nn, attribute, None)
     allowed = isinstance(cls, type) and (cls is nn.Identity or cls.__module__ == nn.ReLU.__module__)
     if not allowed or module not in ("torch.nn", cls.__module__):
-        raise ValueError(
+        raise UserError(
             f"activation_function {name!r} is not one of PyTorch's activations (torch.nn.modules.activation)"
         )
     try:
         activation: nn.Module = cls()
     except TypeError:
-        raise ValueError(f"activation_function {name!r} needs arguments, for which a checkpoint has no place") from None
+        raise UserError(f"activation_function {name!r} needs arguments, for which a checkpoint has no place") from None
     return activation

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from colbertz.errors import UserError
 from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
@@ -50,16 +51,16 @@ class ColBERTSettings:
     def __post_init__(self) -> None:
         words, prompts = self.skiplist_words, self.prompts
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"skiplist_words must be a list of strings, got {words!r}")
+            raise UserError(f"skiplist_words must be a list of strings, got {words!r}")
         if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
-            raise ValueError(f"prompts must map names to texts, got {prompts!r}")
+            raise UserError(f"prompts must map names to texts, got {prompts!r}")
         object.__setattr__(self, "skiplist_words", tuple(words))
         for side in ("query", "document"):
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
             if not isinstance(length, int) or length < 4:
-                raise ValueError(f"{side}_length must be an integer of at least 4, got {length!r}")
+                raise UserError(f"{side}_length must be an integer of at least 4, got {length!r}")
             if not isinstance(prefix, str):
-                raise ValueError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
+                raise UserError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
 
     def prompt(self, side: Side, name: str | None = None) -> str:
         """The text to put before inputs.
@@ -70,7 +71,7 @@ class ColBERTSettings:
         if name is None:
             name = side if side in self.prompts else self.default_prompt_name
         if name is not None and name not in self.prompts:
-            raise ValueError(f"there is no prompt {name!r}; this model has {sorted(self.prompts) or 'none'}")
+            raise UserError(f"there is no prompt {name!r}; this model has {sorted(self.prompts) or 'none'}")
         return "" if name is None else self.prompts[name] or ""
 
 
@@ -137,7 +138,7 @@ class ColBERTTokenizer:
         )
         self.expansion_id = None if filler is None else self.backend.token_to_id(filler)
         if settings.do_query_expansion and self.expansion_id is None:
-            raise ValueError(
+            raise UserError(
                 "query expansion needs a mask, eos or pad token, and tokenizer_config.json names none; "
                 "name one there or set do_query_expansion to false"
             )
@@ -200,7 +201,7 @@ class ColBERTTokenizer:
                 text.encode()
             except UnicodeEncodeError as error:
                 half = text[error.start]
-                raise ValueError(
+                raise UserError(
                     f"text {number} has {half!r}, half a character; decode it from its bytes again"
                 ) from None
         prompt = self.settings.prompt(side) if prompt is None else prompt

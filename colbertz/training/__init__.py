@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError, TypeError, FileNotFoundError: for settings, data or a checkpoint that cannot be used.
     """
-    from colbertz import config
-    from colbertz.training import distributed, recipe
+    from colbertz.training import config, distributed, recipe
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     dry = "--dry-run" in arguments

@@ -10,12 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from colbertz.config import ModelConfig
+from colbertz.files import write_atomically
 from colbertz.models import ColBERT
-from colbertz.models.checkpoint import resolve
-from colbertz.models.files import read_json
-from colbertz.models.layouts import find_source
+from colbertz.models.checkpoint.assemble import resolve
+from colbertz.models.checkpoint.layouts import find_source
+from colbertz.models.checkpoint.read import read_json
 from colbertz.models.tokenizer import ColBERTSettings
+from colbertz.training.config import ModelConfig
 
 RECORD = "training.json"
 
@@ -51,10 +52,7 @@ def _of_settings(settings: ColBERTSettings) -> dict[str, Any]:
 def save(model: ColBERT, directory: Path) -> None:
     """Save a checkpoint with its record."""
     model.save_pretrained(directory)
-    path = directory / RECORD
-    beside = path.with_name(f".{RECORD}")
-    beside.write_text(json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_atomically(directory / RECORD, json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n")
 
 
 def check(config: ModelConfig, model: ColBERT) -> None:

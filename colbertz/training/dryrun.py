@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from colbertz.config import TrainingConfig
+from colbertz.errors import UserError
 from colbertz.training import alignment, data, distributed, optim
+from colbertz.training.config import TrainingConfig
 from colbertz.training.loop import Run, TrainingDiverged, gradients, prepare
 from colbertz.training.metrics_log import check_reporters
 from colbertz.training.model import build_model
@@ -63,7 +64,7 @@ def _report(run: Run) -> str:
         if found.num_bad:
             lines.append(f"         the first bad one: {found.first_bad}")
     if num_bad > config.data.max_bad_rows:
-        raise ValueError("\n".join([*lines, f"more bad rows than data.max_bad_rows {config.data.max_bad_rows}"]))
+        raise UserError("\n".join([*lines, f"more bad rows than data.max_bad_rows {config.data.max_bad_rows}"]))
     lines += [f"  eval   {c.name}: {len(c.queries):,} queries, {len(c.documents):,} documents" for c in run.collections]
     started = time.perf_counter()
     batch = run.batches[0]

@@ -19,11 +19,13 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from colbertz import config as settings
-from colbertz.config import EvalConfig, TrainingConfig
+from colbertz.errors import UserError
 from colbertz.evaluation import Collection, evaluate, from_pairs, read_beir
+from colbertz.files import write_atomically
 from colbertz.models import ColBERT
 from colbertz.training import alignment, data, distributed, optim, state
+from colbertz.training import config as settings
+from colbertz.training.config import EvalConfig, TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
 from colbertz.training.losses import Objective
@@ -129,7 +131,7 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     collections = _collections(config.eval)
     too_long = [dim for dim in config.loss.matryoshka_dims if dim >= model.embedding_dim]
     if too_long:
-        raise ValueError(
+        raise UserError(
             f"loss.matryoshka_dims holds {too_long[0]}, but embeddings have {model.embedding_dim} dimensions, "
             "which are trained anyway; give smaller ones"
         )
@@ -198,7 +200,7 @@ def _step(run: Run, progress: state.Progress, batch: Batch, requests: list[int])
     progress.bad_rows += round(bad_rows)
     progress.first_bad_row = progress.first_bad_row or next(iter(batch.bad_rows), "")
     if progress.bad_rows > config.data.max_bad_rows:
-        raise ValueError(
+        raise UserError(
             f"{progress.bad_rows} rows could not be used, more than data.max_bad_rows {config.data.max_bad_rows}; "
             f"the first: {distributed.any_of(progress.first_bad_row)}"
         )
@@ -261,8 +263,7 @@ def _finish(run: Run, progress: state.Progress, report: Report) -> None:
         if metrics:
             report(progress.step, metrics)
         result = {"steps": progress.step, "metrics": metrics, "best": progress.best, "best_step": progress.best_step}
-        path = Path(run.config.output) / _RESULT
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_atomically(Path(run.config.output) / _RESULT, json.dumps(result, indent=2) + "\n")
     distributed.barrier()
 
 
@@ -312,7 +313,7 @@ def _is_complete(config: TrainingConfig, world: World) -> bool:
     if before.is_file() and (complete or state.checkpoints(output)):
         different = settings.differences(settings.load(["--config", str(before)]), config)
         if different:
-            raise ValueError(
+            raise UserError(
                 f"{output} holds a run with other settings ({'; '.join(different)}); give another output, or set "
                 "overwrite to true to replace it"
             )

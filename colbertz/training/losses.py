@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from colbertz.config import LossConfig
 from colbertz.maxsim import maxsim, maxsim_candidates
 from colbertz.ragged import Ragged
 from colbertz.training import distributed
+from colbertz.training.config import LossConfig
 
 # Scores of tokens with tokens that `xtr` holds at a time.
 _XTR_BLOCK = 1 << 24

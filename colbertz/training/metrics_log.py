@@ -11,7 +11,9 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from colbertz.config import TrainingConfig, dump
+from colbertz.errors import UserError
+from colbertz.files import write_atomically
+from colbertz.training.config import TrainingConfig, dump
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -72,9 +74,7 @@ def _keep_lines(path: Path, last_step: int) -> None:
     """Drop the lines of later steps, which are about to be made again."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     kept = [line for line in lines if last_step and _step_of(line) <= last_step]
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    beside.replace(path)
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
@@ -97,7 +97,7 @@ def check_reporters(config: TrainingConfig) -> None:
     }
     for name, (is_wanted, command) in wanted.items():
         if is_wanted and importlib.util.find_spec(name) is None:
-            raise ValueError(f"{name} is set but not installed; run {command} or unset it")
+            raise UserError(f"{name} is set but not installed; run {command} or unset it")
 
 
 def _tensorboard(directory: Path):  # type: ignore[no-untyped-def]  # the type is only there with the extra

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colbertz.models.bert import Bert
-from colbertz.models.modernbert import ModernBert
+from colbertz.errors import UserError
+from colbertz.models.encoders.bert import Bert
+from colbertz.models.encoders.modernbert import ModernBert
 from colbertz.models.tokenizer import ColBERTTokenizer
 from colbertz.ragged import Ragged
 
@@ -48,7 +49,7 @@ def mask(ids: Ragged, tokenizer: ColBERTTokenizer, share: float) -> Masked:
     values, backend = ids.values, tokenizer.backend
     mask_id = backend.token_to_id(tokenizer.special_tokens.get("mask_token", ""))
     if mask_id is None:
-        raise ValueError("loss.kind mlm needs a tokenizer with a mask token, and this one has none")
+        raise UserError("loss.kind mlm needs a tokenizer with a mask token, and this one has none")
     special = torch.tensor([backend.token_to_id(token) for token in tokenizer.special_tokens.values()])
     special = special.to(values.device)
     ordinary = ~torch.isin(values, special)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from colbertz.config import ModelConfig
+from colbertz.errors import UserError
 from colbertz.models import ColBERT, ModernBertConfig
-from colbertz.models.checkpoint import resolve
-from colbertz.models.layouts import find_source
+from colbertz.models.checkpoint.assemble import resolve
+from colbertz.models.checkpoint.layouts import find_source
 from colbertz.training import alignment
+from colbertz.training.config import ModelConfig
 from colbertz.training.distributed import World
 from colbertz.training.state import whole
 
@@ -61,7 +62,7 @@ def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, object]) -
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
-        raise ValueError(f"model.tokenizer {str(path)!r} is not a tokenizer.json: {error}") from None
+        raise UserError(f"model.tokenizer {str(path)!r} is not a tokenizer.json: {error}") from None
     sizes = ModernBertConfig(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -81,7 +82,7 @@ def spread(model: ColBERT, world: World, *, fsdp: bool) -> nn.Module:
     """
     if fsdp:
         if world.size == 1:
-            raise ValueError("fsdp shards the weights over several processes, but there is one; start it with torchrun")
+            raise UserError("fsdp shards the weights over several processes, but there is one; start it with torchrun")
         for layer in model.encoder.layers:
             fully_shard(layer)
         fully_shard(model)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from colbertz.config import OptimConfig
+from colbertz.training.config import OptimConfig
 
 
 def build(model: nn.Module, objective: nn.Module, config: OptimConfig) -> AdamW:

@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from colbertz import config as settings
-from colbertz.config import TrainingConfig
+from colbertz.errors import UserError
+from colbertz.training import config as settings
+from colbertz.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def runs(argv: Sequence[str]) -> list[TrainingConfig]:
         if key == "output":
             output = value
         elif name not in stages or not rest:
-            raise ValueError(
+            raise UserError(
                 f"there is no setting --{key} in a recipe; give --output, or a stage's, as in "
                 f"--{next(iter(stages))}.optim.lr"
             )
@@ -78,9 +79,9 @@ def runs(argv: Sequence[str]) -> list[TrainingConfig]:
         try:
             found.append(settings.load([*arguments, *stage.arguments]))
         except ValueError as error:
-            raise ValueError(f"stage {name} of {path}: {error}") from None
+            raise UserError(f"stage {name} of {path}: {error}") from None
     if not found:
-        raise ValueError(f"{path}: all stages are skipped")
+        raise UserError(f"{path}: all stages are skipped")
     return found
 
 
@@ -88,19 +89,19 @@ def _read(path: Path) -> tuple[str, dict[str, Stage]]:
     content = settings.read_yaml(path)
     unknown = sorted(set(content) - {"output", "stages"})
     if unknown or not isinstance(content.get("output"), str) or not isinstance(content["stages"], dict):
-        raise ValueError(
+        raise UserError(
             f"{path}: a recipe has the keys output (a directory) and stages (a mapping), got {sorted(content)}"
         )
     stages = {}
     for name, stage in content["stages"].items():
         if not isinstance(stage, dict) or set(stage) - {"config", "set", "skip"} or "config" not in stage:
-            raise ValueError(
+            raise UserError(
                 f"{path}: stage {name} may have the keys config, set and skip and needs config, got {stage!r}"
             )
         overrides = [f"--{key}={_argument(value)}" for key, value in (stage.get("set") or {}).items()]
         stages[str(name)] = Stage(path.parent / stage["config"], overrides, bool(stage.get("skip", False)))
     if not stages:
-        raise ValueError(f"{path}: the recipe has no stages")
+        raise UserError(f"{path}: the recipe has no stages")
     return content["output"], stages
 
 
@@ -116,7 +117,7 @@ def _argument(value: Any) -> str:
 def _boolean(key: str, value: str) -> bool:
     parsed = yaml.safe_load(value)
     if not isinstance(parsed, bool):
-        raise ValueError(f"--{key} must be true or false, got {value!r}")
+        raise UserError(f"--{key} must be true or false, got {value!r}")
     return parsed
 
 
@@ -134,7 +135,7 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
     arguments = iter(argv)
     for argument in arguments:
         if not argument.startswith("--"):
-            raise ValueError(f"expected --key value, got {argument!r}")
+            raise UserError(f"expected --key value, got {argument!r}")
         key, separator, value = argument[2:].partition("=")
         found.append((key, value if separator else next(arguments, "")))
     return found

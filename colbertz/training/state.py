@@ -5,7 +5,6 @@ every process) in `tensors.safetensors` and the rest in `state.json`, with a che
 appears by one rename when everything in it is on disk. A damaged one is passed over for the one before it.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from colbertz.models.files import replaced_directory
+from colbertz.errors import UserError
+from colbertz.files import replaced_directory, sha256
 from colbertz.training.distributed import World, gather_rows
 
 _TENSORS = "tensors.safetensors"
@@ -97,7 +97,7 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
     folder = output / "checkpoints"
     with replaced_directory(folder / f"step-{progress.step:08}") as directory:
         save_file(tensors, directory / _TENSORS)
-        about = {"progress": asdict(progress), "sha256": _sha256(directory / _TENSORS)}
+        about = {"progress": asdict(progress), "sha256": sha256(directory / _TENSORS)}
         (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for old in checkpoints(output)[:-keep]:
         shutil.rmtree(old)
@@ -119,7 +119,7 @@ def load(output: Path, trained: Trained, world: World) -> Progress:
             return _restore(directory, trained, world.rank)
         damaged.append(f"checkpoint {directory} is damaged ({problem})")
     if damaged:
-        raise ValueError(f"{'; '.join(damaged)}; set overwrite to true to start anew")
+        raise UserError(f"{'; '.join(damaged)}; set overwrite to true to start anew")
     return Progress()
 
 
@@ -173,7 +173,7 @@ def _generators() -> dict[str, Tensor]:
 def _problem(directory: Path) -> str | None:
     try:
         expected = _read_state(directory)["sha256"]
-        found = _sha256(directory / _TENSORS)
+        found = sha256(directory / _TENSORS)
     except (OSError, ValueError, KeyError) as error:
         return str(error)
     return None if found == expected else f"{_TENSORS} is not what was written"
@@ -183,8 +183,3 @@ def _read_state(directory: Path) -> dict[str, Any]:
     content = json.loads((directory / _STATE).read_text(encoding="utf-8"))
     assert isinstance(content, dict)
     return content
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from colbertz.config import TrainingConfig
 from colbertz.models import ColBERT
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training import distributed
+from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
 from colbertz.training.gradcache import cached_backward

@@ -1,6 +1,6 @@
 """What a hit looks like."""
 
-from colbertz.cli.display import format_hit
+from colbertz.display import format_hit
 from colbertz.index import Hit
 
 CODE = '''class Dates:

@@ -14,10 +14,10 @@ from texts import ORDINARY
 from toy_training import pairs
 
 from colbertz import ColBERT
-from colbertz.bm25 import split_identifiers
 from colbertz.cli import main
-from colbertz.mining import normalized
-from colbertz.scoring import fuse
+from colbertz.distillation.teachers import fuse
+from colbertz.text.normalize import normalized
+from colbertz.text.words import split_identifiers
 
 JSON = dict[str, Any]
 
@@ -251,7 +251,7 @@ def test_a_batch_at_a_time_gives_the_same(
     checkpoint: Path, mined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("score", "--mined", mined, "--teacher", checkpoint, "--out", tmp_path / "at once")
-    monkeypatch.setattr("colbertz.scoring._PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("colbertz.distillation.teachers._PAIRS_AT_ONCE", 7)
     run("score", "--mined", mined, "--teacher", checkpoint, "--out", tmp_path / "batches")
     for (*texts, scores), (*same_texts, same_scores) in zip(scored(tmp_path / "at once"), scored(tmp_path / "batches")):
         assert texts == same_texts
@@ -387,7 +387,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_nothing_is_written(
             for query, texts in zip(queries, documents)
         ]
 
-    monkeypatch.setattr("colbertz.scoring.colbert_teacher", lambda model: teacher)
+    monkeypatch.setattr("colbertz.distillation.teachers.colbert_teacher", lambda model: teacher)
     before = sorted(path.name for path in tmp_path.iterdir())
     message = error_of(capsys, "score", "--mined", mined, "--teacher", checkpoint, "--out", tmp_path / "scores")
     assert f"gives document {row['document_ids'][2]!r} for query 'q2' the score {wrong};" in message
@@ -402,7 +402,7 @@ def test_that_texts_are_cut_is_said_once(
 ) -> None:
     rows = [{"query": f"{number} word " * 40, "document": f"{number} text"} for number in range(4)]
     monkeypatch.setattr("colbertz.cli.mine._QUERIES_AT_ONCE", 1)
-    monkeypatch.setattr("colbertz.scoring._PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr("colbertz.distillation.teachers._PAIRS_AT_ONCE", 1)
     source, out = write_rows(tmp_path / "pairs.jsonl", rows), tmp_path / "mined.jsonl"
     run("mine", "--model", checkpoint, "--pairs", source, "--out", out)
     assert [record.getMessage() for record in caplog.records] == ["4 texts were cut to 32 tokens (query_length)"]

@@ -33,7 +33,9 @@ from typing import Any
 import torch
 
 from colbertz import Index, Ragged
-from colbertz.index import build, change, copying
+from colbertz.index.write import build
+from colbertz.index.write import compact as copying
+from colbertz.index.write import update as change
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}
 LINES = 12

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from colbertz import Index, Ragged
-from colbertz.index import build as building
-from colbertz.index import codec as codecs
-from colbertz.index.codec import Codec
+from colbertz.index.store import codec as codecs
+from colbertz.index.store.codec import Codec
+from colbertz.index.write import build as building
 
 DIM = 16
 LENGTHS = [3, 1, 12, 7, 30, 5, 2, 9] * 5

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colbertz.index import codec as codecs
-from colbertz.index import kmeans
-from colbertz.index.codec import Codec
+from colbertz.index.store import codec as codecs
+from colbertz.index.store import kmeans
+from colbertz.index.store.codec import Codec
 from colbertz.kernels import reference
 
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import colbertz.index.documents
-from colbertz.index.documents import Document, Documents, find_words, write_documents
+import colbertz.index.store.documents
+from colbertz.index.store.documents import Document, Documents, find_words, write_documents
 
 
 def written(path: Path, documents: Iterable[Document]) -> Documents:
@@ -125,7 +125,7 @@ def test_words_and_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     texts = ["Crème brûlée, CREME!", None, "", "日本 – creme", "x" * 40_000, "日" * 20_000, "run running"]
     expected = [3, 0, 0, 2, 1, 1, 2]
     for batch, batches_with_creme in ((1, 2), (40, 1), (1 << 24, 1)):
-        monkeypatch.setattr(colbertz.index.documents, "BATCH_CHARACTERS", batch)
+        monkeypatch.setattr(colbertz.index.store.documents, "BATCH_CHARACTERS", batch)
         path = tmp_path / f"{batch}.sqlite"
         documents = written(path, [Document(f"{i}", text) for i, text in enumerate(texts)])
         assert documents.lengths.tolist() == expected

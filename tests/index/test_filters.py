@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import colbertz.index.filters
-from colbertz.index.documents import Document, Documents, write_documents
-from colbertz.index.filters import matching
+import colbertz.index.search.filters
+from colbertz.index.search.filters import matching
+from colbertz.index.store.documents import Document, Documents, write_documents
 
 
 def segment(path: Path, documents: list[Document]) -> Documents:
@@ -162,7 +162,7 @@ def test_a_variable_that_hides_a_quote_does_not_break_out(segments: list[Documen
 
 
 def test_a_runaway_expression_is_stopped(segments: list[Documents], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(colbertz.index.filters, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(colbertz.index.search.filters, "MAX_SECONDS", 0.2)
     many = "[" + ",".join("1" * 1000) + "]"
     joined = "(select count(*) from json_each(:l) a, json_each(:l) b, json_each(:l) c, json_each(:l) d) > 0"
     with pytest.raises(ValueError, match=r"was stopped after 0\.2 seconds"):

@@ -93,8 +93,12 @@ import torch
 from test_docs import DOCS, run_blocks
 
 from colbertz import Index, Ragged
-from colbertz.index import build, change, kmeans, layout, search
-from colbertz.index.query import effort_for
+from colbertz.index.search import cascade as search
+from colbertz.index.search.query import effort_for
+from colbertz.index.store import kmeans
+from colbertz.index.store import manifest as layout
+from colbertz.index.write import build
+from colbertz.index.write import update as change
 
 PAGE = (DOCS / "index.md").read_text(encoding="utf-8")
 DIM = 24

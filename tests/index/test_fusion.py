@@ -2,7 +2,7 @@
 
 import pytest
 
-from colbertz.index.fusion import reciprocal_rank, weighted
+from colbertz.index.search.fusion import reciprocal_rank, weighted
 
 DENSE = [("a", 9.0), ("b", 7.0), ("c", 5.0)]
 WORDS = [("c", 30.0), ("d", 20.0)]

@@ -10,11 +10,15 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton")
 
-from colbertz.index import Index, gpu, kmeans, search, shards
-from colbertz.index import codec as codecs
+from colbertz.index import Index
 from colbertz.index import index as index_module
-from colbertz.index.query import Hit, checked_devices
-from colbertz.index.search import Effort, Plan
+from colbertz.index.search import cascade as search
+from colbertz.index.search import gpu
+from colbertz.index.search import placement as shards
+from colbertz.index.search.cascade import Effort, Plan
+from colbertz.index.search.query import Hit, checked_devices
+from colbertz.index.store import codec as codecs
+from colbertz.index.store import kmeans
 from colbertz.ragged import Ragged
 
 Place = Callable[[Index, int, int], Index]

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import colbertz.index.search
+import colbertz.index.search.cascade
 from colbertz import Index, Ragged
 from colbertz.index import Hit
-from colbertz.index.snapshot import open_snapshot
+from colbertz.index.store.snapshot import open_snapshot
 from colbertz.kernels import reference
 
 DIM = 16
@@ -88,8 +88,8 @@ def test_search_equals_brute_force_when_it_looks_at_everything(
 def test_exact_search_in_blocks(
     documents: Ragged, queries: Ragged, block_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(colbertz.index.search, "BLOCK_TOKENS", block_tokens)
-    monkeypatch.setattr(colbertz.index.search, "QUERY_TOKENS", 5)
+    monkeypatch.setattr(colbertz.index.search.cascade, "BLOCK_TOKENS", block_tokens)
+    monkeypatch.setattr(colbertz.index.search.cascade, "QUERY_TOKENS", 5)
     index = Index.build(tmp_path / "index", documents)
     for k in (1, 7, len(documents)):
         for hits, scores in zip(index.search(queries, k, exact=True), brute_force(index, queries), strict=True):
@@ -125,7 +125,7 @@ def test_what_is_usually_found_is_what_is_best(tmp_path: Path) -> None:
 
 
 def test_equal_scores_come_in_order_of_insertion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(colbertz.index.search, "BLOCK_TOKENS", 8)
+    monkeypatch.setattr(colbertz.index.search.cascade, "BLOCK_TOKENS", 8)
     one = random_ragged([3])
     index = Index.build(tmp_path / "index", Ragged.cat([one] * 50), ids=[f"d{i}" for i in range(50)])
     index.add(Ragged.cat([one] * 10), ids=[f"e{i}" for i in range(10)])

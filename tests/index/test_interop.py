@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from colbertz import Index, Ragged
 from colbertz.cli import convert as cli
-from colbertz.index import copying
-from colbertz.index.documents import Document, Documents, write_documents
 from colbertz.index.interop import detect, fast_plaid, metadata_db, open_foreign, require_own
 from colbertz.index.interop.convert import convert
-from colbertz.index.snapshot import Snapshot, open_snapshot
+from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.snapshot import Snapshot, open_snapshot
+from colbertz.index.write import compact as copying
 
 DIM = 16
 LENGTHS = [3, 1, 12, 7, 30, 5, 2, 9, 4, 6, 11, 8]
@@ -81,7 +81,7 @@ def build(root: Path, nbits: int = 4) -> Path:
 
 def contents(snapshot: Snapshot) -> dict[str, Any]:
     """All that an index holds, but for deleted documents, as comparable things."""
-    numbers = copying.live_numbers(snapshot)
+    numbers = copying.live_doc_idx(snapshot)
     pieces = list(copying.tokens(snapshot, numbers))
     codec, manifest = snapshot.codec, snapshot.manifest
     return {
@@ -100,7 +100,7 @@ def contents(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def inverse_norms(snapshot: Snapshot) -> np.ndarray:
-    return np.concatenate([piece.inverse_norms for piece in copying.tokens(snapshot, copying.live_numbers(snapshot))])
+    return np.concatenate([piece.inverse_norms for piece in copying.tokens(snapshot, copying.live_doc_idx(snapshot))])
 
 
 def arrays(root: Path) -> dict[str, Any]:

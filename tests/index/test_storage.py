@@ -18,7 +18,7 @@ import torch
 
 from colbertz import Index, Ragged
 from colbertz.index import Hit
-from colbertz.index.layout import Manifest
+from colbertz.index.store.manifest import Manifest
 
 DIM = 16
 
@@ -334,9 +334,9 @@ def test_a_killed_compaction_does_not_go_into_another_build(index: Index) -> Non
     if pid == 0:
         try:
             torch.set_num_threads(1)
-            import colbertz.index.build
+            import colbertz.index.write.build
 
-            colbertz.index.build._Work.train = lambda *_: os._exit(9)
+            colbertz.index.write.build._Work.train = lambda *_: os._exit(9)
             index.compact(retrain=True)
         finally:
             os._exit(1)

@@ -27,7 +27,7 @@ from triton.compiler import ASTSource
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-from colbertz.kernels import tuning
+from colbertz.kernels.triton import tuning
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

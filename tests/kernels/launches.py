@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colbertz.kernels import (
+from colbertz.kernels.triton import (
     centroid_maxsim,
     kmeans,
     maxsim,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colbertz.kernels import attention_cpu
+from colbertz.kernels.cpu import attention as attention_cpu
 
 # Scores and weights are rounded to 8 bits: errors of a few thousandths of what is summed.
 CLOSE = {"rtol": 0.02, "atol": 0.02}

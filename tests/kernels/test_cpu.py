@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from colbertz.kernels import cpu, reference, threads
+from colbertz.kernels import reference
+from colbertz.kernels.cpu import maxsim as cpu
+from colbertz.kernels.cpu import threads
 from colbertz.ragged import Ragged
 
 

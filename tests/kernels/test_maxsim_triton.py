@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from colbertz.kernels import maxsim, maxsim_backward, maxsim_candidates
+from colbertz.kernels.triton import maxsim, maxsim_backward, maxsim_candidates
 from colbertz.maxsim import _all_pairs_on_gpu, _candidates_on_gpu, _longest, quantised
 from colbertz.ragged import Ragged
 

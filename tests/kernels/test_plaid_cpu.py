@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from colbertz.kernels import plaid_cpu, residuals_cpu, simd
-from colbertz.kernels.simd import COLUMNS, ROWS
+from colbertz.kernels.cpu import plaid as plaid_cpu
+from colbertz.kernels.cpu import residuals as residuals_cpu
+from colbertz.kernels.cpu import simd
+from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 
 # Dimensions whose decoded rows need filling too, and those that need more than one 16-byte step.
 SHAPES = [(dim, nbits) for dim in (8, 16, 24, 96, 128, 256) for nbits in (1, 2, 4, 8)]

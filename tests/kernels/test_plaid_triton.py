@@ -12,8 +12,9 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from colbertz.kernels import centroid_maxsim, kmeans, posting_lists, reference, residual_maxsim, residuals
-from colbertz.kernels.residuals_cpu import reversed_bits
+from colbertz.kernels import reference
+from colbertz.kernels.cpu.residuals import reversed_bits
+from colbertz.kernels.triton import centroid_maxsim, kmeans, posting_lists, residual_maxsim, residuals
 
 NBITS = [1, 2, 4, 8]
 NUM_CENTROIDS = 50

@@ -48,7 +48,7 @@ def change_weights(directory: Path, file: str = "model.safetensors", **changes: 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(ValueError, match=f"device {device} cannot be used here") as caught:
-        ColBERT.from_pretrained("colbertz/nano", device)
+        ColBERT.from_pretrained("colbertz/recipes/nano", device)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
@@ -328,7 +328,7 @@ def test_activations_that_are_none_are_refused(directory, name):
 def test_a_failed_save_leaves_the_old_files(directory, tmp_path, monkeypatch):
     model = ColBERT.from_pretrained(directory, "cpu")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    from colbertz.models import checkpoint
+    from colbertz.models.checkpoint import assemble as checkpoint
 
     def fail(*_args: object, **_settings: object) -> None:
         raise OSError("No space left on device")

@@ -11,9 +11,9 @@ import torch
 from checkpoints import bert_config, modernbert_config, random_weights
 from torch import Tensor, nn
 
-from colbertz.kernels import attention_cpu
-from colbertz.models.bert import Bert, BertConfig
-from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.kernels.cpu import attention as attention_cpu
+from colbertz.models.encoders.bert import Bert, BertConfig
+from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.ragged import Ragged
 
 
@@ -57,7 +57,7 @@ def test_a_text_does_not_depend_on_its_batch(encoder):
 
 @ENCODERS
 def test_bfloat16_is_as_near_to_float32_as_with_pytorchs_attention(encoder, monkeypatch):
-    """Texts are filled up for the products of kernels/attention_cpu.py; the last of these is longer than that goes."""
+    """Texts are filled up for the products of kernels/cpu/attention.py; the last of these is longer than that goes."""
     lengths = (70, 3, 0, 200, 3, 1, 71, 37, *([530] if encoder is modernbert else [129]))
     model, ids = encoder(), batch(*lengths)
     monkeypatch.setattr(attention_cpu, "is_for", lambda dtype: dtype == torch.bfloat16)
@@ -189,7 +189,7 @@ def test_more_tokens_than_bert_has_positions():
 
 PEAK = """
 import resource, torch
-from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.ragged import Ragged
 torch.manual_seed(0)
 model = ModernBert(ModernBertConfig()).eval()

@@ -17,7 +17,7 @@ from texts import ORDINARY, REAL
 from colbertz import ColBERT, Index, Ragged, Searcher
 from colbertz.cli import main
 from colbertz.models import CheckpointError, Tokens
-from colbertz.models.onnx_files import export
+from colbertz.models.onnx.runtime import export
 
 TANH = "torch.nn.modules.activation.Tanh"
 DENSES = [
@@ -194,7 +194,7 @@ def test_exporting_into_a_link_writes_where_it_leads(checkpoint: Path, tmp_path:
 
 
 def test_mteb_tells_exported_models_apart_by_their_weights(exported: Path, tmp_path: Path) -> None:
-    mteb = pytest.importorskip("colbertz.mteb")
+    mteb = pytest.importorskip("colbertz.integrations.mteb")
     models = [ColBERT.from_pretrained(exported, backend=backend) for backend in ("onnx", "onnx-int8", "onnx")]
     first, other, again = map(mteb._digest, models)
     assert first == again != other
@@ -314,7 +314,9 @@ def test_without_the_packages(
     model = ColBERT.from_pretrained(checkpoint, "cpu")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ValueError, match=r'model\.onnx needs the package onnxruntime: pip install "colbertz\[onnx\]"'):
+    with pytest.raises(
+        ValueError, match=r'onnxruntime is not installed; install it with: pip install "colbertz\[onnx\]"'
+    ):
         ColBERT.from_pretrained(exported, backend="onnx")
-    with pytest.raises(ValueError, match=r'exporting needs the package onnx: pip install "colbertz\[onnx\]"'):
+    with pytest.raises(ValueError, match=r'onnx is not installed; .*pip install "colbertz\[onnx\]"'):
         export(model, tmp_path / "out")

@@ -19,7 +19,7 @@ import torch
 from colbertz import Index, Ragged
 from colbertz.index.interop import open_foreign
 from colbertz.index.interop.convert import convert
-from colbertz.index.snapshot import Snapshot, open_snapshot
+from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
 pytestmark = pytest.mark.pylate
 pytest.importorskip("fast_plaid")

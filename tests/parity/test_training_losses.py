@@ -17,9 +17,9 @@ from texts import ORDINARY
 from torch import Tensor, nn
 
 from colbertz import ColBERT, Ragged
-from colbertz.config import LossConfig
 from colbertz.maxsim import maxsim
 from colbertz.training import losses
+from colbertz.training.config import LossConfig
 from colbertz.training.gradcache import cached_backward
 from colbertz.training.losses import Labels, Objective
 

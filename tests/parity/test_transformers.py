@@ -5,8 +5,8 @@ import torch
 from checkpoints import JSON, Weights, bert_config, modernbert_config, random_weights
 from torch import Tensor, nn
 
-from colbertz.models.bert import Bert, BertConfig
-from colbertz.models.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.encoders.bert import Bert, BertConfig
+from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.ragged import Ragged
 
 transformers = pytest.importorskip("transformers")

@@ -13,10 +13,9 @@ import torch
 import torch.multiprocessing as mp
 from toy_training import settings, write
 
-from colbertz import config
-from colbertz.config import LossConfig
 from colbertz.ragged import Ragged
-from colbertz.training import distributed
+from colbertz.training import config, distributed
+from colbertz.training.config import LossConfig
 from colbertz.training.loop import train
 
 ROOT = Path(__file__).parents[2]

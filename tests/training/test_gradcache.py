@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from toy_training import settings, write
 
-from colbertz.config import DataConfig, LossConfig, SourceConfig, TrainingConfig
-from colbertz.models.modernbert import Attention
+from colbertz.models.encoders.modernbert import Attention
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training import distributed, gradcache
+from colbertz.training.config import DataConfig, LossConfig, SourceConfig, TrainingConfig
 from colbertz.training.gradcache import cached_backward, embed
 from colbertz.training.loop import Run, prepare
 from colbertz.training.losses import Labels, Objective

@@ -14,13 +14,12 @@ import pytest
 import torch
 from toy_training import pairs, settings, write
 
-from colbertz import config
-from colbertz.config import DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, SourceConfig
 from colbertz.evaluation import Collection, evaluate, from_pairs
 from colbertz.evaluation.exact import best
 from colbertz.models import ColBERT
-from colbertz.training import losses, main
+from colbertz.training import config, losses, main
 from colbertz.training.alignment import Mismatch
+from colbertz.training.config import DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, SourceConfig
 from colbertz.training.loop import TrainingDiverged, train
 from colbertz.training.model import build_model
 from colbertz.training.optim import schedule

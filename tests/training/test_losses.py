@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colbertz.config import LossConfig
 from colbertz.ragged import Ragged
 from colbertz.training import losses
+from colbertz.training.config import LossConfig
 from colbertz.training.losses import Labels, Objective
 
 DIM = 6

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 import toy_training
 
-from colbertz.config import LossConfig, ModelConfig
 from colbertz.models import ColBERT
 from colbertz.ragged import Ragged
+from colbertz.training.config import LossConfig, ModelConfig
 from colbertz.training.loop import train
 from colbertz.training.mlm import MaskedLanguageHead, mask
 from colbertz.training.model import build_model

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from colbertz.config import OptimConfig
 from colbertz.training import optim
+from colbertz.training.config import OptimConfig
 
 
 def network() -> nn.Module:

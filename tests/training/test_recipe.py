@@ -7,10 +7,9 @@ import pytest
 import yaml
 from toy_training import settings, write
 
-from colbertz import config
-from colbertz.config import EvalConfig, TrainingConfig
 from colbertz.models import ColBERT
-from colbertz.training import main, recipe
+from colbertz.training import config, main, recipe
+from colbertz.training.config import EvalConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from test_gradcache import free_port
 from toy_training import settings, write
 
-from colbertz import config
-from colbertz.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
-from colbertz.training import state
+from colbertz.training import config, state
+from colbertz.training.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
 from colbertz.training.loop import train
 
 ROOT = Path(__file__).parents[2]

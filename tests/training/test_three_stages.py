@@ -7,11 +7,11 @@ import pytest
 import yaml
 from toy_training import pairs, settings, write
 
-from colbertz import config
 from colbertz.cli import main
-from colbertz.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig
 from colbertz.evaluation import evaluate, from_pairs
 from colbertz.models import ColBERT
+from colbertz.training import config
+from colbertz.training.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ their sources; that they hold is tested against fast-plaid itself in tests/parit
 
 from pathlib import Path
 
+from colbertz.errors import UserError
 from colbertz.index.interop import fast_plaid, stanford
 from colbertz.index.interop.foreign import read_json
-from colbertz.index.snapshot import Snapshot, open_snapshot
+from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
 
 def detect(root: Path) -> str | None:
@@ -50,7 +51,7 @@ def open_foreign(root: Path) -> Snapshot:
 def require_own(root: Path) -> None:
     """Raises ValueError if the index is another program's: those are not written to, and have no checksums."""
     if program := detect(root):
-        raise ValueError(
+        raise UserError(
             f"{root} is an index of {program}, which colbertz only searches; convert it first:"
             f" colbertz convert {root} NEW_DIRECTORY --to colbertz"
         )

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from colbertz.index import copying
+from colbertz.errors import UserError
+from colbertz.files import sync_files, sync_folder
 from colbertz.index.interop import fast_plaid, open_any
-from colbertz.index.layout import Manifest, SegmentFiles, sync_files, sync_folder
-from colbertz.index.snapshot import Snapshot
-from colbertz.index.write import commit, next_name, only_writer
+from colbertz.index.store.manifest import Manifest, SegmentFiles
+from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.write import compact as copying
+from colbertz.index.write.commit import commit, next_name, only_writer
 
 FORMATS = ("colbertz", "fast-plaid", "next-plaid")
 
@@ -34,11 +36,11 @@ def convert(source: str | Path, target: str | Path, format: str) -> None:
     """
     source, target = Path(source), Path(target)
     if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+        raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     snapshot = open_any(source)
     manifest = snapshot.manifest
     if not manifest.num_documents:
-        raise ValueError(f"{source} has no documents left to convert")
+        raise UserError(f"{source} has no documents left to convert")
     if manifest.model and manifest.model.startswith(("./", "../")):
         # It was relative to the index, and the copy is somewhere else.
         manifest = replace(manifest, model=str((source / manifest.model).resolve()))

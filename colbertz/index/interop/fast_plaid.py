@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from colbertz.index import copying
-from colbertz.index.codec import Codec
 from colbertz.index.interop import metadata_db
 from colbertz.index.interop.foreign import (
     check_doclens,
@@ -29,8 +27,10 @@ from colbertz.index.interop.foreign import (
     read_json,
     read_npy,
 )
-from colbertz.index.segment import invert, offsets_of
-from colbertz.index.snapshot import Snapshot
+from colbertz.index.store.codec import Codec
+from colbertz.index.store.segment import invert, offsets_of
+from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.write import compact as copying
 
 # As many as their own builders put into one.
 FAST_PLAID_CHUNK, NEXT_PLAID_CHUNK = 25_000, 50_000
@@ -127,7 +127,7 @@ def write(snapshot: Snapshot, root: Path, *, next_plaid: bool) -> None:
     Memory: 2 bytes a token, and 4 bytes a token while the lists are sorted. Residuals are streamed.
     """
     codec = snapshot.codec
-    numbers = copying.live_numbers(snapshot)
+    numbers = copying.live_doc_idx(snapshot)
     doclens = snapshot.doclens(numbers)
     num_tokens = int(doclens.sum())
     _write_codec(codec, root, next_plaid)
@@ -162,8 +162,8 @@ def _write_chunks(snapshot: Snapshot, root: Path, numbers: np.ndarray, doclens: 
     # libtorch, in fast-plaid, knows bytes by one name only, and next-plaid by the other.
     byte = "|u1" if next_plaid else "<u1"
     offsets = offsets_of(doclens)
-    firsts = range(0, len(numbers), size)
-    for chunk, first in enumerate(firsts):
+    first_doc_idx = range(0, len(numbers), size)
+    for chunk, first in enumerate(first_doc_idx):
         part, lengths = numbers[first : first + size], doclens[first : first + size]
         count = int(lengths.sum())
         codes = (piece.codes.astype("<i8") for piece in copying.tokens(snapshot, part))
@@ -173,7 +173,7 @@ def _write_chunks(snapshot: Snapshot, root: Path, numbers: np.ndarray, doclens: 
         _write_json(root / f"doclens.{chunk}.json", lengths.tolist())
         about = {"num_documents": len(part), "num_embeddings": count, "embedding_offset": int(offsets[first])}
         _write_json(root / f"{chunk}.metadata.json", about)
-    return len(firsts)
+    return len(first_doc_idx)
 
 
 def _write_codec(codec: Codec, root: Path, next_plaid: bool) -> None:

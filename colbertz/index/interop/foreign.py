@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colbertz.index.codec import NBITS, Codec
-from colbertz.index.documents import Document, Documents, write_documents
-from colbertz.index.layout import Manifest, SegmentInfo
-from colbertz.index.segment import Segment, invert, offsets_of
-from colbertz.index.snapshot import Snapshot
+from colbertz.errors import UserError
+from colbertz.index.store.codec import NBITS, Codec
+from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.manifest import Manifest, SegmentInfo
+from colbertz.index.store.segment import Segment, invert, offsets_of
+from colbertz.index.store.snapshot import Snapshot
 
 # Tokens looked at to learn how long residuals are.
 _SAMPLE = 1 << 16
@@ -53,9 +54,9 @@ def read_doclens(path: Path) -> np.ndarray:
 def check_doclens(root: Path, doclens: np.ndarray) -> None:
     """Raises ValueError: if there are no documents, or some without tokens."""
     if not len(doclens):
-        raise ValueError(f"{root} has no documents left; there is nothing to open")
+        raise UserError(f"{root} has no documents left; there is nothing to open")
     if doclens.min() < 1:
-        raise ValueError(f"document {int(doclens.argmin())} of {root} has no tokens; delete it there first")
+        raise UserError(f"document {int(doclens.argmin())} of {root} has no tokens; delete it there first")
 
 
 def make_codec(
@@ -69,7 +70,7 @@ def make_codec(
 ) -> Codec:
     """Raises ValueError: if the arrays, of any floating point type, do not fit each other."""
     if nbits not in NBITS:
-        raise ValueError(f"{root} has {nbits} bits a dimension; colbertz reads {', '.join(map(str, NBITS))}")
+        raise UserError(f"{root} has {nbits} bits a dimension; colbertz reads {', '.join(map(str, NBITS))}")
     if centroids.ndim != 2 or not centroids.size or centroids.shape[1] * nbits % 8:
         raise damaged(root, f"its centroids have the shape {centroids.shape}")
     if cutoffs.shape != ((1 << nbits) - 1,) or weights.shape != (1 << nbits,):

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from colbertz.index.documents import Document, fold, quoted
+from colbertz.errors import UserError
 from colbertz.index.interop.foreign import damaged
-from colbertz.index.snapshot import Snapshot
+from colbertz.index.store.documents import Document, fold, quoted
+from colbertz.index.store.snapshot import Snapshot
 
 NAME = "metadata.db"
 _OWN = ("_subset_", "id", "text", "_metadata_", "_content_id_")
@@ -62,7 +63,7 @@ def _read(connection: sqlite3.Connection, count: int) -> Iterator[Document]:
     for row in rows:
         values = dict(zip(columns, row))
         if not number <= values["_subset_"] < count:
-            raise ValueError(f"it has a row for document {values['_subset_']} of {count}")
+            raise UserError(f"it has a row for document {values['_subset_']} of {count}")
         while number < values["_subset_"]:
             yield Document(next(unused))
             number += 1

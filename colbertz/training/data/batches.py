@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from colbertz.config import TrainingConfig
+from colbertz.errors import UserError
 from colbertz.models.tokenizer import ColBERTTokenizer, Tokens
+from colbertz.training.config import TrainingConfig
 from colbertz.training.data.examples import BadRow, Example
 from colbertz.training.data.mixture import Schedule, num_steps, rows_of, schedule
 from colbertz.training.data.sources import Source, open_mixture
@@ -109,7 +110,7 @@ class StepBatches(Dataset[Batch]):
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
-            raise ValueError(
+            raise UserError(
                 f"batch_size {self.batch_size} cannot be shared by {self.world_size} processes; make it a multiple"
             )
 
@@ -144,12 +145,12 @@ def open_batches(
     sources = open_mixture(config.data, config.seed)
     for source in sources:
         if source.scored and config.loss.kind == "contrastive":
-            raise ValueError(
+            raise UserError(
                 f"{source.name} has a teacher's scores, so the first of its documents need not be the answer, as the "
                 "contrastive loss takes for granted; set loss.kind to distillation, or scores to null"
             )
         if not source.scored and config.loss.needs_teacher:
-            raise ValueError(
+            raise UserError(
                 f"loss.kind {config.loss.kind} needs a teacher's scores and {source.name} has none; name their column "
                 "with scores, or set loss.kind to contrastive"
             )
@@ -211,7 +212,7 @@ def _next_good(source: Source, wanted: int, bad_rows: list[str]) -> tuple[int, E
             return row, source[row]
         except BadRow as error:
             bad_rows.append(str(error))
-    raise ValueError(f"{most} rows of {source.name} on end cannot be used; the first: {bad_rows[before]}")
+    raise UserError(f"{most} rows of {source.name} on end cannot be used; the first: {bad_rows[before]}")
 
 
 def _batch(

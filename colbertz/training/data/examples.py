@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from colbertz.config import SourceConfig
+from colbertz.training.config import SourceConfig
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from colbertz.errors import UserError
 from colbertz.training.data.permutation import permuted
 from colbertz.training.data.sources import Source
 
@@ -83,11 +84,11 @@ def rows_of(source: Source, draw: int, batch_size: int, seed: int, rank: int = 0
 
 def _num_batches(source: Source, batch_size: int) -> int:
     if source.num_rows is None:
-        raise ValueError(
+        raise UserError(
             f"the stream {source.name} does not say how many rows it has; give it a weight and set max_steps"
         )
     if source.num_rows < batch_size:
-        raise ValueError(
+        raise UserError(
             f"{source.name} has {source.num_rows} rows, fewer than batch_size {batch_size}, so it could never be "
             "drawn; make batch_size smaller, or merge it with another data set"
         )
@@ -98,5 +99,5 @@ def _weight(source: Source, batch_size: int, temperature: float) -> float:
     if source.num_rows is not None:
         _num_batches(source, batch_size)  # raises where there is not even one
     elif source.weight is None:
-        raise ValueError(f"the stream {source.name} does not say how many rows it has; give it a weight")
+        raise UserError(f"the stream {source.name} does not say how many rows it has; give it a weight")
     return source.weight or (source.num_rows or 0) ** (1 / temperature)

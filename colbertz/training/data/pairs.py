@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from colbertz.config import SourceConfig
+from colbertz.training.config import SourceConfig
 from colbertz.training.data.sources import Source, open_rows
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from colbertz.errors import UserError
 from colbertz.training.data.examples import BadRow
 
 _BLOCK = 1 << 24  # bytes scanned for line ends at a time
@@ -51,7 +52,7 @@ class JsonLines:
         self._starts, self._blank = _scan(self._data)
         self.num_rows = len(self._starts)
         if not self.num_rows:
-            raise ValueError(f"{path} holds no rows")
+            raise UserError(f"{path} holds no rows")
 
     @property
     def name(self) -> str:
@@ -88,7 +89,7 @@ class JsonLines:
             except BadRow as error:
                 problems.append(f"{self.where(index)} {error}")
         if problems and not found:
-            raise ValueError(problems[0])
+            raise UserError(problems[0])
         return list(found)
 
     def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -105,9 +106,9 @@ class JsonLines:
             try:
                 yield [self[index][column]]
             except BadRow as error:
-                raise ValueError(f"{self.where(index)} {error}") from None
+                raise UserError(f"{self.where(index)} {error}") from None
             except KeyError:
-                raise ValueError(f"{self.where(index)} has no key {column!r}") from None
+                raise UserError(f"{self.where(index)} has no key {column!r}") from None
 
     def where(self, index: int) -> str:
         return f"{self.path}:{index + 1 + np.searchsorted(self._blank, index, side='right')}"

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colbertz.config import DataConfig, SourceConfig
+from colbertz.errors import UserError
+from colbertz.training.config import DataConfig, SourceConfig
 from colbertz.training.data.examples import BadRow, Example, read_example
 from colbertz.training.data.lookup import ScoredLists, build_lookup
 from colbertz.training.data.rows import JsonLines, Rows
@@ -118,7 +119,7 @@ def open_rows(config: SourceConfig, setting: str, seed: int = 0) -> Mapping[str,
     path = Path(str(config.path))
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         if config.streaming or config.subset or config.split:
-            raise ValueError(f"{setting}.streaming, subset and split are for data sets on the hub; {path} is one file")
+            raise UserError(f"{setting}.streaming, subset and split are for data sets on the hub; {path} is one file")
         return {path.name.removesuffix(".gz").removesuffix(".jsonl"): JsonLines(path)}
     tables = open_tables(config, setting, seed)
     if config.layout != "columns":
@@ -153,4 +154,4 @@ def _scored_lists(config: SourceConfig, setting: str, seed: int) -> Source:
 
 def _check_column(there: list[str] | None, column: str, place: str, advice: str) -> None:
     if there is not None and column not in there:
-        raise ValueError(f"{place} has no column {column!r}, only {', '.join(there)}; {advice}")
+        raise UserError(f"{place} has no column {column!r}, only {', '.join(there)}; {advice}")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colbertz.config import SourceConfig
+from colbertz.errors import UserError, require
+from colbertz.training.config import SourceConfig
 
 _BUFFER = 10_000  # rows of a stream among which the next one is drawn
 _RECENT = 1000  # rows of a stream that can be read once more: those that took the place of bad ones before their turn
@@ -120,13 +121,13 @@ def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Tabl
     tables: dict[str, Table | Stream] = {}
     for name in names:
         if name not in splits:
-            raise ValueError(
+            raise UserError(
                 f"{config.path} has no split {name!r}, only {', '.join(splits)}; choose with {setting}.split"
             )
         place = f"{config.path}{f' ({name})' if len(splits) > 1 else ''}"
         tables[name] = Stream(place, splits[name], seed) if config.streaming else Table(place, splits[name])
         if tables[name].num_rows == 0:
-            raise ValueError(f"{place} holds no rows")
+            raise UserError(f"{place} holds no rows")
     return tables
 
 
@@ -136,19 +137,16 @@ def _named_splits(config: SourceConfig) -> list[str]:
 
 def _load(config: SourceConfig, setting: str) -> Any:
     """A data set, or a dict of them by split."""
-    try:
-        import datasets  # type: ignore[import-untyped]
-    except ImportError:
-        raise ValueError(f'reading {config.path} needs the datasets library: pip install "colbertz[train]"') from None
+    datasets: Any = require("datasets", "train")
     path = Path(str(config.path))
     kind = {".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
     if kind and not path.is_file():
         raise FileNotFoundError(f"there is no data file {str(path)!r}")
     if path.is_file() and not kind:
-        raise ValueError(f"{path} is neither .jsonl, .jsonl.gz, .csv nor .parquet; convert it to one of these")
+        raise UserError(f"{path} is neither .jsonl, .jsonl.gz, .csv nor .parquet; convert it to one of these")
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         if config.streaming or config.subset:
-            raise ValueError(f"{setting}.streaming and subset are for data sets on the hub; {path} was saved as one")
+            raise UserError(f"{setting}.streaming and subset are for data sets on the hub; {path} was saved as one")
         return datasets.load_from_disk(str(path))
     # Named splits of the nomic data sets are fetched by their files: otherwise all 239 million pairs would come.
     files = {name: f"data/{name}-*" for name in _named_splits(config) if config.layout.startswith("nomic")}
@@ -159,7 +157,7 @@ def _load(config: SourceConfig, setting: str) -> Any:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if files and isinstance(error, ValueError | datasets.exceptions.DataFilesNotFoundError):
             there = ", ".join(datasets.get_dataset_split_names(str(path), config.subset))
-            raise ValueError(
+            raise UserError(
                 f"{path} has not all of the splits {', '.join(files)}, only {there}; choose with {setting}.split"
             ) from None
         if isinstance(error, OSError):  # no such file, no such data set, no network
@@ -167,4 +165,4 @@ def _load(config: SourceConfig, setting: str) -> Any:
                 f"there is no data file or directory {str(path)!r}, and it cannot be had from the hub: {error}"
             ) from None
         # What went wrong while reading a file is the cause of an error that says no more than that.
-        raise ValueError(f"{setting}, {path}, cannot be opened: {error.__cause__ or error}") from None
+        raise UserError(f"{setting}, {path}, cannot be opened: {error.__cause__ or error}") from None

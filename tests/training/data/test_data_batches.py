@@ -9,8 +9,8 @@ import pytest
 import torch
 from toy_training import pairs, tokenizer
 
-from colbertz.config import DataConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
+from colbertz.training.config import DataConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
 from colbertz.training.data import Batch, StepBatches, check, document_keys, loader, open_batches, open_mixture
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from colbertz.config import SourceConfig
+from colbertz.training.config import SourceConfig
 from colbertz.training.data import BadRow, Example, read_example
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbertz.config import SourceConfig
+from colbertz.training.config import SourceConfig
 from colbertz.training.data import Source, num_steps, permuted, rows_of, schedule
 
 

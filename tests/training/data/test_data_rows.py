@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_training import pairs
 
-from colbertz.config import SourceConfig
+from colbertz.training.config import SourceConfig
 from colbertz.training.data import BadRow, open_sources, read_pairs, rows
 from colbertz.training.data.rows import JsonLines
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbertz.config import SourceConfig
+from colbertz.training.config import SourceConfig
 from colbertz.training.data import BadRow, Example, Source, open_sources, tables
 from colbertz.training.data.lookup import _hashes
 

@@ -1,0 +1,263 @@
+"""The codec of a PLAID index: a token is its nearest centroid and a few bits for each dimension of what is left.
+
+    residual r = x - c, one of 2^nbits buckets for each dimension of r, decoded vector normalize(c + w[bucket])
+
+Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files and packing are those of Stanford's ColBERT and
+fast-plaid. The buckets are not: theirs hold equally many residuals, ours have the least squared error (Lloyd 1982).
+Their readers read them all the same, and less is lost where some tokens are far from all centroids (docs/index.md).
+
+Legend: N tokens, E embedding dim, K centroids.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colbertz.errors import UserError
+from colbertz.index.store import kmeans
+from colbertz.kernels.cpu import residuals as residuals_cpu
+from colbertz.kernels.cpu.threads import parts, run
+
+NBITS = (1, 2, 4, 8)
+# Tokens of the sample that are kept from k-means to measure residuals: at most a twentieth, and this many.
+_HELD_OUT = 50_000
+# Rounds of placing the buckets; it converges slowly where residuals have long tails.
+_BUCKET_ROUNDS = 200
+FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Coded tokens.
+
+    Attributes:
+        codes: (N,) uint16, or uint32 above 65,536 centroids.
+        residuals: (N, E · nbits / 8) uint8.
+        inverse_norms: (N,) float32, 1 / norm of centroid + residual.
+    """
+
+    codes: np.ndarray
+    residuals: np.ndarray
+    inverse_norms: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """What turns embeddings into codes and back.
+
+    Attributes:
+        centroids: (K, E) float32; float16 numbers, unless they came from an index that has float32.
+        bucket_cutoffs: (2^nbits - 1,) float32, ascending.
+        bucket_weights: (2^nbits,) float32.
+        avg_residual: (E,) float32, the mean absolute residual of each dimension; other programs' files have it.
+        cluster_threshold: the 0.75 quantile of the residuals' norms; tokens farther than that are far from all cells.
+    """
+
+    centroids: Tensor
+    bucket_cutoffs: Tensor
+    bucket_weights: Tensor
+    avg_residual: Tensor
+    cluster_threshold: float
+
+    @property
+    def nbits(self) -> int:
+        return len(self.bucket_weights).bit_length() - 1
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.centroids.shape[1]
+
+    @property
+    def code_dtype(self) -> np.dtype:
+        return np.dtype(np.uint16 if len(self.centroids) <= 1 << 16 else np.uint32)
+
+    @functools.cached_property
+    def cells(self) -> kmeans.Cells:
+        return kmeans.Cells.of(self.centroids)
+
+    @functools.cached_property
+    def weights_of_byte(self) -> np.ndarray:
+        """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
+        weights: np.ndarray = self.bucket_weights.numpy()[residuals_cpu.buckets_of_byte(self.nbits)]
+        return weights
+
+    def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
+        """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32."""
+        if embeddings.device.type != "cpu":
+            return self._encode_on_gpu(embeddings)
+        tokens = embeddings.to("cpu", torch.float32).contiguous()
+        codes = self.cells.nearest(tokens).astype(self.code_dtype)
+        packed = np.empty((len(tokens), packed_bytes(self.embedding_dim, self.nbits)), np.uint8)
+        inverse_norms, distances = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.float32)
+        inputs = (self.centroids.numpy(), codes, self.bucket_cutoffs.numpy(), self.bucket_weights.numpy())
+        reversed_bits = residuals_cpu.reversed_bits(self.nbits)
+        run(
+            [
+                functools.partial(
+                    residuals_cpu.encode,
+                    tokens.numpy(),
+                    *part,
+                    *inputs,
+                    reversed_bits,
+                    self.nbits,
+                    packed,
+                    inverse_norms,
+                    distances,
+                )
+                for part in parts(len(tokens))
+            ]
+        )
+        return Encoded(codes, packed, inverse_norms), distances
+
+    def _encode_on_gpu(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
+        """With the nearest of all centroids, by half precision; equally near ones may come out otherwise."""
+        from colbertz.kernels.triton import kmeans, residuals
+
+        centroids, *buckets = (
+            x.to(embeddings.device) for x in (self.centroids, self.bucket_cutoffs, self.bucket_weights)
+        )
+        codes = kmeans.nearest(embeddings.half(), centroids.half())
+        packed, inverse_norms, distances = residuals.encode(embeddings, centroids, codes, *buckets)
+        arrays = [x.cpu().numpy() for x in (codes, packed, inverse_norms, distances)]
+        return Encoded(arrays[0].astype(self.code_dtype), *arrays[1:3]), arrays[3]
+
+    def decode(self, codes: np.ndarray, residuals: np.ndarray, inverse_norms: np.ndarray) -> Tensor:
+        """The (N, E) float32 vectors of norm 1 that coded tokens stand for."""
+        out = np.empty((len(codes), self.embedding_dim), np.float32)
+        inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte, inverse_norms)
+        run([functools.partial(residuals_cpu.decode, *part, *inputs, out) for part in parts(len(codes))])
+        return torch.from_numpy(out)
+
+    def inverse_norms(self, codes: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+        """(N,) float32, for coded tokens that came without."""
+        out = np.empty(len(codes), np.float32)
+        inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte)
+        run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
+        return out
+
+    def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
+        """With new centroids for tokens (N, E) that are far from all: as many as the index has for so many tokens.
+
+        The others keep their numbers, so everything coded before stays as it is, and no number outgrows `code_dtype`.
+        """
+        room = np.iinfo(code_dtype).max + 1 - len(self.centroids)
+        count = min(len(far), room, max(1, round(len(far) / tokens_per_centroid)))
+        if not count:
+            return self
+        new = kmeans.train(far.to("cpu", torch.float32), count, seed=0).half().float()
+        return replace(self, centroids=torch.cat([self.centroids, new]))
+
+    def save(self, folder: Path) -> None:
+        """Write the files `FILES` into `folder`."""
+        half = self.centroids.half()
+        exact = torch.equal(half.float(), self.centroids)
+        arrays = (
+            half if exact else self.centroids,
+            self.bucket_cutoffs,
+            self.bucket_weights,
+            self.avg_residual,
+            torch.tensor([self.cluster_threshold], dtype=torch.float32),
+        )
+        for name, array in zip(FILES, arrays):
+            np.save(folder / name, array.numpy(), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Codec":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the arrays do not fit each other.
+        """
+        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in FILES]
+        centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
+        if (
+            centroids.dim() != 2
+            or not len(centroids)
+            or len(weights) not in {1 << nbits for nbits in NBITS}
+            or len(cutoffs) != len(weights) - 1
+        ):
+            shapes = ", ".join(str(array.shape) for array in arrays[:3])
+            raise UserError(f"{folder} holds no codec: centroids, cutoffs and weights have the shapes {shapes}")
+        return cls(centroids, cutoffs, weights, average, float(threshold.reshape(-1)[0]))
+
+
+def packed_bytes(dim: int, nbits: int) -> int:
+    """Bytes of a packed residual.
+
+    Raises:
+        ValueError: if the bits do not fill whole bytes.
+    """
+    if dim * nbits % 8:
+        raise UserError(
+            f"embeddings of dimension {dim} do not fill whole bytes with nbits {nbits}: the dimension must be a"
+            f" multiple of {8 // nbits}"
+        )
+    return dim * nbits // 8
+
+
+def num_centroids(num_tokens: int, num_sampled: int) -> int:
+    """2^⌊log2(16·√tokens)⌋, as in all PLAID implementations, and no more than there are tokens to begin from."""
+    return max(1, min(1 << int(math.log2(16 * math.sqrt(num_tokens))), num_sampled))
+
+
+def sample_size(num_tokens: int) -> int:
+    """Tokens to train a codec from: 64 a centroid, but no more than 4.2 million, and the held-out ones."""
+    wanted = min(64 * num_centroids(num_tokens, num_tokens), 1 << 22)
+    return min(num_tokens, wanted + _HELD_OUT)
+
+
+def train(
+    sample: Tensor,
+    num_tokens: int,
+    nbits: int,
+    seed: int,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> Codec:
+    """Make a codec from a random `sample` (N, E) float32 of the collection's tokens, of which there are `num_tokens`.
+
+    The tokens that measure the residuals take no part in k-means, unless there are too few to keep any back.
+    """
+    num_held_out = min(len(sample) // 20, _HELD_OUT)
+    held_out, training = sample[:num_held_out], sample[num_held_out:]
+    centroids = kmeans.train(training, num_centroids(num_tokens, len(training)), seed, on_progress).cpu()
+    centroids = centroids.half().float()
+    measured = (held_out if num_held_out else training).cpu()
+    codes = kmeans.Cells.of(centroids).nearest(measured)
+    residual = measured - centroids[torch.from_numpy(codes).long()]
+    cutoffs, weights = best_buckets(residual.numpy().reshape(-1), 1 << nbits)
+    return Codec(
+        centroids,
+        torch.from_numpy(cutoffs.astype(np.float32)),
+        torch.from_numpy(weights.astype(np.float32)),
+        torch.from_numpy(np.abs(residual.numpy()).mean(0)),  # PyTorch's depends on the number of threads
+        float(np.quantile(np.linalg.norm(residual.numpy(), axis=1), 0.75)),
+    )
+
+
+def best_buckets(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The buckets that code numbers with the least squared error: k-means in one dimension, begun at quantiles.
+
+    Values are sorted, so that a round is `count` binary searches. Source: Lloyd 1982.
+
+    Args:
+        values: (N,) floating point, in any order; not empty.
+        count: how many buckets.
+
+    Returns:
+        Cutoffs (count - 1,) and weights (count,), float64, ascending.
+    """
+    values = np.sort(values.astype(np.float64))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    weights = np.quantile(values, (np.arange(count) + 0.5) / count)
+    for _ in range(_BUCKET_ROUNDS):
+        cutoffs = (weights[1:] + weights[:-1]) / 2
+        bounds = np.concatenate([[0], np.searchsorted(values, cutoffs, side="right"), [len(values)]])
+        sizes = np.diff(bounds)
+        weights = np.where(sizes > 0, np.diff(sums[bounds]) / np.maximum(sizes, 1), weights)
+    return (weights[1:] + weights[:-1]) / 2, weights

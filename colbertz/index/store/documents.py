@@ -1,0 +1,302 @@
+"""Ids, texts and metadata of a segment's documents, in one SQLite file that never changes once it is written.
+
+    documents   number, id, text, metadata as JSON: what a hit shows
+    fields      number (as rowid) and a column for each top-level key of the metadata: what filters read. They stand
+                apart so that a filter reads past no texts.
+    postings    word, occurrences: the number of the document of each occurrence, ascending, as int32
+    lengths     words of each document, as int32
+
+The last two are the inverted index of `colbertz.index.search.fulltext`. FTS5 splits texts into words, but keeping its
+own index too would cost as much space again, and it can tell the term frequencies only one occurrence at a time.
+"""
+
+import json
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from colbertz.errors import UserError
+
+# Names of the document's own columns and SQLite's names of the row's number. A metadata key called so has no column.
+OWN_COLUMNS = ("id", "text", "metadata")
+ROW_NUMBERS = ("rowid", "oid", "_rowid_")
+# SQLite stops at 2,000 columns; long before that something else than a field's name has become a key.
+MAX_FIELDS = 1000
+# Texts whose words are counted at once, in memory: three times as many bytes at most.
+BATCH_CHARACTERS = 1 << 24
+_READ_AT_ONCE = 1000
+
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+_SCHEMA = """
+CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT, metadata TEXT NOT NULL);
+CREATE TABLE fields (rowid INTEGER PRIMARY KEY);
+CREATE TABLE postings (word BLOB, first INTEGER, occurrences BLOB, PRIMARY KEY (word, first)) WITHOUT ROWID;
+CREATE TABLE lengths (first INTEGER PRIMARY KEY, lengths BLOB);
+"""
+
+# No stemming: embeddings forgive inflection anyway, so what users of hybrid search miss and want from words is the
+# exact name, code or identifier, in any language, and Porter's stemmer is for English prose only.
+_TOKENIZER = "unicode61 remove_diacritics 2"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document as it is stored and returned."""
+
+    id: str
+    text: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def fold(name: str) -> str:
+    """The same string for names that are one name in SQL, which ignores the case of ASCII letters only."""
+    return name.translate(_LOWER)
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def find_words(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Split numbered texts into words, without case and diacritics.
+
+    Yields:
+        Each different word and the numbers of the texts in which it occurs, ascending, once for each occurrence.
+        Words are bytes because FTS5 cuts them after 32 KiB, be it within a character.
+    """
+    with closing(sqlite3.connect(":memory:")) as scratch:
+        scratch.execute("PRAGMA temp_store = MEMORY")
+        scratch.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, content = '', tokenize = '{_TOKENIZER}')")
+        scratch.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
+        scratch.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", texts)
+        # As one string a word: a hundred thousand rows through Python would take longer than all the rest.
+        for word, numbers in scratch.execute("SELECT CAST(term AS BLOB), group_concat(doc) FROM words GROUP BY term"):
+            yield word, np.sort(np.fromstring(numbers, dtype="<i4", sep=","))
+
+
+class DocumentWriter:
+    """Appends documents to a new file. Use through `write_documents`.
+
+    Attributes:
+        count: documents so far.
+        fields: their metadata keys that have a column, in lower case.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.count = 0
+        self.fields: set[str] = set()
+        self._connection = connection
+        # Texts whose words are yet to be counted, and the first document that is.
+        self._texts: list[tuple[int, str]] = []
+        self._characters = 0
+        self._uncounted = 0
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Store documents under the next numbers.
+
+        Raises:
+            TypeError: if an id or text is not a string, or metadata not a dict that JSON can hold.
+            ValueError: if an id was there before, a text is not Unicode, or metadata keys cannot be columns: with NUL,
+                two in one document that differ only in case, or more than 1,000 over all documents.
+        """
+        for document in documents:
+            self._add(document)
+            if self._characters >= BATCH_CHARACTERS:
+                self.count_words()
+
+    def _add(self, document: Document) -> None:
+        id, text = document.id, document.text
+        if not isinstance(id, str):
+            raise TypeError(f"document {self.count}: ids must be strings, got {id!r} ({type(id).__name__})")
+        where = f"document {self.count} ({id!r})"
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{where}: texts must be strings, got {type(text).__name__}")
+        metadata = _to_json(document.metadata, where)
+        try:
+            row = (self.count, id, text, metadata)
+            self._connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError:
+            (other,) = self._connection.execute("SELECT number FROM documents WHERE id = ?", (id,)).fetchone()
+            raise UserError(f"documents {other} and {self.count} have the same id {id!r}") from None
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where} holds text that is not Unicode: {error}") from error
+        # Columns are made of what a reader gets back: JSON turns every key into a string and tuples into lists.
+        self._add_fields(json.loads(metadata), where)
+        if text:
+            self._texts.append((self.count, text))
+            self._characters += len(text)
+        self.count += 1
+
+    def _add_fields(self, metadata: dict[str, Any], where: str) -> None:
+        columns: dict[str, Any] = {}
+        for key, value in metadata.items():
+            name = fold(key)
+            if name in OWN_COLUMNS or name in ROW_NUMBERS:
+                continue
+            if name in columns:
+                raise UserError(f"{where}: two metadata keys differ only in the case of {key!r}; rename one of them")
+            if name not in self.fields:
+                self._new_field(key, where)
+            columns[name] = _column_value(value)
+        names = "".join(f", {quoted(name)}" for name in columns)
+        marks = ", ?" * len(columns)
+        self._connection.execute(
+            f"INSERT INTO fields (rowid{names}) VALUES (?{marks})", (self.count, *columns.values())
+        )
+
+    def _new_field(self, key: str, where: str) -> None:
+        if "\0" in key:
+            raise UserError(f"{where}: metadata key {key!r} holds a NUL character; rename it")
+        if len(self.fields) == MAX_FIELDS:
+            raise UserError(
+                f"{where}: {key!r} is one metadata key more than the {MAX_FIELDS:,} that an index can hold; keys "
+                'should be the names of fields: put what varies into values, as in {"name": …, "value": …}'
+            )
+        self._connection.execute(f"ALTER TABLE fields ADD COLUMN {quoted(key)}")
+        self.fields.add(fold(key))
+
+    def count_words(self) -> None:
+        """Write the inverted index of the documents since the last call."""
+        first, lengths = self._uncounted, np.zeros(self.count - self._uncounted, "<i4")
+        for word, numbers in find_words(self._texts):
+            np.add.at(lengths, numbers - first, 1)
+            self._connection.execute("INSERT INTO postings VALUES (?, ?, ?)", (word, first, numbers.tobytes()))
+        self._connection.execute("INSERT INTO lengths VALUES (?, ?)", (first, lengths.tobytes()))
+        self._texts, self._characters, self._uncounted = [], 0, self.count
+
+
+def _to_json(metadata: Any, where: str) -> str:
+    if not isinstance(metadata, dict):
+        raise TypeError(f"{where}: metadata must be a dict, got {type(metadata).__name__}")
+    try:
+        return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where}: metadata must be plain JSON values: {error}") from error
+
+
+def _column_value(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(str(value))  # as SQL reads such a number; float(value) would refuse 10**400 instead of infinity
+    return value
+
+
+@contextmanager
+def write_documents(path: Path) -> Iterator[DocumentWriter]:
+    """Create the file at `path`; it is complete when the block ends.
+
+    Raises:
+        OSError: if the file cannot be written, for instance because the disk is full.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            # The caller syncs the finished file and only then makes it visible, so a journal would protect nothing.
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.executescript(_SCHEMA)
+            writer = DocumentWriter(connection)
+            yield writer
+            writer.count_words()
+            connection.commit()
+    except sqlite3.OperationalError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+class Documents:
+    """Read access to the file at `path`, from any thread. The file stays open, so it may be deleted meanwhile.
+
+    Attributes:
+        fields: the metadata keys that have a column, in the order in which they were first seen.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        """Open the file.
+
+        Raises:
+            ValueError: if it is no such file or does not hold `count` documents.
+        """
+        # One connection, because a second one could not open a file that is already deleted. A lock, because threads
+        # may share a connection only where SQLite was compiled so, and a filter's time limit is set on the connection.
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+            )
+            weakref.finalize(self, self._connection.close)
+            (last,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
+            columns = self._connection.execute("SELECT * FROM fields LIMIT 0").description
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path} is damaged: {error}; build the index again") from error
+        if last != count - 1:
+            raise UserError(f"{path} is damaged: it ends at document {last} of {count}; build the index again")
+        self.fields = tuple(name for name, *_ in columns[1:])
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone while the block lasts."""
+        with self._lock:
+            yield self._connection
+
+    def _each(self, query: str, values: Iterable[Any]) -> list[Any]:
+        """The first row of the query for each value, None where there is none."""
+        with self._lock:
+            return [self._connection.execute(query, (value,)).fetchone() for value in values]
+
+    def get(self, numbers: Sequence[int]) -> list[Document]:
+        """The documents with these numbers, in that order."""
+        query = "SELECT id, text, metadata FROM documents WHERE number = ?"
+        return [_document(row) for row in self._each(query, map(int, numbers))]
+
+    def __getitem__(self, number: int) -> Document:
+        return self.get([number])[0]
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents in order, some of them in memory at a time."""
+        query = "SELECT id, text, metadata FROM documents WHERE number >= ? ORDER BY number LIMIT ?"
+        for first in range(0, len(self), _READ_AT_ONCE):
+            with self._lock:
+                rows = self._connection.execute(query, (first, _READ_AT_ONCE)).fetchall()
+            yield from map(_document, rows)
+
+    def ids(self, numbers: Sequence[int]) -> list[str]:
+        """The ids of the documents with these numbers, in that order."""
+        return [id for (id,) in self._each("SELECT id FROM documents WHERE number = ?", map(int, numbers))]
+
+    def numbers_of(self, ids: Sequence[str]) -> list[int | None]:
+        """The numbers of the documents with these ids, None where there is none."""
+        rows = self._each("SELECT number FROM documents WHERE id = ?", ids)
+        return [row[0] if row else None for row in rows]
+
+    def occurrences(self, word: bytes) -> np.ndarray:
+        """(num_occurrences,) int32: the number of the document of each occurrence of a word, ascending."""
+        return self._array("SELECT occurrences FROM postings WHERE word = ? ORDER BY first", (word,))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(num_documents,) int32: the words of each document, 0 for one without text."""
+        return self._array("SELECT lengths FROM lengths ORDER BY first", ())
+
+    def _array(self, query: str, parameters: Sequence[Any]) -> np.ndarray:
+        with self._lock:
+            rows = self._connection.execute(query, parameters).fetchall()
+        return np.frombuffer(b"".join(blob for (blob,) in rows), "<i4")
+
+
+def _document(row: tuple[str, str | None, str]) -> Document:
+    id, text, metadata = row
+    return Document(id, text, json.loads(metadata))

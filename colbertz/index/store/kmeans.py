@@ -1,0 +1,242 @@
+"""k-means over token embeddings, and the nearest of many centroids, both in two levels.
+
+With K centroids, one level means N · K products. Two levels put the centroids into 2·√K groups, each into its two
+nearest; a token is compared with the groups, then with the centroids of the best few. What that costs in recall is in
+docs/index.md.
+
+Everything is seeded, and blocks do not depend on the number of threads: the same input gives the same bits.
+
+Legend: N tokens, E embedding dim, K centroids, G groups.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from colbertz.kernels.cpu import kmeans as kmeans_cpu
+from colbertz.kernels.cpu.linear import product
+from colbertz.kernels.cpu.threads import parts, run
+
+# Groups whose centroids a token is compared with, and groups that a centroid is in: the same work misses half as much
+# of the similarity as with twice the probes and each centroid in one group (docs/log.md).
+GROUPS_PROBED = 6
+_GROUPS_OF_CENTROID = 2
+# Up to here all centroids are compared with.
+_ONE_LEVEL = 1024
+# Tokens a block of products: with 128 groups or centroids its scores are 2 MB.
+_BLOCK = 4096
+# oneDNN compiles a product for every new shape, so rows and columns are filled up to multiples of these.
+_ROW_STEP, _COLUMN_STEP = 512, 32
+_POINTS_PER_CENTROID = 256  # more do not move a centroid much (faiss's default)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Centroids and their groups.
+
+    Attributes:
+        centroids: (K, E) float32, in their own order.
+        grouped: (2 · K and filling, E) float32, group after group.
+        numbers: (2 · K,) int32, the number of each grouped centroid.
+        offsets: (G + 1,) int64, where each group begins.
+        groups: (G, E) float32, the mean of each group.
+    """
+
+    centroids: Tensor
+    grouped: Tensor
+    numbers: np.ndarray
+    offsets: np.ndarray
+    groups: Tensor
+
+    @classmethod
+    def of(cls, centroids: Tensor, seed: int = 0) -> "Cells":
+        """Group `centroids` (K, E) by a k-means of their own."""
+        if len(centroids) <= _ONE_LEVEL:
+            order, offsets = np.arange(len(centroids), dtype=np.int32), np.array([0, len(centroids)])
+            return cls(centroids, centroids, order, offsets, centroids.new_zeros(1, centroids.shape[1]))
+        groups = _lloyd(centroids, 2 * math.isqrt(len(centroids)), 10, torch.Generator().manual_seed(seed))
+        of_centroid = np.empty((len(centroids), _GROUPS_OF_CENTROID), np.int32)
+        _top(centroids, groups, of_centroid)
+        order, offsets = kmeans_cpu.order_by(of_centroid.reshape(-1), len(groups))
+        # Without empty groups, or a token near to nothing else would have no centroid to be compared with.
+        filled = np.flatnonzero(np.diff(offsets))
+        groups, offsets = groups[torch.from_numpy(filled)], np.append(offsets[filled], offsets[-1])
+        numbers = order // _GROUPS_OF_CENTROID
+        filling = centroids.new_zeros(_COLUMN_STEP, centroids.shape[1])
+        return cls(
+            centroids, torch.cat([centroids[torch.from_numpy(numbers).long()], filling]), numbers, offsets, groups
+        )
+
+    def nearest(self, tokens: Tensor) -> np.ndarray:
+        """The number of the centroid with the largest dot product, approximately: (N,) int32 for `tokens` (N, E)."""
+        if len(self.groups) == 1:
+            return _nearest_of_all(tokens, self.centroids)
+        m = min(GROUPS_PROBED, len(self.groups))
+        groups = np.empty((len(tokens), m), np.int32)
+        _top(tokens, self.groups, groups)
+        # Pairs of a token and a group, by group: each group's centroids then meet all their tokens in one product.
+        order, starts = kmeans_cpu.order_by(groups.reshape(-1), len(self.groups))
+        best, places = np.full(groups.size, -np.inf, np.float32), np.zeros(groups.size, np.int32)
+        search = functools.partial(self._best_of_groups, tokens, order, starts, m, best, places)
+        run([functools.partial(search, *some) for some in _blocks(0, len(self.groups), 16)])
+        codes = np.empty(len(tokens), np.int32)
+        kmeans_cpu.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
+        return self.numbers[codes]
+
+    def _best_of_groups(
+        self,
+        tokens: Tensor,
+        order: np.ndarray,
+        starts: np.ndarray,
+        m: int,
+        best: np.ndarray,
+        places: np.ndarray,
+        first_group: int,
+        last_group: int,
+    ) -> None:
+        # One buffer for all: fresh memory, which the system clears page by page, costs more than filling it.
+        rows = np.zeros((_BLOCK, tokens.shape[1]), np.float32)
+        for group in range(first_group, last_group):
+            first, last = self.offsets[group], self.offsets[group + 1]
+            if first == last:
+                continue
+            centroids = self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
+            for start, end in _blocks(int(starts[group]), int(starts[group + 1])):
+                pairs = order[start:end]
+                kmeans_cpu.gather(tokens.numpy(), pairs, m, rows)
+                scores = product(torch.from_numpy(rows[: _round_up(len(pairs), _ROW_STEP)]), centroids).numpy()
+                kmeans_cpu.row_best_of(scores, last - first, pairs, best, places)
+
+
+def train(
+    tokens: Tensor, num_centroids: int, seed: int, on_progress: Callable[[str], None] = lambda what: None
+) -> Tensor:
+    """Spherical k-means: `num_centroids` directions for `tokens` (N, E) float32, N ≥ K: (K, E) float32 of norm 1.
+
+    Above a few hundred centroids: k-means into √K groups, k-means within each, then two rounds over all centroids with
+    the two-level search. On a GPU, rounds over all centroids from random tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if tokens.device.type != "cpu":
+        sample = _sample(tokens, _POINTS_PER_CENTROID * num_centroids, generator)
+        return _lloyd_on_gpu(sample, num_centroids, 8, generator)
+    if num_centroids <= _ONE_LEVEL:
+        return _lloyd(_sample(tokens, _POINTS_PER_CENTROID * num_centroids, generator), num_centroids, 8, generator)
+    num_groups = math.isqrt(num_centroids)
+    on_progress("grouping")
+    groups = _lloyd(_sample(tokens, _POINTS_PER_CENTROID * num_groups, generator), num_groups, 6, generator)
+    order, offsets = kmeans_cpu.order_by(_nearest_of_all(tokens, groups), num_groups)
+    shares = _shares(np.diff(offsets), num_centroids)
+    seeds = torch.randint(1 << 62, (num_groups,), generator=generator).tolist()
+    centroids = torch.empty(num_centroids, tokens.shape[1])
+    ends = np.cumsum(shares)
+
+    def within(group: int) -> None:
+        if shares[group]:
+            own = tokens[torch.from_numpy(order[offsets[group] : offsets[group + 1]]).long()]
+            found = _lloyd(own, int(shares[group]), 4, torch.Generator().manual_seed(seeds[group]))
+            centroids[ends[group] - shares[group] : ends[group]] = found
+
+    on_progress("k-means")
+    run([functools.partial(within, group) for group in range(num_groups)])
+    for _ in range(2):
+        on_progress("refining")
+        cells = Cells.of(centroids, seed)
+        codes = np.concatenate([cells.nearest(part) for part in tokens.split(1 << 18)])
+        centroids = _means(tokens, codes, centroids, generator)
+    return centroids
+
+
+def _sample(tokens: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    if len(tokens) <= size:
+        return tokens
+    return tokens[torch.randperm(len(tokens), generator=generator)[:size].to(tokens.device)]
+
+
+def _shares(counts: np.ndarray, num_centroids: int) -> np.ndarray:
+    """Centroids of each group, in proportion to its tokens and at most as many, `num_centroids` in all."""
+    exact = counts * (num_centroids / counts.sum())
+    shares = np.minimum(np.floor(exact).astype(np.int64), counts)
+    while (missing := num_centroids - int(shares.sum())) > 0:
+        room = np.flatnonzero(shares < counts)
+        shares[room[np.argsort(shares[room] - exact[room], kind="stable")[:missing]]] += 1
+    return shares
+
+
+def _lloyd(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """k-means in one level, from random tokens."""
+    centroids = F.normalize(tokens[torch.randperm(len(tokens), generator=generator)[:num_centroids]], dim=1)
+    for _ in range(iterations):
+        centroids = _means(tokens, _nearest_of_all(tokens, centroids), centroids, generator)
+    return centroids
+
+
+def _lloyd_on_gpu(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """The same, with every token compared with every centroid, in half precision; nothing waits for the device."""
+    from colbertz.kernels.triton import kmeans
+
+    half = tokens.half()
+    first = torch.randperm(len(tokens), generator=generator)[:num_centroids].to(tokens.device)
+    centroids = F.normalize(tokens[first], dim=1)
+    for _ in range(iterations):
+        codes = kmeans.nearest(half, centroids.half())
+        sums, counts = kmeans.sums_by(tokens, codes, num_centroids)
+        others = tokens[torch.randint(len(tokens), (num_centroids,), generator=generator).to(tokens.device)]
+        centroids = F.normalize(torch.where(counts[:, None] == 0, others, sums), dim=1)
+    return centroids
+
+
+def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
+    """(N,) int32."""
+    best, places = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.int32)
+
+    def search(first: int, last: int) -> None:
+        scores = _scores(tokens[first:last], centroids)
+        kmeans_cpu.row_best(scores, len(centroids), best[first:last], places[first:last])
+
+    run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
+    return places
+
+
+def _top(tokens: Tensor, centroids: Tensor, top: np.ndarray) -> None:
+    """The nearest centroids of each token, best first, into `top` (N, m) int32."""
+
+    def search(first: int, last: int) -> None:
+        kmeans_cpu.row_top(_scores(tokens[first:last], centroids), len(centroids), top[first:last])
+
+    run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
+
+
+def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.Generator) -> Tensor:
+    """The mean direction of each centroid's tokens; a centroid without any becomes a random token."""
+    order, offsets = kmeans_cpu.order_by(codes, len(before))
+    sums = np.empty((len(before), tokens.shape[1]), np.float32)
+    values = tokens.numpy()
+    run([functools.partial(kmeans_cpu.sums_by, values, order, offsets, *part, sums) for part in parts(len(before))])
+    means = torch.from_numpy(sums)
+    empty = torch.from_numpy(np.flatnonzero(np.diff(offsets) == 0))
+    if len(empty):
+        means[empty] = tokens[torch.randint(len(tokens), (len(empty),), generator=generator)]
+    return F.normalize(means, dim=1)
+
+
+def _scores(tokens: Tensor, centroids: Tensor) -> np.ndarray:
+    """At least (N, K) products; what is beyond is filling."""
+    missing = -len(tokens) % _ROW_STEP, -len(centroids) % _COLUMN_STEP
+    tokens, centroids = (F.pad(x, (0, 0, 0, size)) if size else x for x, size in zip((tokens, centroids), missing))
+    scores: np.ndarray = product(tokens, centroids).numpy()
+    return scores
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _blocks(first: int, last: int, size: int = _BLOCK) -> list[tuple[int, int]]:
+    return [(start, min(start + size, last)) for start in range(first, last, size)]

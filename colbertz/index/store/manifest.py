@@ -1,0 +1,231 @@
+"""What an index looks like on disk: the names of its files, and the manifest that says which of them count.
+
+    manifest.json                     the only file that ever changes, by one atomic rename
+    codec-000001/                     centroids and buckets, see codec.py
+    segment-000001/codes.npy          (num_tokens,) uint16 or uint32, each token's centroid
+    segment-000001/residuals.npy      (num_tokens, embedding_dim · nbits / 8) uint8, packed as Stanford's ColBERT does
+    segment-000001/inverse_norms.npy  (num_tokens,) float32, 1 / norm of centroid + residual
+    segment-000001/doclens.npy        (num_documents,) int32, tokens of each document
+    segment-000001/ivf.npy            (postings,) int32, sorted numbers of the documents in cell 0, in cell 1, …
+    segment-000001/ivf_lengths.npy    (cells,) int32, documents of each cell
+    segment-000001/documents.sqlite   id, text, metadata, and their full-text index
+    segment-000001/deleted-000002.npy sorted int32 numbers of the deleted documents; the manifest names the latest
+    build/                            an unfinished build, which the same call continues
+
+Whatever else the manifest does not name is left over from an interrupted write: it is never read, and the next writer
+removes it. docs/index.md is the full specification.
+"""
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from colbertz.errors import UserError
+from colbertz.files import sha256, write_atomically
+
+FORMAT = "colbertz-index"
+VERSION = 2
+MANIFEST = "manifest.json"
+BUILD = "build"
+PROGRESS = f"{BUILD}/progress.json"
+# Of a larger file, the quick checksum covers this many pages of 4 KB: the first, the last, and some in between.
+_PAGE, _PAGES = 4096, 16
+
+
+@dataclass(frozen=True)
+class SegmentFiles:
+    """The files of one segment."""
+
+    folder: Path
+
+    @property
+    def codes(self) -> Path:
+        return self.folder / "codes.npy"
+
+    @property
+    def residuals(self) -> Path:
+        return self.folder / "residuals.npy"
+
+    @property
+    def inverse_norms(self) -> Path:
+        return self.folder / "inverse_norms.npy"
+
+    @property
+    def doclens(self) -> Path:
+        return self.folder / "doclens.npy"
+
+    @property
+    def ivf(self) -> Path:
+        return self.folder / "ivf.npy"
+
+    @property
+    def ivf_lengths(self) -> Path:
+        return self.folder / "ivf_lengths.npy"
+
+    @property
+    def documents(self) -> Path:
+        return self.folder / "documents.sqlite"
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (
+            self.codes,
+            self.residuals,
+            self.inverse_norms,
+            self.doclens,
+            self.ivf,
+            self.ivf_lengths,
+            self.documents,
+        )
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """What the manifest says of a segment.
+
+    Attributes:
+        name: its folder.
+        num_documents, num_tokens: with the deleted ones.
+        num_far: tokens whose residual is longer than the codec's `cluster_threshold`.
+        deleted: the file, under the root, that lists the deleted documents, if any are.
+        num_deleted: how many they are.
+    """
+
+    name: str
+    num_documents: int
+    num_tokens: int
+    num_far: int
+    deleted: str | None = None
+    num_deleted: int = 0
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """Of a file: its size and a checksum of some of its pages, for every opening, and SHA-256, for `check`."""
+
+    size: int
+    quick: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in the index and which files hold it.
+
+    Attributes:
+        generation: counts the states of the index, from 1.
+        codec: name of the folder with the codec.
+        segments: oldest first; documents are numbered through in this order.
+        files: checksums of all files of codec and segments, by path under the root.
+        next_number: documents ever added; a document without an id gets the next number.
+        trained_on: tokens in the index when the codec was made.
+        model: where the model that made the embeddings lies: `./` and `../` are relative to the index, else an
+            absolute path or a hub id; None if the index was built from bare embeddings.
+        fingerprint: the model's embedding of a fixed text, by which `Searcher` knows that it has the right one.
+    """
+
+    generation: int
+    codec: str
+    segments: tuple[SegmentInfo, ...]
+    files: dict[str, Checksum] = field(repr=False)
+    embedding_dim: int
+    nbits: int
+    next_number: int
+    trained_on: int
+    model: str | None = None
+    fingerprint: Sequence[float] | None = field(default=None, repr=False)
+
+    @property
+    def num_documents(self) -> int:
+        """Without the deleted ones."""
+        return sum(segment.num_documents - segment.num_deleted for segment in self.segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """With those of the deleted documents."""
+        return sum(segment.num_tokens for segment in self.segments)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(checksum.size for checksum in self.files.values())
+
+    def save(self, root: Path) -> None:
+        """Make this manifest the one that counts. Before the rename the old state is on disk, after it the new one."""
+        content = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
+        write_atomically(root / MANIFEST, content + "\n")
+
+    @classmethod
+    def load(cls, root: Path) -> "Manifest":
+        """Read and check `root`/manifest.json.
+
+        Raises:
+            FileNotFoundError: if there is no such directory.
+            ValueError: if it is not a colbertz index, or one of another format version, or its manifest is damaged.
+        """
+        path = root / MANIFEST
+        if not root.is_dir():
+            raise FileNotFoundError(f"there is no index at {root}: no such directory")
+        if not path.is_file():
+            if (root / BUILD).is_dir():
+                raise UserError(f"{root} holds no index yet: its build was interrupted; start it again to finish it")
+            raise UserError(f"{root} is not a colbertz index: it has no manifest.json; build one with `colbertz index`")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}; build the index again") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise UserError(f"{path} is not the manifest of a colbertz index: its `format` is not {FORMAT!r}")
+        version = content.pop("version", None)
+        if not isinstance(version, int) or version < 1:
+            raise UserError(f"{path} is damaged: `version` is {version!r}; build the index again")
+        if version != VERSION:
+            advice = "upgrade colbertz" if version > VERSION else "build the index again"
+            raise UserError(f"{root} has index format {version} and this colbertz reads {VERSION}: {advice}")
+        return cls._checked(content, path)
+
+    @classmethod
+    def _checked(cls, content: dict[str, Any], path: Path) -> "Manifest":
+        names = {f.name for f in fields(cls)}
+        if set(content) != names:
+            wrong = ", ".join(sorted(set(content) ^ names))
+            raise UserError(f"{path} is damaged: missing or unknown fields {wrong}; build the index again")
+        try:
+            content["segments"] = tuple(SegmentInfo(**segment) for segment in content["segments"])
+            content["files"] = {name: Checksum(**checksum) for name, checksum in content["files"].items()}
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: {error}; build the index again") from error
+        manifest = cls(**content)
+        counts = [manifest.generation, manifest.embedding_dim, manifest.nbits]
+        counts += [count for segment in manifest.segments for count in (segment.num_documents, segment.num_tokens)]
+        if not all(isinstance(count, int) and count > 0 for count in counts):
+            raise UserError(f"{path} is damaged: counts {counts} must be positive integers; build the index again")
+        folders = {"codec": [manifest.codec], "segment": [segment.name for segment in manifest.segments]}
+        for kind, found in folders.items():
+            for name in found:
+                if not re.fullmatch(rf"{kind}-\d{{6,}}", str(name)):
+                    raise UserError(f"{path} is damaged: {kind} {name!r}; build the index again")
+        return manifest
+
+
+def checksum(path: Path) -> Checksum:
+    """Read the whole file."""
+    size, quick = quick_checksum(path)
+    return Checksum(size, quick, sha256(path))
+
+
+def quick_checksum(path: Path) -> tuple[int, int]:
+    """The size of a file and a CRC-32 of 64 KB of it: enough to see that it is another file, or has a hole."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        last = max(0, size - _PAGE)
+        crc = 0
+        for start in sorted({last * i // (_PAGES - 1) for i in range(_PAGES)}):
+            file.seek(start)
+            crc = zlib.crc32(file.read(_PAGE), crc)
+    return size, crc

@@ -1,0 +1,178 @@
+"""BERT (Devlin et al. 2018, arXiv 1810.04805) on packed tokens, for ColBERTv2, answerai-colbert-small and their kin.
+
+Learned absolute positions, post-norm. Configuration keys and tensor names are those of Hugging Face's BertModel; the
+pooler is not needed and its weights are ignored.
+
+Legend: N tokens of the batch, H hidden size, h heads, d head dimension.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from colbertz.errors import UserError
+from colbertz.models.encoders.attention import Packing, attention
+from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields
+from colbertz.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The keys of a BERT `config.json` that the encoder needs; the defaults are bert-base-uncased."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    model_type = "bert"
+    architecture = "BertModel"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        check_activation("hidden_act", self.hidden_act)
+        if self.extra.get("is_decoder"):
+            raise UserError("is_decoder is true, but a retrieval encoder must see both sides; use another checkpoint")
+        if self.extra.get("position_embedding_type", "absolute") != "absolute":
+            raise UserError(
+                f"position_embedding_type {self.extra['position_embedding_type']!r} is not supported, only 'absolute'"
+            )
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "BertConfig":
+        """Read a Hugging Face `config.json`. Keys that the encoder does not use are kept in `extra` for writing."""
+        known = pick_fields(cls, config)
+        return cls(**known, extra={k: v for k, v in config.items() if k not in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `config.json` of this encoder."""
+        own = {key: value for key, value in asdict(self).items() if key != "extra"}
+        return {**self.extra, **own, "model_type": self.model_type, "architectures": [self.architecture]}
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(x))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        q, k, v = (
+            layer(x).view(len(x), self.heads, x.shape[1] // self.heads) for layer in (self.query, self.key, self.value)
+        )
+        return attention(q, k, v, packing, dropout=self.dropout if self.training else 0.0).flatten(1)
+
+
+class ResidualOutput(nn.Module):
+    """Project, drop, add the residual, normalise: how both halves of a BERT layer end."""
+
+    def __init__(self, config: BertConfig, in_features: int) -> None:
+        super().__init__()
+        self.dense = Linear(in_features, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class Layer(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_act]
+        # nn.ModuleDict only to give the tensors Hugging Face's names: attention.self.query.weight and so on.
+        self.attention = nn.ModuleDict(
+            {"self": SelfAttention(config), "output": ResidualOutput(config, config.hidden_size)}
+        )
+        self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
+        self.output = ResidualOutput(config, config.intermediate_size)
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        x = self.attention["output"](self.attention["self"](x, packing), x)
+        return self.output(self.activation(self.intermediate["dense"](x)), x)
+
+
+class Bert(nn.Module):
+    """The encoder: token ids to last hidden states.
+
+    Attributes:
+        config: its sizes.
+        gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.embeddings = Embeddings(config)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))})
+
+    @property
+    def token_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        layers = self.encoder["layer"]
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
+    def max_positions(self) -> int:
+        """The longest text that has positions."""
+        return self.config.max_position_embeddings
+
+    def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            ids: B texts of token ids, N in all, none longer than `max_positions`.
+            attended: (N,) bool, false for tokens that no token attends to (unattended query expansion); None for all.
+
+        Returns:
+            (N, H) last hidden states, row for row those of `ids.values`.
+
+        Raises:
+            ValueError: if a text is longer than `max_positions`.
+        """
+        packing = Packing.of(ids, attended, self.token_embeddings.weight)
+        if packing.max_length > self.max_positions:
+            raise UserError(f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}")
+        x = self.embeddings(packing.ids.values, packing.positions)
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(layer, x, packing, use_reentrant=False)
+            else:
+                x = layer(x, packing)
+        return x[packing.restore]

@@ -1,0 +1,234 @@
+"""ModernBERT (Warner et al. 2024, arXiv 2412.13663) on packed tokens.
+
+Alternating global and sliding-window attention, rotary positions with a theta for each kind, gated GELU, pre-norm with
+no norm before the first attention. Configuration keys and tensor names are those of Hugging Face's ModernBertModel.
+
+Legend: N tokens of the batch, H hidden size, h heads, d head dimension.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from colbertz.errors import UserError
+from colbertz.models.encoders.attention import Packing, attention, rotary_table, rotate
+from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields
+from colbertz.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    """The keys of a ModernBERT `config.json` that the encoder needs; the defaults are ModernBERT-base.
+
+    `layer_types` and `rope_parameters` (transformers 5) and `global_attn_every_n_layers`, `global_rope_theta` and
+    `local_rope_theta` (transformers 4) are two spellings of the same; both are read, the second is kept.
+    """
+
+    vocab_size: int = 50368
+    hidden_size: int = 768
+    intermediate_size: int = 1152
+    num_hidden_layers: int = 22
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 8192
+    hidden_activation: str = "gelu"
+    norm_eps: float = 1e-5
+    norm_bias: bool = False
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    mlp_bias: bool = False
+    mlp_dropout: float = 0.0
+    local_attention: int = 128
+    global_attn_every_n_layers: int = 3
+    global_rope_theta: float = 160_000.0
+    local_rope_theta: float = 10_000.0
+    initializer_range: float = 0.02
+    layer_types: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    model_type = "modernbert"
+    architecture = "ModernBertModel"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_size // self.num_attention_heads % 2:
+            raise UserError(
+                f"rotary positions need an even head dimension, got {self.hidden_size} / {self.num_attention_heads}"
+            )
+        check_activation("hidden_activation", self.hidden_activation)
+        every = self.global_attn_every_n_layers
+        kinds = self.layer_types or tuple(
+            "sliding_attention" if i % every else "full_attention" for i in range(self.num_hidden_layers)
+        )
+        if len(kinds) != self.num_hidden_layers or set(kinds) - {"sliding_attention", "full_attention"}:
+            raise UserError(
+                f"layer_types must name sliding_attention or full_attention for each of {self.num_hidden_layers} layers"
+            )
+        object.__setattr__(self, "layer_types", tuple(kinds))
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "ModernBertConfig":
+        """Read a Hugging Face `config.json`. Keys that the encoder does not use are kept in `extra` for writing."""
+        config = dict(config)
+        rope = config.pop("rope_parameters", None) or {}
+        if config.get("rope_scaling"):
+            raise UserError(f"rope_scaling is {config['rope_scaling']!r}, only unscaled rotary positions are supported")
+        for kind, key in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
+            if "rope_theta" in rope.get(kind, {}):
+                config[key] = rope[kind]["rope_theta"]
+            if rope.get(kind, {}).get("rope_type", "default") != "default":
+                raise UserError(
+                    f"rope_parameters.{kind}.rope_type is {rope[kind]['rope_type']!r}, only 'default' is supported"
+                )
+        if "local_rope_theta" in config and config["local_rope_theta"] is None:
+            config["local_rope_theta"] = config.get("global_rope_theta", cls.global_rope_theta)
+        if config.get("layer_types"):
+            config["layer_types"] = tuple(config["layer_types"])
+        known = pick_fields(cls, config)
+        return cls(**known, extra={k: v for k, v in config.items() if k not in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `config.json` of this encoder, readable by transformers 4 and 5."""
+        own = {key: value for key, value in asdict(self).items() if key != "extra"}
+        own["layer_types"] = list(self.layer_types)
+        own["rope_parameters"] = {
+            "full_attention": {"rope_type": "default", "rope_theta": self.global_rope_theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": self.local_rope_theta},
+        }
+        return {**self.extra, **own, "model_type": self.model_type, "architectures": [self.architecture]}
+
+
+def _norm(config: ModernBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = _norm(config)
+        self.drop = nn.Dropout(config.embedding_dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.drop(self.norm(self.tok_embeddings(ids)))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModernBertConfig, kind: str) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.half_window = config.local_attention // 2 if kind == "sliding_attention" else None
+        self.dropout = config.attention_dropout
+        self.Wqkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
+        self.Wo = Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.out_drop = nn.Dropout(config.attention_dropout)
+
+    def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        qkv = self.Wqkv(x).view(len(x), 3 * self.heads, x.shape[1] // self.heads)
+        qk, v = qkv.split([2 * self.heads, self.heads], dim=1)
+        q, k = rotate(qk, *rotary).chunk(2, dim=1)
+        y = attention(q, k, v, packing, self.half_window, self.dropout if self.training else 0.0)
+        return self.out_drop(self.Wo(y.flatten(1)))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_activation]
+        self.Wi = Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.Wo = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.drop = nn.Dropout(config.mlp_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.Wi(x).chunk(2, dim=-1)
+        return self.Wo(self.drop(self.activation(value) * gate))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModernBertConfig, index: int) -> None:
+        super().__init__()
+        self.attn_norm = _norm(config) if index else nn.Identity()
+        self.attn = Attention(config, config.layer_types[index])
+        self.mlp_norm = _norm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.attn(self.attn_norm(x), packing, rotary)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class ModernBert(nn.Module):
+    """The encoder: token ids to last hidden states.
+
+    Attributes:
+        config: its sizes.
+        gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: ModernBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.final_norm = _norm(config)
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights: normal with `initializer_range`, smaller by depth where they end a branch."""
+        std, depth = self.config.initializer_range, self.config.num_hidden_layers
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=std / (2 * depth) ** 0.5 if name.endswith("Wo.weight") else std)
+
+    @property
+    def token_embeddings(self) -> nn.Embedding:
+        return self.embeddings.tok_embeddings
+
+    @property
+    def max_positions(self) -> None:
+        """Rotary positions have no end; BERT's do."""
+        return None
+
+    def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            ids: B texts of token ids, N in all.
+            attended: (N,) bool, false for tokens that no token attends to (unattended query expansion); None for all.
+
+        Returns:
+            (N, H) last hidden states, row for row those of `ids.values`.
+        """
+        packing = Packing.of(ids, attended, self.token_embeddings.weight)
+        x = self._encode(packing)
+        return x[packing.restore]
+
+    def _encode(self, packing: Packing) -> Tensor:
+        config = self.config
+        x = self.embeddings(packing.ids.values)
+        thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
+        rotary = {kind: self._rotary(packing, theta) for kind, theta in thetas.items()}
+        for layer, kind in zip(self.layers, config.layer_types):
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(layer, x, packing, rotary[kind], use_reentrant=False)
+            else:
+                x = layer(x, packing, rotary[kind])
+        return self.final_norm(x)
+
+    def _rotary(self, packing: Packing, theta: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations."""
+        dim = self.config.hidden_size // self.config.num_attention_heads
+        device = packing.ids.device
+        dtype = (
+            torch.get_autocast_dtype(device.type)
+            if torch.is_autocast_enabled(device.type)
+            else self.token_embeddings.weight.dtype
+        )
+        cos, sin = rotary_table(packing.max_length, dim, theta, device)
+        return cos.to(dtype)[packing.positions][:, None], sin.to(dtype)[packing.positions][:, None]

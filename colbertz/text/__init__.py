@@ -1,0 +1,1 @@
+"""Text without models: normalising, words, stems, stop words, and BM25 over them."""

@@ -1,0 +1,398 @@
+"""The stages of a PLAID search on the CPU, each cheaper per item than the next, and each leaving fewer items.
+
+    score_centroids     every query token with every centroid, in 8-bit integers
+    best_cells          the cells to probe for each query token
+    walk_lists          a first score for the documents in these cells' lists
+    centroid_maxsim     MaxSim of a document as if each token were its centroid, from a table that fits in the cache
+    residual_maxsim     MaxSim with the residuals, in integers straight from the packed codes
+    exact_maxsim        MaxSim over decoded vectors in float32, for the few that are left
+
+All kernels work on a part of the items, so that several
+threads can share a query, and release the GIL; one query on one thread calls them with everything.
+
+The approximations before the last stage are those of 7- and 8-bit integers: of scores between -1 and 1 they change the
+third digit.
+
+Legend: K centroids, E embedding dim, S query tokens, COLUMNS query tokens a block (see simd.py).
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from .residuals import decode_token
+from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, prefetch, raise_best, raise_best_float
+
+_GROUP = 4
+# Documents with the first score in the upper bits and the last query token that reached them in the lower.
+_TOKEN_BITS = 20
+# Tokens decoded before they are multiplied, a multiple of ROWS. A processor is slow to read what it has just written.
+_DECODED = 64
+
+
+def byte_order(dim: int, nbits: int) -> np.ndarray:
+    """The dimension that stands at each byte of a decoded row, or -1 for filling: (row bytes,).
+
+    Decoding 16 bytes at once yields the first code of each byte, then the second of each: planes of dimensions that
+    are 8 / nbits apart. Queries and centroids are packed in the same order.
+    """
+    per_byte = 8 // nbits
+    num_bytes = dim // per_byte
+    order = np.full((per_byte, -(-num_bytes // _GROUP) * _GROUP), -1)
+    order[:, :num_bytes] = np.arange(dim).reshape(num_bytes, per_byte).T
+    return order.reshape(-1)
+
+
+def _in_order(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return np.where(order >= 0, rows[:, order], np.float32(0))
+
+
+@dataclass(frozen=True)
+class PackedCentroids:
+    """Centroids in 7 bits: c ≈ (bytes - 64) · unit.
+
+    Attributes:
+        rows: (K rounded up to ROWS, row bytes) uint8.
+        num_centroids: K.
+        unit: the size of a step.
+        longest: the largest norm of a centroid.
+    """
+
+    rows: np.ndarray
+    num_centroids: int
+    unit: float
+    longest: float
+
+
+def pack_centroids(centroids: np.ndarray, order: np.ndarray) -> PackedCentroids:
+    """From (K, E) float32, with the `byte_order` of the codes."""
+    num_centroids = len(centroids)
+    unit = max(float(np.abs(centroids).max()), 1e-9) / 63
+    rows = np.full((-(-num_centroids // ROWS) * ROWS, len(order)), 64, np.uint8)
+    for first in range(0, num_centroids, 1 << 14):
+        some = _in_order(centroids[first : first + (1 << 14)], order)
+        rows[first : first + len(some)] = np.rint(some / np.float32(unit)) + 64
+    longest = float(np.sqrt(np.einsum("ke,ke->k", centroids, centroids).max()))
+    return PackedCentroids(rows, num_centroids, unit, longest)
+
+
+@dataclass(frozen=True)
+class PackedQuery:
+    """A query in 8 bits, block after block: q ≈ bytes · units.
+
+    Attributes:
+        rows: (blocks · row bytes · COLUMNS,) int8; in a block, 4 bytes of each token, then the next 4.
+        num_tokens: S; blocks are filled up with zeros.
+        units: (blocks · COLUMNS,) float32, the size of a step of each token.
+        sums: (blocks · COLUMNS,) float32, the sum of each token's bytes.
+        longest: the largest norm of a token.
+    """
+
+    rows: np.ndarray
+    num_tokens: int
+    units: np.ndarray
+    sums: np.ndarray
+    longest: float
+
+
+def pack_query(query: np.ndarray, order: np.ndarray) -> PackedQuery:
+    """From (S, E) float32, with the `byte_order` of the codes."""
+    num_tokens = len(query)
+    padded = np.zeros((-(-num_tokens // COLUMNS) * COLUMNS, len(order)), np.float32)
+    padded[:num_tokens] = _in_order(query, order)
+    units = np.maximum(np.abs(padded).max(1), 1e-9) / 127
+    rows = np.rint(padded / units[:, None]).astype(np.int8)
+    blocks = rows.reshape(-1, COLUMNS, len(order) // _GROUP, _GROUP).transpose(0, 2, 1, 3)
+    longest = max(float(np.sqrt((query * query).sum(1).max())), 1e-9)
+    sums = rows.sum(1, dtype=np.int32).astype(np.float32)
+    return PackedQuery(np.ascontiguousarray(blocks).reshape(-1), num_tokens, units.astype(np.float32), sums, longest)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def score_centroids(  # type: ignore[no-untyped-def]
+    rows,  # (K rounded up, row bytes) uint8
+    first,  # the centroids first … last are this call's; `first` is a multiple of ROWS
+    last,
+    query_rows,  # int8, flat
+    block,  # the query's tokens block · COLUMNS …
+    factors,  # (blocks · COLUMNS,) float32, steps of the fine table for a unit of the integer product
+    shifts,  # (blocks · COLUMNS,) float32, added to it
+    fine,  # (blocks, K, COLUMNS) int16 out
+    coarse,  # (blocks, K, COLUMNS) int8 out
+):
+    row_bytes = rows.shape[1]
+    groups, flat = row_bytes // 4, rows.reshape(-1)
+    products = np.empty(ROWS * COLUMNS, np.int32)
+    factor, shift = factors[block * COLUMNS : (block + 1) * COLUMNS], shifts[block * COLUMNS : (block + 1) * COLUMNS]
+    for k in range(first, last, ROWS):
+        dot_rows(flat, k * row_bytes, row_bytes, groups, query_rows, block * groups * COLUMNS * 4, products)
+        for row in range(min(ROWS, last - k)):
+            for j in range(COLUMNS):
+                score = np.float32(products[row * COLUMNS + j]) * factor[j] + shift[j]
+                fine[block, k + row, j] = np.int16(score)
+                coarse[block, k + row, j] = np.int8(score * np.float32(127 / 32767))
+
+
+@numba.njit(nogil=True, cache=True)
+def best_cells(  # type: ignore[no-untyped-def]
+    fine,  # (blocks, K, COLUMNS) int16
+    block,
+    first,  # the centroids first … last are this call's
+    last,
+    cells,  # (COLUMNS, n) int32 out: the cells with the highest scores, best first; equal ones in their own order
+    scores,  # (COLUMNS, n) int32 out; where there are fewer cells than n, the lowest number of all
+):
+    n = cells.shape[1]
+    scores[:] = -(1 << 30)
+    cells[:] = 0
+    threshold = np.full(COLUMNS, -(1 << 15), np.int16)  # the lowest score kept, or what every score exceeds
+    for k in range(first, last):
+        row = fine[block, k]
+        exceeding = 0
+        for j in range(COLUMNS):
+            exceeding += row[j] > threshold[j]
+        if exceeding == 0:
+            continue
+        for j in range(COLUMNS):
+            if row[j] > threshold[j]:
+                i = n - 1
+                while i > 0 and scores[j, i - 1] < row[j]:
+                    scores[j, i] = scores[j, i - 1]
+                    cells[j, i] = cells[j, i - 1]
+                    i -= 1
+                scores[j, i] = row[j]
+                cells[j, i] = k
+                if scores[j, n - 1] > threshold[j]:
+                    threshold[j] = scores[j, n - 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def walk_lists(  # type: ignore[no-untyped-def]
+    cells,  # (S, n_ivf_probe) int32, best first
+    gains,  # (S, n_ivf_probe) int32: what a document in the cell's list gains over one that no probed cell holds
+    lists,  # (postings,) int32: the documents of cell 0, of cell 1, …, each list sorted
+    list_offsets,  # (cells + 1,) int64; cells that are not in this segment have no list
+    first,  # the documents first … last are this call's
+    last,
+    gained,  # (num_documents,) int64 in (zeros) and out
+):
+    num_cells = len(list_offsets) - 1
+    mask = (1 << _TOKEN_BITS) - 1
+    for s in range(len(cells)):
+        for p in range(cells.shape[1]):
+            cell = cells[s, p]
+            if cell >= num_cells or gains[s, p] <= 0:
+                continue
+            gain = (np.int64(gains[s, p]) << _TOKEN_BITS) + s + 1
+            start, end = list_offsets[cell], list_offsets[cell + 1]
+            if first > 0:
+                start += np.searchsorted(lists[start:end], first)
+            for i in range(start, end):
+                document = lists[i]
+                if document >= last:
+                    break
+                before = gained[document]
+                if (before & mask) != s + 1:  # cells come best first, so the first one of a token counts
+                    gained[document] = before - (before & mask) + gain
+
+
+@numba.njit(nogil=True, cache=True)
+def reached(gained, allowed, documents, scores):  # type: ignore[no-untyped-def]
+    """The documents that `walk_lists` reached and that are `allowed` (bool, or None for all); returns their number."""
+    count = 0
+    for document in range(len(gained)):
+        if gained[document] > 0 and (allowed is None or allowed[document]):
+            documents[count] = document
+            scores[count] = gained[document] >> _TOKEN_BITS
+            count += 1
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def select(scores, count, places):  # type: ignore[no-untyped-def]
+    """The places of about the `count` highest scores (int64), in order, into `places`; returns how many.
+
+    Scores are told apart by their upper 12 bits of difference; of equal ones the first are taken. Linear in time.
+    """
+    lowest, highest = scores[0], scores[0]
+    for score in scores:
+        lowest, highest = min(lowest, score), max(highest, score)
+    shift = 0
+    while (highest - lowest) >> shift >= 4096:
+        shift += 1
+    histogram = np.zeros(4096, np.int64)
+    for score in scores:
+        histogram[(score - lowest) >> shift] += 1
+    level, above = 4095, 0
+    while level > 0 and above + histogram[level] < count:
+        above += histogram[level]
+        level -= 1
+    room, taken = count - above, 0
+    for i in range(len(scores)):
+        height = (scores[i] - lowest) >> shift
+        if height > level or (height == level and room > 0):
+            room -= height == level
+            places[taken] = i
+            taken += 1
+    return taken
+
+
+@numba.njit(nogil=True, cache=True)
+def centroid_maxsim(  # type: ignore[no-untyped-def]
+    coarse,  # (blocks, K, COLUMNS) int8
+    num_tokens,  # S
+    documents,  # int64
+    first,  # documents[first:last] are this call's
+    last,
+    offsets,  # (num_documents + 1,) int64
+    codes,  # (document tokens,) unsigned
+    scores,  # (documents,) int64 out
+):
+    num_centroids, table = coarse.shape[1], coarse.reshape(-1)
+    best = np.empty(COLUMNS, np.int8)
+    for i in range(first, last):
+        start, end = offsets[documents[i]], offsets[documents[i] + 1]
+        score = 0
+        if start < end:
+            for block in range(coarse.shape[0]):
+                max_rows(table, COLUMNS, block * num_centroids * COLUMNS, codes, start, end, best)
+                if (block + 1) * COLUMNS <= num_tokens:
+                    for j in range(COLUMNS):
+                        score += best[j]
+                else:
+                    for j in range(num_tokens - block * COLUMNS):
+                        score += best[j]
+        scores[i] = score
+
+
+@numba.njit(nogil=True, cache=True)
+def decode_row(packed, start, num_bytes, nbits, levels, out, out_start, stride):  # type: ignore[no-untyped-def]
+    """Decode a token's codes into planes of bytes `stride` apart; `levels` (2^nbits,) uint8 are by reversed bucket."""
+    whole = 0 if nbits == 8 else num_bytes // 16 * 16
+    for at in range(0, whole, 16):
+        if nbits == 4:
+            decode_16(4, packed, start + at, levels, out, out_start + at, stride)
+        elif nbits == 2:
+            decode_16(2, packed, start + at, levels, out, out_start + at, stride)
+        else:
+            decode_16(1, packed, start + at, levels, out, out_start + at, stride)
+    mask = (1 << nbits) - 1
+    for at in range(whole, num_bytes):
+        for plane in range(8 // nbits):
+            code = (packed[start + at] >> (8 - nbits * (plane + 1))) & mask
+            out[out_start + plane * stride + at] = levels[code]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def residual_maxsim(  # type: ignore[no-untyped-def]
+    fine,  # (blocks, K, COLUMNS) int16
+    fine_unit,  # float32
+    query_rows,  # int8, flat
+    factors,  # (blocks · COLUMNS,) float32, the score of a unit of the integer product
+    shifts,  # (blocks · COLUMNS,) float32, added to it
+    num_tokens,  # S
+    documents,  # int64
+    first,  # documents[first:last] are this call's
+    last,
+    offsets,  # (num_documents + 1,) int64
+    codes,  # (document tokens,) unsigned
+    residuals,  # (document tokens, E · nbits / 8) uint8
+    nbits,
+    levels,  # (at least 16,) uint8: the 7-bit weight of each bucket, by the bucket's reversed bits
+    row_bytes,
+    inverse_norms,  # (document tokens,) float32
+    scores,  # (documents,) float32 out
+):
+    groups, num_bytes, packed = row_bytes // 4, residuals.shape[1], residuals.reshape(-1)
+    stride = row_bytes // (8 // nbits)
+    num_centroids, table = fine.shape[1], fine.reshape(-1)
+    decoded = np.zeros(_DECODED * row_bytes, np.uint8)
+    best = np.empty(COLUMNS, np.float32)
+    for i in range(first, last):
+        start, end = offsets[documents[i]], offsets[documents[i] + 1]
+        total = np.float32(0)
+        for block in range(fine.shape[0] if start < end else 0):
+            best[:] = -np.inf
+            for some in range(start, end, _DECODED):
+                # After the last token its row is repeated: a maximum does not mind.
+                until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
+                for t in range(some, until):
+                    place, out = min(t, end - 1) * num_bytes, (t - some) * row_bytes
+                    decode_row(packed, place, num_bytes, nbits, levels, decoded, out, stride)
+                for t in range(some, until, ROWS):
+                    t1, t2, t3 = min(t + 1, end - 1), min(t + 2, end - 1), min(t + 3, end - 1)
+                    raise_best(
+                        decoded,
+                        (t - some) * row_bytes,
+                        row_bytes,
+                        groups,
+                        query_rows,
+                        block * groups * COLUMNS * 4,
+                        table,
+                        (
+                            (block * num_centroids + codes[t]) * COLUMNS,
+                            (block * num_centroids + codes[t1]) * COLUMNS,
+                            (block * num_centroids + codes[t2]) * COLUMNS,
+                            (block * num_centroids + codes[t3]) * COLUMNS,
+                        ),
+                        fine_unit,
+                        (inverse_norms[t], inverse_norms[t1], inverse_norms[t2], inverse_norms[t3]),
+                        factors,
+                        shifts,
+                        block * COLUMNS,
+                        best,
+                    )
+            for j in range(min(COLUMNS, num_tokens - block * COLUMNS)):
+                total += best[j]
+        scores[i] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def exact_maxsim(  # type: ignore[no-untyped-def]
+    query,  # (blocks, E, COLUMNS) float32
+    num_tokens,  # S
+    documents,  # int64
+    first,  # documents[first:last] are this call's
+    last,
+    offsets,  # (num_documents + 1,) int64
+    centroids,  # (K, E) float32
+    codes,  # (document tokens,) unsigned
+    residuals,  # (document tokens, E · nbits / 8) uint8
+    weights_of_byte,  # (256, 8 / nbits) float32
+    inverse_norms,  # (document tokens,) float32
+    scores,  # (documents,) float32 out
+):
+    dim, flat, table = centroids.shape[1], query.reshape(-1), centroids.reshape(-1)
+    decoded = np.zeros((_DECODED, dim), np.float32)
+    tokens = decoded.reshape(-1)
+    best = np.empty(query.shape[0] * COLUMNS, np.float32)
+    for i in range(first, last):
+        start, end = offsets[documents[i]], offsets[documents[i] + 1]
+        best[:] = -np.inf if start < end else 0
+        for some in range(start, end, _DECODED):
+            until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
+            # Centroids are all over a table larger than the cache: waiting for one after the other takes longer than
+            # all the rest.
+            for t in range(some, min(until, end)):
+                for e in range(0, dim, 16):
+                    prefetch(table, codes[t] * dim + e)
+            for t in range(some, until):
+                token = min(t, end - 1)
+                code, norm = codes[token], inverse_norms[token]
+                decode_token(residuals[token], centroids[code], weights_of_byte, norm, decoded[t - some])
+            for block in range(query.shape[0]):
+                for t in range(0, until - some, ROWS):
+                    raise_best_float(tokens, t * dim, dim, flat, block * dim * COLUMNS, best, block * COLUMNS)
+        total = 0.0
+        for j in range(num_tokens):
+            total += best[j]
+        scores[i] = total
+
+
+def float_blocks(query: np.ndarray) -> np.ndarray:
+    """(blocks, E, COLUMNS) from a query (S, E) float32, filled up with zeros."""
+    blocks = -(-len(query) // COLUMNS)
+    padded = np.zeros((blocks * COLUMNS, query.shape[1]), np.float32)
+    padded[: len(query)] = query
+    return np.ascontiguousarray(padded.reshape(blocks, COLUMNS, -1).transpose(0, 2, 1))

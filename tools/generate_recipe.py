@@ -1,0 +1,74 @@
+"""Puts the tables of docs/recipe.md together from benchmarks/results/recipe*.json: `python tools/generate_recipe.py`.
+
+`<!-- tables of NAME -->` and `<!-- end -->` enclose those of NAME.json.
+
+A test compares the page with what this writes, so no figure on it can be older than the results.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).with_name("recipe.md")
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+PLACE = re.compile(r"(<!-- tables of (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MEASURE, FULL = "nDCG@10", "all three"
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Exact search of every arm, how far that is from the full recipe, and PLAID beside it, as Markdown."""
+    exact = {(row["contender"], row["collection"]): row for row in rows if row["search"] != "plaid"}
+    plaid = {(row["contender"], row["collection"]): row for row in rows if row["search"] == "plaid"}
+    return "\n\n".join(
+        [
+            _table(f"{MEASURE}, exact search", {place: _cell(row) for place, row in exact.items()}),
+            _table(
+                f"{MEASURE}, exact search, minus {FULL}",
+                {place: _difference(row) for place, row in exact.items() if f"minus {FULL}" in row},
+            ),
+            _table(
+                f"{MEASURE}, PLAID minus exact",
+                {place: f"{row[MEASURE] - exact[place][MEASURE]:+.4f}" for place, row in plaid.items()},
+            ),
+        ]
+    )
+
+
+def _table(title: str, cells: Mapping[tuple[str, str], str]) -> str:
+    """A line a contender and a column a collection, of cells by contender and collection."""
+    collections = list(dict.fromkeys(collection for _, collection in cells))
+    lines = [f"| {title} | {' | '.join(collections)} |", "|---" * (len(collections) + 1) + "|"]
+    for name in dict.fromkeys(name for name, _ in cells):
+        lines.append(f"| {name} | {' | '.join(cells.get((name, collection), '') for collection in collections)} |")
+    return "\n".join(lines)
+
+
+def page(old: str) -> str:
+    """The page with its tables anew."""
+    return PLACE.sub(lambda place: f"{place[1]}\n{tables(rows_of(place[2]))}\n\n{place[4]}", old)
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """What benchmarks/recipe.py measured, a row for each arm, collection and way to search."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """Mean and interval; bold if above BM25, with an asterisk if by more than chance makes likely."""
+    mean = f"{row[MEASURE]:.3f}"
+    if row.get("minus BM25", 0) > 0:
+        mean = f"**{mean}**" + ("\\*" if row["p against BM25"] < 0.05 else "")
+    spread = f", seeds {min(row['seeds']):.3f}–{max(row['seeds']):.3f}" if len(row["seeds"]) > 1 else ""
+    return f"{mean} ({row['low']:.3f}–{row['high']:.3f}{spread})"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    p = row[f"p against {FULL}"]
+    return f"{row[f'minus {FULL}']:+.4f} (p {'< 0.001' if p < 0.001 else f'{p:.3f}'})"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
