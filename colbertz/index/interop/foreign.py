@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.codec import NBITS, Codec
-from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.documents import Documents, write_documents
 from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.segment import Segment, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.files import replaced_file, sha256, sync_files, write_atomically
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
-from colbertz.index.store.documents import Document, DocumentWriter, write_documents
+from colbertz.index.store.documents import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, PROGRESS, Manifest, SegmentFiles
 from colbertz.index.write.commit import (
     commit,
