@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from colbertz.models import ColBERT
 
 DTYPES = ("float32", "bfloat16", "float16")
-DEFAULT_MODEL = "colbertz/recipes/nano"  # comes with the package
+DEFAULT_MODEL = "colbertz/nano"  # comes with the package
 BACKENDS = ("torch", "onnx", "onnx-int8")
 
 

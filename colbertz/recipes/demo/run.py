@@ -42,7 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Index the Python code of this machine with a nano ColBERT, search it, compare with BM25.",
     )
     parser.add_argument(
-        "--train", action="store_true", help="train a model on this code first, rather than use colbertz/recipes/nano"
+        "--train", action="store_true", help="train a model on this code first, rather than use colbertz/nano"
     )
     parser.add_argument(
         "--config", default=str(settings.shipped("demo.yaml")), help="settings of --train (default: %(default)s)"

@@ -4,6 +4,6 @@ prepare.py     the data of all stages, and a tokenizer
 stages.py      the steps, from files to files: a stage of training, mined negatives, a teacher's scores
 run.py         `colbertz nano` from top to bottom
 card.py        the model card
-model/         the packaged model, `colbertz/recipes/nano`
+model/         the packaged model, `colbertz/nano`
 judge.py       nDCG@10 of models and of BM25 on the collections, searched exactly and with an index
 """
