@@ -24,8 +24,8 @@ from colbertz.index.store.snapshot import Snapshot
 _SAMPLE = 1 << 16
 
 
-def damaged(path: Path, what: object) -> ValueError:
-    return ValueError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
+def damaged(path: Path, what: object) -> UserError:
+    return UserError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
 
 
 def read_json(path: Path) -> Any:
