@@ -26,11 +26,13 @@ from colbertz.index.search.query import (
     hits_of,
 )
 from colbertz.index.store.codec import NBITS
-from colbertz.index.store.manifest import Manifest
+from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write import build as building
+from colbertz.index.write import compact as compacting
 from colbertz.index.write import update as change
-from colbertz.index.write.stream import Embeddings
+from colbertz.index.write.progress import Settings
+from colbertz.index.write.stream import CHUNK_TOKENS, DocumentStream, Embeddings, embedded, in_step_from
 from colbertz.ragged import Ragged
 
 _FUSIONS = {"reciprocal_rank": fusions.reciprocal_rank, "weighted": fusions.weighted}
