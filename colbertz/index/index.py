@@ -1,6 +1,6 @@
 """`Index`: build it, open it, search it, change it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.files import sha256
 from colbertz.index import interop
 from colbertz.index.search import fulltext
 from colbertz.index.search import fusion as fusions
@@ -25,7 +24,7 @@ from colbertz.index.search.query import (
     effort_for,
     hits_of,
 )
-from colbertz.index.store.codec import NBITS
+from colbertz.index.store.detect import detect
 from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write import build as building
@@ -68,6 +67,7 @@ class Index:
         overwrite: bool = False,
         device: str | torch.device | None = None,
         show_progress: bool | None = False,
+        chunk_tokens: int = CHUNK_TOKENS,
     ) -> "Index":
         """Write an index of `embeddings` to the directory `path` and open it.
 
@@ -75,8 +75,8 @@ class Index:
         A build that is killed leaves its work in `path`/build, and the same call continues it.
 
         Memory, besides one batch: 4 bytes · dim for each sampled token (64 a centroid, at most 4.2 million, and 50,000
-        more), about 4 KB · dim for each thousand tokens of a chunk (262,144 tokens), 4 bytes a token while lists are
-        sorted. Disk: dim · nbits / 8 + 10 bytes a token besides texts and metadata, and 2 · dim more while it runs.
+        more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes a token while lists are sorted.
+        Disk: dim · nbits / 8 + 10 bytes a token besides texts and metadata, and 2 · dim more while it runs.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -95,6 +95,7 @@ class Index:
             overwrite: replace the index at `path`, if there is one.
             device: a CUDA device to find centroids and codes on; None for the CPU. The files differ in near ties.
             show_progress: bars on stderr; None for only on a terminal.
+            chunk_tokens: tokens that are stored and coded at a time. They do not change the files.
 
         Raises:
             ValueError: for embeddings that are NaN, infinite, of another dimension or without tokens, for no documents
@@ -104,18 +105,58 @@ class Index:
             FileExistsError: if `path` holds an index and `overwrite` is false, or holds anything else.
             BlockingIOError: if another process is writing to `path`.
         """
-        if nbits not in NBITS:
-            raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
         building.build(
             Path(path),
-            embeddings,
-            building.Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe),
-            ids=ids,
-            texts=texts,
-            metadata=metadata,
+            in_step_from(DocumentStream.from_columns(ids, texts, metadata), embeddings),
+            Settings.checked(nbits, seed, model, fingerprint, recipe),
             overwrite=overwrite,
             device=next(iter(checked_devices(device)), None),
             show_progress=show_progress,
+            chunk_tokens=chunk_tokens,
+        )
+        return cls.open(path)
+
+    @classmethod
+    def build_from(
+        cls,
+        path: str | Path,
+        documents: Iterable[Document],
+        embed: Callable[[list[Document]], Ragged],
+        *,
+        documents_at_once: int = 2048,
+        nbits: int = 4,
+        seed: int = 42,
+        model: str | None = None,
+        fingerprint: Sequence[float] | None = None,
+        recipe: str | None = None,
+        overwrite: bool = False,
+        device: str | torch.device | None = None,
+        show_progress: bool | None = False,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> "Index":
+        """Write an index of whole documents, whose embeddings a function makes, and open it.
+
+        The documents may be a generator over a corpus larger than memory. A build that is killed is continued by the
+        same call, without calling `embed` again for the documents that are stored.
+
+        Args:
+            path: a new or empty directory, or an index to replace if `overwrite`.
+            documents: with different ids.
+            embed: returns the token embeddings of the documents that it is given, (num_tokens, E), in their order.
+            documents_at_once: how many documents `embed` is given.
+            nbits, seed, model, fingerprint, recipe, overwrite, device, show_progress, chunk_tokens: as for `build`.
+
+        Raises:
+            ValueError, TypeError, FileExistsError, BlockingIOError: as `build`.
+        """
+        building.build(
+            Path(path),
+            embedded(DocumentStream.of(documents), embed, documents_at_once),
+            Settings.checked(nbits, seed, model, fingerprint, recipe),
+            overwrite=overwrite,
+            device=next(iter(checked_devices(device)), None),
+            show_progress=show_progress,
+            chunk_tokens=chunk_tokens,
         )
         return cls.open(path)
 
@@ -138,7 +179,7 @@ class Index:
         Raises:
             ValueError: if what is there now is damaged; the index then stays as it was.
         """
-        if interop.detect(self.path) is None and Manifest.load(self.path) == self.manifest:
+        if detect(self.path) is None and Manifest.load(self.path) == self.manifest:
             return False
         self._snapshot = interop.open_any(self.path)  # another program's index is opened again
         return True
@@ -327,7 +368,8 @@ class Index:
         """
         if on_duplicate not in ("error", "replace"):
             raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
-        change.add(self.path, embeddings, ids=ids, texts=texts, metadata=metadata, on_duplicate=on_duplicate)
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        change.add(self.path, documents, embeddings, on_duplicate=on_duplicate)
         self.refresh()
 
     def update(
@@ -344,15 +386,8 @@ class Index:
             KeyError: if there is no document of an id. Nothing has changed then.
             ValueError, TypeError, BlockingIOError: as for `add`.
         """
-        change.add(
-            self.path,
-            embeddings,
-            ids=ids,
-            texts=texts,
-            metadata=metadata,
-            on_duplicate="replace",
-            only_known=True,
-        )
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        change.add(self.path, documents, embeddings, on_duplicate="replace", only_known=True)
         self.refresh()
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -379,12 +414,12 @@ class Index:
             BlockingIOError: if another process is writing.
             ValueError: if no document is left.
         """
-        change.compact(self.path, retrain=retrain, seed=seed, show_progress=show_progress)
+        compacting.compact(self.path, retrain=retrain, seed=seed, show_progress=show_progress)
         self.refresh()
 
     def advice(self) -> str | None:
         """What would make the index faster, smaller or better, if anything would; `add` logs it as a warning."""
-        return change.advice(self.manifest)
+        return compacting.advice(self.manifest)
 
     def check(self) -> None:
         """Read every file and compare it with the checksum in the manifest.
@@ -392,15 +427,7 @@ class Index:
         Raises:
             ValueError: naming the first file that differs.
         """
-        for name, expected in self.manifest.files.items():
-            try:
-                found = sha256(self.path / name)
-            except FileNotFoundError as error:
-                if Manifest.load(self.path) != self.manifest:
-                    raise UserError(f"{self.path} has changed since it was opened; refresh it first") from error
-                raise UserError(f"{self.path / name} is missing; build the index again") from error
-            if found != expected.sha256:
-                raise UserError(f"{self.path / name} is damaged: its checksum is not the manifest's; build it again")
+        check_files(self.path, self.manifest)
 
     def __len__(self) -> int:
         return self.manifest.num_documents

@@ -1,7 +1,7 @@
 """Embeddings on their way into an index: the chunks of consecutive documents that a build stores first.
 
-    build/chunks/000000.npy    (num_tokens, E) float16
-    build/chunks/000000.json   lengths of the documents, and checksums; written last, so it says that the chunk is stored
+build/chunks/000000.npy    (num_tokens, E) float16
+build/chunks/000000.json   lengths of the documents, and checksums; written last, so it says that the chunk is stored
 """
 
 import hashlib

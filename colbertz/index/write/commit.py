@@ -84,7 +84,9 @@ def _fcntl() -> ModuleType:
     try:
         import fcntl
     except ImportError:
-        raise UserError("writing an index is supported on Linux and macOS only; an index can be searched here") from None
+        raise UserError(
+            "writing an index is supported on Linux and macOS only; an index can be searched here"
+        ) from None
     return fcntl
 
 

@@ -31,7 +31,9 @@ class DocumentStream:
         next_number: the id of the next document, if the columns have no ids.
     """
 
-    def __init__(self, columns: Mapping[str, Iterable[Any]], make: Callable[[int, Mapping[str, Any]], Document]) -> None:
+    def __init__(
+        self, columns: Mapping[str, Iterable[Any]], make: Callable[[int, Mapping[str, Any]], Document]
+    ) -> None:
         """Use `of` or `from_columns`."""
         self.next_number = 0
         self._columns = {name: iter(entries) for name, entries in columns.items()}
