@@ -90,27 +90,38 @@ def _plain(value: Any) -> Any:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Write the documents that are not deleted, numbered from 0."""
+    """Write the documents that are not deleted, numbered from 0.
+
+    Raises:
+        OSError: if the file cannot be written, for instance because the disk is full.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            _write(connection, snapshot)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def _write(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
     columns = _columns(snapshot)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        typed = "".join(f", {quoted(name)} {kind}" for name, kind in columns.items())
-        connection.execute(
-            f'CREATE TABLE METADATA ("_subset_" INTEGER PRIMARY KEY, "id" TEXT, "text" TEXT, "_metadata_" TEXT{typed})'
-        )
-        doc_idx = itertools.count()
-        for segment in snapshot.segments:
-            fields = [name for name in segment.documents.fields if fold(name) in map(fold, columns)]
-            names = ", ".join(map(quoted, ["_subset_", "id", "text", "_metadata_", *fields]))
-            insert = f"INSERT INTO METADATA ({names}) VALUES (?, ?, ?, ?{', ?' * len(fields)})"
-            chosen = "".join(f", fields.{quoted(name)}" for name in fields)
-            with segment.documents.reading() as source:
-                rows = source.execute(
-                    f"SELECT documents.number, documents.id, documents.text, documents.metadata{chosen}"
-                    " FROM documents JOIN fields ON fields.rowid = documents.number ORDER BY documents.number"
-                )
-                connection.executemany(insert, ((next(doc_idx), *row[1:]) for row in _live(rows, segment.live)))
-        connection.commit()
+    connection.execute("PRAGMA synchronous = OFF")
+    typed = "".join(f", {quoted(name)} {kind}" for name, kind in columns.items())
+    connection.execute(
+        f'CREATE TABLE METADATA ("_subset_" INTEGER PRIMARY KEY, "id" TEXT, "text" TEXT, "_metadata_" TEXT{typed})'
+    )
+    doc_idx = itertools.count()
+    for segment in snapshot.segments:
+        fields = [name for name in segment.documents.fields if fold(name) in map(fold, columns)]
+        names = ", ".join(map(quoted, ["_subset_", "id", "text", "_metadata_", *fields]))
+        insert = f"INSERT INTO METADATA ({names}) VALUES (?, ?, ?, ?{', ?' * len(fields)})"
+        chosen = "".join(f", fields.{quoted(name)}" for name in fields)
+        with segment.documents.reading() as source:
+            rows = source.execute(
+                f"SELECT documents.number, documents.id, documents.text, documents.metadata{chosen}"
+                " FROM documents JOIN fields ON fields.rowid = documents.number ORDER BY documents.number"
+            )
+            connection.executemany(insert, ((next(doc_idx), *row[1:]) for row in _live(rows, segment.live)))
+    connection.commit()
 
 
 def _live(rows: Iterator[tuple[Any, ...]], live: np.ndarray | None) -> Iterator[tuple[Any, ...]]:

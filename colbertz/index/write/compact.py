@@ -17,13 +17,13 @@ from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, checked
 
 # An index is better compacted if it has more segments than this,
-_MANY_SEGMENTS = 16
+MANY_SEGMENTS = 16
 # or a larger share of its documents is deleted,
-_MANY_DELETED = 0.3
+MANY_DELETED = 0.3
 # or a larger share of its tokens is far from all centroids,
-_MANY_FAR = 0.4
+MANY_FAR = 0.4
 # or it has more than this many times the tokens that its centroids were made for.
-_GROWN = 4
+GROWN = 4
 
 
 def compact(
@@ -103,15 +103,15 @@ def advice(manifest: Manifest) -> str | None:
     segments = manifest.segments
     num_tokens = max(1, manifest.num_tokens)
     far = sum(segment.num_far for segment in segments) / num_tokens
-    if far > _MANY_FAR:
+    if far > MANY_FAR:
         return f"{far:.0%} of its tokens are far from their centroids; compact it with retrain"
-    if num_tokens > _GROWN * manifest.trained_on:
+    if num_tokens > GROWN * manifest.trained_on:
         return (
             f"it has {num_tokens / manifest.trained_on:.1f} times the tokens of its centroids; compact it with retrain"
         )
     deleted = sum(segment.num_deleted for segment in segments) / max(1, sum(s.num_documents for s in segments))
-    if deleted > _MANY_DELETED:
+    if deleted > MANY_DELETED:
         return f"{deleted:.0%} of its documents are deleted; compact it"
-    if len(segments) > _MANY_SEGMENTS:
+    if len(segments) > MANY_SEGMENTS:
         return f"it is in {len(segments)} segments; compact it"
     return None
