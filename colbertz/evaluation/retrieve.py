@@ -16,7 +16,6 @@ from colbertz.evaluation.runs import Run
 from colbertz.index import Index
 from colbertz.maxsim import maxsim, maxsim_candidates
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
 # Documents that are encoded and scored together: enough for the kernels to be fast.
@@ -115,16 +114,16 @@ def search(
     """The `k` best documents of each query; as `retrieve`, for texts that have no ids."""
     if index not in ("exact", "plaid"):
         raise UserError(f"index must be exact or plaid, got {index!r}")
-    with truncation_unmentioned():
-        query_embeddings = model.encode_query(queries, show_progress=False)
-        blocks = encode_in_blocks(model, documents, show_progress=show_progress)
-        if index == "exact":
-            scores, doc_idx = exact_search(query_embeddings, blocks, k)
-            return [list(zip(*row)) for row in zip(doc_idx.tolist(), scores.tolist())]
-        with tempfile.TemporaryDirectory() as folder:
-            built = Index.build(Path(folder) / "index", blocks, device=device)
-            hits = built.search(query_embeddings, k, device=device)
-        return [[(int(hit.id), hit.score) for hit in row] for row in hits]
+    # Texts that are cut are not reported: the caller chose the lengths.
+    query_embeddings = model.encode(queries, "query", show_progress=False).embeddings
+    blocks = encode_in_blocks(model, documents, show_progress=show_progress)
+    if index == "exact":
+        scores, doc_idx = exact_search(query_embeddings, blocks, k)
+        return [list(zip(*row)) for row in zip(doc_idx.tolist(), scores.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        built = Index.build(Path(folder) / "index", blocks, device=device)
+        hits = built.search(query_embeddings, k, device=device)
+    return [[(int(hit.id), hit.score) for hit in row] for row in hits]
 
 
 def exact_search(queries: Ragged, blocks: Iterable[Ragged], k: int) -> tuple[Tensor, Tensor]:
@@ -171,7 +170,7 @@ def encode_in_blocks(
     size = max(1, min(block_documents, block_tokens // model.settings.document_length))
     with tqdm(total=len(documents), desc="documents", disable=_disabled(show_progress)) as bar:
         for start in range(0, len(documents), size):
-            block = model.encode_document(documents[start : start + size], show_progress=False)
+            block = model.encode(documents[start : start + size], "document", show_progress=False).embeddings
             yield block
             bar.update(len(block))
 
@@ -223,14 +222,13 @@ def rerank(
         show_progress=show_progress,
     )
     scores: list[dict[str, float]] = [{} for _ in query_ids]
-    with truncation_unmentioned():
-        queries = model.encode_query([texts[query_id] for query_id in query_ids], show_progress=False)
-        first = 0
-        for block in blocks:
-            block_doc_idx = doc_idx[first : first + len(block)]
-            for query_idx, place, score in _score_block(queries, block, [queries_of[i] for i in block_doc_idx]):
-                scores[query_idx][collection.document_ids[block_doc_idx[place]]] = score
-            first += len(block)
+    queries = model.encode([texts[query_id] for query_id in query_ids], "query", show_progress=False).embeddings
+    first = 0
+    for block in blocks:
+        block_doc_idx = doc_idx[first : first + len(block)]
+        for query_idx, place, score in _score_block(queries, block, [queries_of[i] for i in block_doc_idx]):
+            scores[query_idx][collection.document_ids[block_doc_idx[place]]] = score
+        first += len(block)
     return {
         query_id: {doc_id: query_scores[doc_id] for doc_id in run[query_id]}
         for query_id, query_scores in zip(query_ids, scores)

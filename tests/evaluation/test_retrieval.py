@@ -85,13 +85,13 @@ def test_ranking_again_gives_the_scores_of_the_search(
     shuffled = {query_id: dict.fromkeys(sorted(scores), 0.0) for query_id, scores in run.items()}
     at_once = rerank(model, collection, shuffled, show_progress=False)
     encoded: list[str] = []
-    encode = type(model).encode_document
+    encode = type(model).encode
 
-    def counted(self: ColBERT, texts: Sequence[str], **options: Any) -> Any:
-        encoded.extend(texts)
-        return encode(self, texts, **options)
+    def counted(self: ColBERT, texts: Sequence[str], side: Any, **options: Any) -> Any:
+        encoded.extend(texts if side == "document" else [])
+        return encode(self, texts, side, **options)
 
-    monkeypatch.setattr(type(model), "encode_document", counted)
+    monkeypatch.setattr(type(model), "encode", counted)
     in_blocks = rerank(model, collection, shuffled, block_documents=7, show_progress=False)
     for reranked in (at_once, in_blocks):
         assert reranked.keys() == run.keys()
