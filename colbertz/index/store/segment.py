@@ -11,7 +11,7 @@ from colbertz.errors import UserError
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
-from colbertz.kernels.cpu import kmeans as kmeans_cpu
+from colbertz.kernels.cpu.lists import count_postings, fill_postings
 from colbertz.ragged import Ragged
 
 
@@ -93,8 +93,8 @@ def invert(codes: np.ndarray, offsets: np.ndarray, num_cells: int) -> tuple[np.n
 
     A counting sort in two passes over the codes; it needs memory for the result, at most 4 bytes a token.
     """
-    lengths = kmeans_cpu.count_postings(codes, offsets, num_cells)
+    lengths = count_postings(codes, offsets, num_cells)
     starts = offsets_of(lengths)
     lists = np.empty(int(starts[-1]), np.int32)
-    kmeans_cpu.fill_postings(codes, offsets, starts[:-1].copy(), lists)
+    fill_postings(codes, offsets, starts[:-1].copy(), lists)
     return lists, lengths.astype(np.int32)
