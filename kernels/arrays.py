@@ -5,12 +5,9 @@
 Legend: B queries, A documents, P pairs of a query and a document, S query tokens, E embedding dim.
 """
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
-
-Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class Texts(NamedTuple):
@@ -60,7 +57,7 @@ class Pairs(NamedTuple):
     query_idx: Tensor
 
 
-class CodedDocuments(NamedTuple, Generic[Array]):
+class CodedDocuments(NamedTuple):
     """Documents as an index stores them.
 
     Attributes:
@@ -70,13 +67,13 @@ class CodedDocuments(NamedTuple, Generic[Array]):
         inverse_norms: (document tokens,) float32, 1 / norm of the decoded vector.
     """
 
-    offsets: Array
-    codes: Array
-    residuals: Array
-    inverse_norms: Array
+    offsets: Tensor
+    codes: Tensor
+    residuals: Tensor
+    inverse_norms: Tensor
 
 
-class PostingLists(NamedTuple, Generic[Array]):
+class PostingLists(NamedTuple):
     """The documents of each cell.
 
     Attributes:
@@ -84,11 +81,11 @@ class PostingLists(NamedTuple, Generic[Array]):
         offsets: (cells + 1,) int64, where each list begins.
     """
 
-    doc_idx: Array
-    offsets: Array
+    doc_idx: Tensor
+    offsets: Tensor
 
 
-class Probes(NamedTuple, Generic[Array]):
+class Probes(NamedTuple):
     """The cells to probe.
 
     Attributes:
@@ -97,5 +94,5 @@ class Probes(NamedTuple, Generic[Array]):
             over a document that no probed cell holds; 0 for nothing.
     """
 
-    cells: Array
-    gains: Array
+    cells: Tensor
+    gains: Tensor

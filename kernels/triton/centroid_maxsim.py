@@ -64,7 +64,7 @@ def centroid_maxsim_kernel(  # type: ignore[no-untyped-def]
     tl.store(scores + candidate, score)
 
 
-def centroid_maxsim(table: Tensor, candidates: Tensor, documents: CodedDocuments[Tensor]) -> Tensor:
+def centroid_maxsim(table: Tensor, candidates: Tensor, documents: CodedDocuments) -> Tensor:
     """The (B, n) float32 scores of candidates by their centroids; minus infinity where a candidate is -1.
 
     Args:

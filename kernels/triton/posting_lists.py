@@ -54,7 +54,7 @@ def walk_kernel(  # type: ignore[no-untyped-def]
             tl.atomic_add(row + documents, gain, mask=counts, sem="relaxed")
 
 
-def walk_lists(probes: Probes[Tensor], query_of_token: Tensor, lists: PostingLists[Tensor], gained: Tensor) -> None:
+def walk_lists(probes: Probes, query_of_token: Tensor, lists: PostingLists, gained: Tensor) -> None:
     """Add up what documents gain from the probed cells that hold them.
 
     Args:

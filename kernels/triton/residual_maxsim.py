@@ -143,7 +143,7 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
 
 
 def residual_maxsim(
-    queries: Tensor, table: Tensor, candidates: Tensor, documents: CodedDocuments[Tensor], weights: Tensor
+    queries: Tensor, table: Tensor, candidates: Tensor, documents: CodedDocuments, weights: Tensor
 ) -> Tensor:
     """The (B, n) float32 scores of candidates with residuals, in half precision; minus infinity for a candidate of -1.
 
@@ -158,7 +158,7 @@ def residual_maxsim(
 
 
 def exact_maxsim(
-    queries: Tensor, centroids: Tensor, candidates: Tensor, documents: CodedDocuments[Tensor], weights: Tensor
+    queries: Tensor, centroids: Tensor, candidates: Tensor, documents: CodedDocuments, weights: Tensor
 ) -> Tensor:
     """The (B, n) float32 scores of candidates over their decoded vectors.
 
@@ -175,7 +175,7 @@ def _scores(
     queries: Tensor,
     table: Tensor,
     candidates: Tensor,
-    documents: CodedDocuments[Tensor],
+    documents: CodedDocuments,
     weights: Tensor,
     *,
     exact: bool,

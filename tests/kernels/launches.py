@@ -59,7 +59,7 @@ def candidates_backward(dtype: torch.dtype) -> Any:
     return maxsim_backward.of_candidates(empty(64), *texts(dtype, 4), candidates, query_idx, argmax, Longest(32, 200))
 
 
-def coded(dim: int, nbits: int, codes: torch.dtype = torch.uint16) -> CodedDocuments[Tensor]:
+def coded(dim: int, nbits: int, codes: torch.dtype = torch.uint16) -> CodedDocuments:
     """100 documents of 200 tokens."""
     return CodedDocuments(
         offsets=empty(101, dtype=torch.int64),

@@ -41,7 +41,7 @@ class Coded:
         order = torch.from_numpy(reversed_bits(len(self.weights).bit_length() - 1)).long()
         return torch.empty_like(self.weights).index_copy_(0, order.to(self.weights.device), self.weights)
 
-    def arrays(self) -> CodedDocuments[Tensor]:
+    def arrays(self) -> CodedDocuments:
         return CodedDocuments(self.offsets, self.codes, self.residuals, self.inverse_norms)
 
     def tokens(self, doc_idx: int) -> slice:
