@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from colbertz.index.search import filters
-from colbertz.index.search.options import Parameters, SearchOptions
+from colbertz.index.search.options import SearchOptions
 from colbertz.index.store.snapshot import Masks, Snapshot
 
 
@@ -29,7 +29,7 @@ def groups_of(snapshot: Snapshot, options: SearchOptions, num_queries: int) -> l
         UserError, TypeError: as `filters.matching` and `SearchOptions.subset_of_each`.
         UnknownDocument: for an id of a subset that is not in the index.
     """
-    allowed = matching_documents(snapshot, options.where, options.parameters)
+    allowed = matching_documents(snapshot, options)
     subsets = options.subset_of_each(num_queries)
     positions_of: dict[tuple[str, ...] | None, list[int]] = {}
     for position, subset in enumerate(subsets):
@@ -37,11 +37,11 @@ def groups_of(snapshot: Snapshot, options: SearchOptions, num_queries: int) -> l
     return [Group(positions, _within(snapshot, allowed, subset)) for subset, positions in positions_of.items()]
 
 
-def matching_documents(snapshot: Snapshot, where: str | None, parameters: Parameters) -> Masks:
-    """The documents that are not deleted and for which `where` holds."""
-    if where is None:
+def matching_documents(snapshot: Snapshot, options: SearchOptions) -> Masks:
+    """The documents that are not deleted and for which `where` holds; `subset` is not read."""
+    if options.where is None:
         return snapshot.live
-    matches = filters.matching([segment.documents for segment in snapshot.segments], where, parameters)
+    matches = filters.matching([segment.documents for segment in snapshot.segments], options.where, options.parameters)
     return _intersect(snapshot, snapshot.live, matches)
 
 

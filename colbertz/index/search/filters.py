@@ -30,7 +30,7 @@ _TABLE = "all documents"
 _TABLES = {_TABLE, "json_each", "json_tree"}
 
 # Functions of one row whose cost is limited by the length of their arguments: none that reads or writes elsewhere, none
-# that makes gigabytes from a short expression (printf, zeroblob), none that is random. The aggregates are for json_each.
+# that makes gigabytes from a short expression (printf, zeroblob), none that is random. Aggregates are for json_each.
 _FUNCTIONS = set(
     """
     abs char coalesce glob hex ifnull iif instr length like likelihood likely lower ltrim max min nullif replace round

@@ -31,17 +31,12 @@ def reciprocal_rank(
         UserError: if there are not as many weights as rankings.
     """
     return _sum(
-        [
-            [(key, 1 / (constant + rank)) for rank, (key, _) in enumerate(ranking, start=1)]
-            for ranking in rankings
-        ],
+        [[(key, 1 / (constant + rank)) for rank, (key, _) in enumerate(ranking, start=1)] for ranking in rankings],
         weights,
     )
 
 
-def weighted(
-    rankings: Sequence[Sequence[tuple[Key, float]]], weights: Sequence[float]
-) -> list[tuple[Key, float]]:
+def weighted(rankings: Sequence[Sequence[tuple[Key, float]]], weights: Sequence[float]) -> list[tuple[Key, float]]:
     """The weighted sum of scores that are scaled to 0 … 1: the worst of each ranking is 0, the best 1.
 
     A document that is not in a ranking gets 0 from it. Where all scores of a ranking are equal, as for a single hit,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, TypeGuard, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 
@@ -78,12 +78,15 @@ class SearchOptions:
         Raises:
             UserError: if there is a list of ids for each query and there are not `num_queries` of them.
         """
-        subset = None if self.subset is None else _as_tuple(self.subset)
-        if subset is None or _is_flat(subset):
-            return [subset] * num_queries
-        if len(subset) != num_queries:
-            raise UserError(f"there are {len(subset)} subsets for {num_queries} queries; give one for each")
-        return list(subset)
+        if self.subset is None:
+            return [None] * num_queries
+        items = tuple(self.subset)
+        ids = tuple(item for item in items if isinstance(item, str))
+        if len(ids) == len(items):
+            return [ids] * num_queries
+        if len(items) != num_queries:
+            raise UserError(f"there are {len(items)} subsets for {num_queries} queries; give one for each")
+        return [None if item is None else tuple(item) for item in items]
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -128,7 +131,3 @@ def _as_tuple(subset: Subset) -> tuple[str, ...] | tuple[tuple[str, ...] | None,
         if item is not None and (isinstance(item, str) or not isinstance(item, Iterable)):
             raise TypeError(f"subset must hold ids, or for each query a list of ids or None, got {item!r} in it")
     return tuple(None if item is None else tuple(item) for item in items)
-
-
-def _is_flat(subset: tuple[str, ...] | tuple[tuple[str, ...] | None, ...]) -> TypeGuard[tuple[str, ...]]:
-    return all(isinstance(item, str) for item in subset)

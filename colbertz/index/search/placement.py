@@ -164,7 +164,7 @@ def place(snapshot: Snapshot, devices: Sequence[torch.device], memory: int | Non
 
 
 def _ranges(snapshot: Snapshot, count: int, devices: Sequence[torch.device]) -> tuple[ShardRange, ...]:
-    """At most `count` ranges of documents with about equally many tokens, none of them empty, on the devices in turn."""
+    """At most `count` ranges of documents with about equally many tokens, none of them empty, on devices in turn."""
     num_documents = int(snapshot.first_doc_idx[-1])
     ends = np.cumsum(snapshot.doclens(np.arange(num_documents)))
     num_tokens = ends[-1] if num_documents else 0

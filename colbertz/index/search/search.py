@@ -63,7 +63,17 @@ def search_both(
     placed: Placed | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[list[Hit]]:
-    """The `k` best documents by MaxSim and BM25 together; see `Index.search_hybrid`. Arguments as in `search_maxsim`."""
+    """The `k` best documents by MaxSim and BM25 together; see `Index.search_hybrid`.
+
+    Args:
+        snapshot: what to search.
+        queries: (num_tokens, E) embeddings.
+        texts: the same queries as text.
+        k: hits for each query.
+        options: how to search and to fuse, and which documents may be found; its `device` is not read.
+        placed: the snapshot on GPUs, to search there; None for the CPU.
+        limits: see `Limits`.
+    """
     if isinstance(texts, str) or len(texts) != len(queries):
         raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
     check_count("k", k)
