@@ -33,9 +33,9 @@ from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 
 # Documents scored with residuals at a time, unless k is larger.
-_WAVE = 128
+WAVE = 128
 # Standard deviations above the mean gain that the next document would need to be worth scoring.
-_IMPROBABLE = 3.0
+IMPROBABLE = 3.0
 # Largest value of the int16 and of the int8 table of centroid scores.
 _FINE = 32767
 _COARSE = 127
@@ -217,7 +217,7 @@ class Cascade:
         order = np.argsort(-scores, kind="stable")[: self.plan.n_residual]
         before = scores[order] * (self.max_score / _COARSE)
         after = np.empty(len(order), np.float32)
-        wave = max(_WAVE, self.k)
+        wave = max(WAVE, self.k)
         done = 0
         while done < len(order):
             until = min(len(order), done + wave)
@@ -226,7 +226,7 @@ class Cascade:
             done = until
             gained = after[:done] - before[:done]
             kth = np.partition(after[:done], -self.k)[-self.k] if done >= self.k else -np.inf
-            if done < len(order) and before[done] + gained.mean() + _IMPROBABLE * gained.std() < kth:
+            if done < len(order) and before[done] + gained.mean() + IMPROBABLE * gained.std() < kth:
                 break
         order, after = order[:done], after[:done]
         best = np.argsort(-after, kind="stable")[: self.plan.n_exact]

@@ -9,12 +9,12 @@ from colbertz.index.store.snapshot import Snapshot
 
 # Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
 # down (docs/index.md).
-_EXACT_BEYOND_K = 12
+EXACT_BEYOND_K = 12
 # Under a filter that leaves less than half of the documents: if at most this many times `n_full_scores` are left, all
 # of them are scored by their centroids and no cell is probed.
-_MAX_WITHOUT_PROBES = 16
+MAX_WITHOUT_PROBES = 16
 # Under a filter, at most this many times as many cells are probed.
-_MAX_WIDENING = 8
+MAX_WIDENING = 8
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def plan_for(
 ) -> Plan | None:
     """What `effort` means for `k` hits among `num_allowed` documents of an index; None for brute force."""
     num_centroids = len(snapshot.codec.centroids)
-    n_exact = k + k // 4 + _EXACT_BEYOND_K
+    n_exact = k + k // 4 + EXACT_BEYOND_K
     if effort.n_ivf_probe == num_centroids and effort.n_full_scores // 4 >= num_allowed:
         return None
     if num_allowed <= max(limits.all_exact, n_exact):
@@ -96,7 +96,7 @@ def plan_for(
     n_full_scores = max(effort.n_full_scores, 8 * k)
     # A filter leaves fewer documents in each list; probing more cells makes up for it.
     share = num_allowed / int(snapshot.first_doc_idx[-1])
-    n_ivf_probe = min(math.ceil(effort.n_ivf_probe * min(1 / share, _MAX_WIDENING)), num_centroids)
-    if n_ivf_probe == num_centroids or (share < 0.5 and num_allowed <= _MAX_WITHOUT_PROBES * n_full_scores):
+    n_ivf_probe = min(math.ceil(effort.n_ivf_probe * min(1 / share, MAX_WIDENING)), num_centroids)
+    if n_ivf_probe == num_centroids or (share < 0.5 and num_allowed <= MAX_WITHOUT_PROBES * n_full_scores):
         n_ivf_probe = 0
     return Plan(n_ivf_probe, n_full_scores, max(n_full_scores // 4, 2 * k), n_exact)
