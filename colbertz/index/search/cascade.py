@@ -26,6 +26,7 @@ from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
 from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Masks, Snapshot
+from colbertz.kernels.cpu import lists
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.threads import parts, run
@@ -160,10 +161,10 @@ class Cascade:
         doc_idx, scores = [], []
         for segment, mask, first_doc_idx in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
             gained = np.zeros(len(segment), np.int64)
-            walk = functools.partial(plaid_cpu.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
+            walk = functools.partial(lists.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
             run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
             local_idx, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
-            count = plaid_cpu.reached(gained, mask, local_idx, first_scores)
+            count = lists.reached(gained, mask, local_idx, first_scores)
             doc_idx.append(local_idx[:count] + first_doc_idx)
             scores.append(first_scores[:count])
         return np.concatenate(doc_idx), np.concatenate(scores)

@@ -22,6 +22,7 @@ from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.placement import Placed, Shard
 from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
 from colbertz.index.store.snapshot import Masks
+from colbertz.kernels.arrays import Probes
 from colbertz.kernels.triton import centroid_maxsim, posting_lists, residual_maxsim
 from colbertz.ragged import Ragged
 
@@ -57,7 +58,9 @@ def search(
     results: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batches]
     for shard in placed.shards():
         flags, local_idx = _allowed_in(shard, mask)
-        with torch.cuda.device_of(shard.offsets):  # Triton launches on the current device, wherever its arguments are
+        with torch.cuda.device_of(
+            shard.documents.offsets
+        ):  # Triton launches on the current device, wherever its arguments are
             for (_, batch), of_shards in zip(batches, results):
                 batch = batch.to(shard.device)
                 if plan is None or batch.shape[1] > limits.longest_query:
@@ -154,7 +157,7 @@ def _first_candidates(shard: Shard, table: Tensor, plan: Plan, allowed: Tensor |
     query_of_token = torch.arange(num_queries * s, dtype=torch.int32, device=table.device) // s
     gained = torch.zeros(num_queries, len(shard), dtype=torch.int32, device=table.device)
     cells = cells[:, :-1].int().contiguous()
-    posting_lists.walk_lists(cells, gains, query_of_token, shard.lists, shard.list_offsets, gained)
+    posting_lists.walk_lists(Probes(cells, gains), query_of_token, shard.lists, gained)
     # Documents in no probed list come last, but they are candidates: there may be too few others.
     gained += 1
     if allowed is not None:
@@ -169,19 +172,10 @@ def refined(
     """Stages 3 to 5 for candidates (B or 1, n) int32; results are those of `cascade`."""
     candidates = candidates.expand(len(queries), -1).contiguous()
     if candidates.shape[1] > plan.n_residual:
-        scores = centroid_maxsim.centroid_maxsim(table, candidates, shard.offsets, shard.codes)
+        scores = centroid_maxsim.centroid_maxsim(table, candidates, shard.documents)
         candidates = _best(candidates, scores, plan.n_residual)
     if candidates.shape[1] > plan.n_exact:
-        scores = residual_maxsim.residual_maxsim(
-            half,
-            table,
-            candidates,
-            shard.offsets,
-            shard.codes,
-            shard.residuals,
-            shard.codec.half_weights,
-            shard.inverse_norms,
-        )
+        scores = residual_maxsim.residual_maxsim(half, table, candidates, shard.documents, shard.codec.half_weights)
         candidates = _best(candidates, scores, plan.n_exact)
     return _exact(shard, queries, candidates), candidates.long()
 
@@ -198,16 +192,8 @@ def brute_force(shard: Shard, queries: Tensor, k: int, local_idx: Tensor) -> tup
 
 
 def _exact(shard: Shard, queries: Tensor, candidates: Tensor) -> Tensor:
-    return residual_maxsim.exact_maxsim(
-        queries,
-        shard.codec.centroids,
-        candidates,
-        shard.offsets,
-        shard.codes,
-        shard.residuals,
-        shard.codec.weights,
-        shard.inverse_norms,
-    )
+    codec = shard.codec
+    return residual_maxsim.exact_maxsim(queries, codec.centroids, candidates, shard.documents, codec.weights)
 
 
 def _best(candidates: Tensor, scores: Tensor, count: int) -> Tensor:

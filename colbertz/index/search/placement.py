@@ -21,6 +21,7 @@ from torch import Tensor
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Snapshot
+from colbertz.kernels.arrays import CodedDocuments, PostingLists
 from colbertz.kernels.cpu import residuals as residuals_cpu
 
 # Fraction of a device's free memory that an index may take to stay there.
@@ -63,29 +64,21 @@ class Shard:
     Attributes:
         codec: that of the whole index.
         first_doc_idx: the doc_idx of the first document; inside the shard, documents count from 0.
-        offsets: (num_documents + 1,) int64, where each document's tokens begin.
-        codes: (num_tokens,) uint16 or int32.
-        residuals: (num_tokens, E · nbits / 8) uint8.
-        inverse_norms: (num_tokens,) float32.
-        lists: (postings,) int32, the documents of each cell, ascending.
-        list_offsets: (K + 1,) int64, where each cell's documents begin in `lists`.
+        documents: their coded tokens.
+        lists: the documents of each cell.
     """
 
     codec: DeviceCodec
     first_doc_idx: int
-    offsets: Tensor
-    codes: Tensor
-    residuals: Tensor
-    inverse_norms: Tensor
-    lists: Tensor
-    list_offsets: Tensor
+    documents: CodedDocuments
+    lists: PostingLists
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.documents.offsets) - 1
 
     @property
     def device(self) -> torch.device:
-        return self.offsets.device
+        return self.documents.offsets.device
 
 
 class ShardRange(NamedTuple):
@@ -191,8 +184,8 @@ def _load(snapshot: Snapshot, codec: DeviceCodec, shard_range: ShardRange) -> Sh
         torch.from_numpy(np.concatenate(arrays)).to(shard_range.device) for arrays in zip(*parts)
     )
     offsets = F.pad(lengths.cumsum(0), (1, 0))
-    lists, list_offsets = _lists(codes, lengths, len(codec.centroids))
-    return Shard(codec, shard_range.first, offsets, codes, residuals, inverse_norms, lists, list_offsets)
+    documents = CodedDocuments(offsets, codes, residuals, inverse_norms)
+    return Shard(codec, shard_range.first, documents, _lists(codes, lengths, len(codec.centroids)))
 
 
 def _part(arrays: SegmentArrays, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -204,10 +197,10 @@ def _part(arrays: SegmentArrays, first: int, last: int) -> tuple[np.ndarray, np.
     return np.diff(arrays.offsets[first : last + 1]), codes, arrays.residuals[tokens], arrays.inverse_norms[tokens]
 
 
-def _lists(codes: Tensor, doclens: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
-    """The documents of each cell (postings,) int32, ascending, and where each cell's begin, (num_cells + 1,) int64."""
+def _lists(codes: Tensor, doclens: Tensor, num_cells: int) -> PostingLists:
+    """The documents of each cell."""
     num_documents = len(doclens)
     documents = torch.arange(num_documents, device=codes.device).repeat_interleave(doclens, output_size=len(codes))
     postings = torch.unique(codes.long() * num_documents + documents)
     bounds = torch.arange(num_cells + 1, device=codes.device) * num_documents
-    return (postings % num_documents).int(), torch.searchsorted(postings, bounds)
+    return PostingLists((postings % num_documents).int(), torch.searchsorted(postings, bounds))
