@@ -28,6 +28,11 @@ PAGES.append(ROOT / "benchmarks/README.md")
 MOST_WORDS = 700  # of the README, as `wc -w` counts
 
 
+def name_of(page: Path) -> str:
+    """The path of a page in the repository."""
+    return str(page.relative_to(ROOT))
+
+
 def blocks_of(page: Path, language: str) -> list[str]:
     """The code blocks of a page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -51,7 +56,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
@@ -78,6 +83,28 @@ def test_the_home_page_and_operating_an_index(tmp_path: Path, monkeypatch: pytes
     run_blocks("operate.md", {}, {})
     assert Index.open("my-index.backup").get("0") == index.get("0")
     index.add(names["queries"])  # the lock has been released
+
+
+def test_coming_from_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    """The Python of the page runs, and every attribute that its tables recommend exists."""
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks("coming-from.md", {}, {"lightonai/ColBERT-Zero": str(checkpoint)})
+    assert [place for place, _ in names["ranking"]] in ([0, 1], [1, 0]) and names["loss"].ndim == 0
+    assert {result["document_id"] for result in names["results"]} == {"b", "g"}
+    text = (DOCS / "coming-from.md").read_text(encoding="utf-8")
+    recommended = " ".join(re.findall(r"^\| .* \| (.*) \|$", text, re.MULTILINE))
+    attributes = re.findall(r"\b(index|searcher|model)\.(\w+)", recommended)
+    assert len(set(attributes)) > 15
+    for name, attribute in attributes:
+        assert hasattr(names[name], attribute), f"{name}.{attribute}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "log.md")], ids=name_of)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    top = "colbertz|kernels|configs|tests|tools|benchmarks|docs"
+    named = re.findall(rf"\b((?:{top})/[\w./-]+\.(?:py|md|yaml|sh|json))\b", page.read_text(encoding="utf-8"))
+    missing = {path for path in named if "NAME" not in path and not (ROOT / path).exists()}
+    assert not missing
 
 
 def test_in_your_code(checkpoint: Path) -> None:

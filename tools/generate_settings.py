@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from colbertz/training/config.py: `python tools/generate_settings.py`."""
+"""Write docs/settings.md from the docstrings and defaults of colbertz/training/config: `make generate`."""
 
 import inspect
 import re
@@ -24,8 +24,9 @@ def page() -> str:
     """The whole page."""
     parts = [
         "# Settings of a training run",
-        "Generated from colbertz/training/config.py by `python tools/generate_settings.py`. A dot leads into a "
-        "section, in YAML by indentation and on the command line as in `--optim.lr 1e-4`. Unknown keys are refused.",
+        "All settings of `train.py`, from the docstrings of `colbertz/training/config` (`make generate`). Settings of "
+        "a section are indented in YAML, and written with a dot on the command line, as in `--optim.lr 1e-4`. Unknown "
+        "keys are refused.",
     ]
     for name, section in SECTIONS.items():
         summary, meanings = _parse(section)
@@ -36,9 +37,9 @@ def page() -> str:
             if field.name in SECTIONS:
                 continue
             choices = get_args(kinds[field.name]) if get_origin(kinds[field.name]) is Literal else ()
-            # Where the text explains each choice there is no need to list them.
-            listed = [choice for choice in choices if choice not in meanings[field.name]]
-            meaning = meanings[field.name] + (f" One of {', '.join(f'`{c}`' for c in choices)}." if listed else "")
+            # Choices are listed only if the text does not explain all of them.
+            unexplained = [choice for choice in choices if choice not in meanings[field.name]]
+            meaning = meanings[field.name] + (f" One of {', '.join(f'`{c}`' for c in choices)}." if unexplained else "")
             # Markdown takes [CLS] [SEP] for a link.
             meaning = re.sub(r"(?<!`)\[[A-Z]+\](?!`)", r"`\g<0>`", meaning)
             rows.append(f"| `{field.name}` | {_default(field)} | {meaning.replace('|', '/')} |")
