@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colbertz.evaluation import Collection, measures
-from colbertz.evaluation.exact import best, in_blocks
-from colbertz.evaluation.retrieve import as_run
+from colbertz.evaluation.retrieve import as_run, exact_search, in_blocks
 from colbertz.evaluation.significance import Estimate, estimate
 from colbertz.index import Index
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.text import bm25
 from colbertz.text.words import plain_words, split_identifiers
 
@@ -42,10 +40,10 @@ def judge_at_lengths(model: Path, trained_length: int, collection: Collection) -
 
 def judge(model: ColBERT, collection: Collection) -> Judgement:
     """Exact search and search in an index of 4-bit residuals, of the same embeddings."""
-    with truncation_unmentioned():
-        queries = model.encode_query(collection.queries)
-        documents = model.encode_document(collection.documents)
-    scores, numbers = best(queries, in_blocks(documents), _K + 1)
+    # Texts that are cut are not reported: the lengths were chosen for this judgement.
+    queries = model.encode(collection.queries, "query").embeddings
+    documents = model.encode(collection.documents, "document").embeddings
+    scores, numbers = exact_search(queries, in_blocks(documents), _K + 1)
     exact = [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(Path(folder) / "index", [documents])
