@@ -94,7 +94,7 @@ def test_missing_settings_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_the_configurations_of_the_project_are_valid() -> None:
-    for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml"):
+    for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml"):
         arguments = ["--config", str(path)]
         assert recipe.runs(arguments) if recipe.is_recipe(arguments) else config.load(arguments)
 
