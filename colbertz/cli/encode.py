@@ -60,6 +60,7 @@ def _save(embeddings: "Ragged", output: Path) -> None:
     arrays = {"values": embeddings.values.numpy(), "offsets": embeddings.offsets.numpy()}
     with replaced_file(output) as temporary:
         if output.suffix == ".npz":
-            np.savez(temporary, values=arrays["values"], offsets=arrays["offsets"])
+            with temporary.open("wb") as file:
+                np.savez(file, values=arrays["values"], offsets=arrays["offsets"])
         else:
             save_file(arrays, temporary)

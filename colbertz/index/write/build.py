@@ -241,7 +241,8 @@ class _Work:
     def _store(self, number: int, part: Ragged, described: str) -> Chunk:
         path, about = self._chunk_files(number)
         with replaced_file(path) as temporary:
-            np.save(temporary, part.values.numpy(), allow_pickle=False)
+            with temporary.open("wb") as file:
+                np.save(file, part.values.numpy(), allow_pickle=False)
             chunk = Chunk(part.lengths.tolist(), sha256(temporary), described)
             if not about.exists() or Chunk(**json.loads(about.read_text())) != chunk:
                 self._forget(number)
