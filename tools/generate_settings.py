@@ -24,9 +24,9 @@ def page() -> str:
     """The whole page."""
     parts = [
         "# Settings of a training run",
-        "Generated from the docstrings in colbertz/training/config/ by `python tools/generate_settings.py`. A dot leads "
-        "into a section: in YAML the settings of a section are indented, and on the command line a dot separates "
-        "section and setting, as in `--optim.lr 1e-4`. Unknown keys are refused.",
+        "Generated from the docstrings in colbertz/training/config/ by `python tools/generate_settings.py`. In YAML "
+        "the settings of a section are indented below its name; on the command line a dot separates the two, "
+        "as in `--optim.lr 1e-4`. Unknown keys are refused.",
         *(_section(name, section) for name, section in SECTIONS.items()),
     ]
     return "\n\n".join(parts) + "\n"
