@@ -45,6 +45,8 @@ def _section(name: str, section: type) -> str:
         # The choices are listed unless the text names all of them.
         if not all(choice in meaning for choice in choices):
             meaning += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
+        # Markdown reads [CLS] [SEP] as a link.
+        meaning = re.sub(r"(?<!`)\[[A-Z]+\](?!`)", r"`\g<0>`", meaning)
         rows.append(f"| `{field.name}` | {_default(field)} | {meaning.replace('|', '/')} |")
     title = f"`{name}`" if name else "The run"
     return "\n".join([f"## {title}\n\n{summary}\n", *rows])

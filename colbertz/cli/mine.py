@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from colbertz.evaluation import Collection
     from colbertz.index import Hit
     from colbertz.models import ColBERT
+    from colbertz.ragged import Ragged
     from colbertz.searcher import Searcher
 
 HELP = "find hard negatives for training pairs"
@@ -194,28 +195,29 @@ def _mined(
     """Text, positives and negatives of each query."""
     from tqdm import tqdm
 
-    from colbertz.models.truncation import truncation_summed
-
     texts = dict(zip(data.document_ids, data.documents))
-    with truncation_summed(), tqdm(total=len(data.queries), desc="mining", unit=" queries", disable=None) as bar:
+    num_truncated, model = 0, searcher.model
+    with tqdm(total=len(data.queries), desc="mining", unit=" queries", disable=None) as bar:
         for start in range(0, len(data.queries), _QUERIES_AT_ONCE):
             batch = slice(start, start + _QUERIES_AT_ONCE)
-            found = _ranked(searcher, data.queries[batch], data.relevant[batch], texts, args)
+            encoded = model.encode(data.queries[batch], "query", batch_tokens=args.batch_tokens, show_progress=False)
+            num_truncated += encoded.num_truncated
+            found = _ranked(searcher, encoded.embeddings, data.relevant[batch], texts, args)
             for query, (positives, candidates) in zip(data.queries[batch], found):
                 yield query, positives, choose(query, positives, candidates, filters)
             bar.update(len(found))
+    model.warn_truncated(num_truncated, "query")
 
 
 def _ranked(
     searcher: "Searcher",
-    queries: Sequence[str],
+    embeddings: "Ragged",
     relevant: Sequence[Mapping[str, float]],
     texts: dict[str, str],
     args: argparse.Namespace,
 ) -> list[tuple[list[Candidate], list[Candidate]]]:
     """The positives and what the search found for each query; positives that it did not find are scored here."""
     index = searcher.index
-    embeddings = searcher.model.encode_query(queries, batch_tokens=args.batch_tokens, show_progress=False)
     found = [[_candidate(hit, texts, index.path) for hit in row] for row in index.search(embeddings, args.top_k)]
     scores = [{candidate.id: candidate.score for candidate in candidates} for candidates in found]
     missing = [[id for id in ids if id not in known] for ids, known in zip(relevant, scores)]

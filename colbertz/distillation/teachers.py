@@ -21,7 +21,7 @@ from colbertz.errors import UserError, require
 from colbertz.files import replaced_directory
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_summed
+from colbertz.models.tokenizer import Side
 from colbertz.ragged import Ragged
 from colbertz.text.bm25 import bm25_index
 from colbertz.text.words import split_identifiers
@@ -58,17 +58,31 @@ class Candidates:
 # -- teachers --------------------------------------------------------------------------------------------------------
 
 
+class ColBERTTeacher:
+    """MaxSim of a ColBERT model; counts the texts that were cut until `warn_truncated` reports them."""
+
+    def __init__(self, model: ColBERT) -> None:
+        self.model = model
+        self._num_truncated: dict[Side, int] = {"query": 0, "document": 0}
+
+    def __call__(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
+        return maxsim_of_lists(self._encode(queries, "query"), documents, lambda texts: self._encode(texts, "document"))
+
+    def warn_truncated(self) -> None:
+        """Log one warning for queries and one for documents, if any were cut since the last call."""
+        for side, num_truncated in self._num_truncated.items():
+            self.model.warn_truncated(num_truncated, side)
+            self._num_truncated[side] = 0
+
+    def _encode(self, texts: Sequence[str], side: Side) -> Ragged:
+        encoded = self.model.encode(texts, side, show_progress=False)
+        self._num_truncated[side] += encoded.num_truncated
+        return encoded.embeddings.to(self.model.device)
+
+
 def colbert_teacher(model: ColBERT) -> Teacher:
     """MaxSim of a ColBERT model."""
-
-    def encode(texts: list[str]) -> Ragged:
-        embeddings: Ragged = model.encode_document(texts, show_progress=False)
-        return embeddings.to(model.device)
-
-    def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
-        return maxsim_of_lists(model.encode_query(queries, show_progress=False).to(model.device), documents, encode)
-
-    return score
+    return ColBERTTeacher(model)
 
 
 def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
@@ -175,7 +189,7 @@ def score_lists(
     Raises:
         ValueError: for a score that is NaN or infinite, naming query and document.
     """
-    with truncation_summed():
+    try:
         for batch in _batches(candidates.lists):
             queries = [candidates.queries[one.query_id] for one in batch]
             documents = [[candidates.documents[id] for id in one.document_ids] for one in batch]
@@ -190,6 +204,9 @@ def score_lists(
             if bm25 is not None:
                 scores = [fuse(row, other, bm25_weight) for row, other in zip(scores, bm25(queries, documents))]
             yield from zip(batch, scores)
+    finally:
+        if isinstance(teacher, ColBERTTeacher):
+            teacher.warn_truncated()
 
 
 def fuse(scores: Sequence[float], bm25: Sequence[float], weight: float) -> list[float]:

@@ -22,7 +22,6 @@ from colbertz.evaluation.metrics import mrr, recall
 from colbertz.index import Hit
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.assemble import PACKAGED
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.recipes.demo.corpus import Function, collect, default_roots
 from colbertz.recipes.demo.tokenizer import train_tokenizer
 from colbertz.searcher import Searcher
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         location = str(Path(config.output) / "model")
     model = ColBERT.from_pretrained(location)
 
-    with stage(f"Indexing all {len(functions):,} functions into {index}"), truncation_unmentioned():
+    with stage(f"Indexing all {len(functions):,} functions into {index}"):
         searcher = Searcher.build(
             index,
             model,
