@@ -155,7 +155,7 @@ def test_help_begins_with_what_to_do_and_goes_through_the_settings(
     places = [printed.index(text) for text in texts]
     assert places == sorted(places)
     assert printed.index("the model to start from:") < printed.index("--model.init INIT")
-    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.encoder", "data.train"))
+    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.init", "data.train"))
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
