@@ -12,7 +12,7 @@ import torch
 from colbertz.errors import UserError
 from colbertz.index import Hit, Index
 from colbertz.models import ColBERT, Tokens
-from colbertz.models.checkpoint.assemble import PACKAGED
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
 from colbertz.ragged import Ragged
 

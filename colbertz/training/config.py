@@ -27,12 +27,13 @@ class ModelConfig:
     Attributes:
         init: directory or Hugging Face hub id of a checkpoint; null for random weights of the sizes below.
         tokenizer: the tokenizer.json of a model with random weights; it must know [CLS] [SEP] [PAD] [UNK] [MASK].
+        encoder: family of a model with random weights: modernbert or bert.
         hidden_size: width of the encoder's residual stream. This and the next five describe random weights only.
         intermediate_size: width inside the feed-forward blocks.
         num_hidden_layers: encoder layers.
         num_attention_heads: attention heads; they divide hidden_size.
-        local_attention: tokens that a token sees in sliding-window layers, itself included.
-        global_attn_every_n_layers: every n-th layer, from the first on, sees the whole text.
+        local_attention: tokens that a token sees in sliding-window layers, itself included; of modernbert only.
+        global_attn_every_n_layers: every n-th layer, from the first on, sees the whole text; of modernbert only.
         embedding_dim: size of a token's embedding; null for the checkpoint's, or 128.
         query_length: tokens of a query at most; null for the checkpoint's, or 32.
         document_length: tokens of a document at most; null for the checkpoint's, or 180.
@@ -49,6 +50,7 @@ class ModelConfig:
 
     init: str | None = None
     tokenizer: str | None = None
+    encoder: str = "modernbert"
     hidden_size: int = 256
     intermediate_size: int = 384
     num_hidden_layers: int = 4

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     if config.fsdp or config.ema_decay:
         judged = spectator(model) if world.is_main else None
     mlm = config.loss.kind == "mlm"
-    network = replicate(model.encoder, world) if mlm else spread(model, world, fsdp=config.fsdp)
+    network = replicate(cast(nn.Module, model.encoder), world) if mlm else spread(model, world, fsdp=config.fsdp)
     objective = MaskedLanguageHead.of(model.encoder) if mlm else Objective(config.loss)
     objective = objective.to(world.device)
     optimizer = optim.build(model, objective, config.optim)
