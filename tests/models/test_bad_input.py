@@ -328,6 +328,7 @@ def test_activations_that_are_none_are_refused(directory, name):
 def test_a_failed_save_leaves_the_old_files(directory, tmp_path, monkeypatch):
     model = ColBERT.from_pretrained(directory, "cpu")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
     def fail(*_args: object, **_settings: object) -> None:
         raise OSError("No space left on device")
 

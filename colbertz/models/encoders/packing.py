@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colbertz.kernels.cpu import attention as attention_cpu
+from colbertz.kernels.cpu.attention import uses_bf16_attention
 from colbertz.ragged import Ragged
 
 # Longer texts are not filled up: their sliding window is computed block by block, which allows no mask.
@@ -63,10 +63,10 @@ class Packing:
         lengths = ids.lengths.tolist()
         if any(a > b for a, b in pairwise(lengths)):
             order = ids.lengths.argsort(stable=True)
-            rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order]
-            restore = rows.values.argsort()
+            rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order].values
+            restore = rows.argsort()
             ids = ids[order]
-            attended = None if attended is None else attended[rows.values]
+            attended = None if attended is None else attended[rows]
             lengths.sort()
         positions, max_length = _positions(ids), max(lengths, default=0)
         filled = attended is None and _uses_products(weight)
@@ -140,4 +140,4 @@ def _uses_flash(weight: Tensor) -> bool:
 
 def _uses_products(weight: Tensor) -> bool:
     """Whether an encoder with this weight should use kernels/cpu/attention.py."""
-    return weight.device.type == "cpu" and attention_cpu.is_for(compute_dtype(weight))
+    return weight.device.type == "cpu" and uses_bf16_attention(compute_dtype(weight))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colbertz.kernels.cpu import attention as attention_cpu
+from colbertz.kernels.cpu.attention import bf16_attention
 from colbertz.models.encoders.packing import Packing
 
 # A band mask over a whole text costs L×L. From this many windows on, blocks of one window with a halo cost less.
@@ -47,7 +47,7 @@ def attention_over_runs(
         else:
             band = None if window is None else _band(length, length, window, 0, q.device).to(q.dtype)
             if packing.filled and not dropout:
-                y = attention_cpu.attention(qs, ks, vs, band, attended)
+                y = bf16_attention(qs, ks, vs, band, attended)
             else:
                 y = _sdpa(qs, ks, vs, _mask(band, attended), dropout)
         results.append(y.transpose(1, 2).reshape(count * length, *q.shape[1:]))
