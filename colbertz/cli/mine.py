@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, positive
-from colbertz.corpus.rows import read_rows
+from colbertz.corpus.formats import NAMES, read_rows
 from colbertz.distillation.negatives import Candidate, Choice, Filters, choose
 from colbertz.errors import UserError
 from colbertz.files import replaced_file
@@ -47,7 +47,9 @@ _REASONS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--pairs", metavar="FILE", help="JSON lines with query and document; .gz too; - for stdin")
+    data.add_argument(
+        "--pairs", metavar="FILE", help=f"{NAMES} with query and document; .gz too; - for JSON lines from stdin"
+    )
     data.add_argument("--data", metavar="DIR", help="BEIR's layout: corpus.jsonl, queries.jsonl, qrels/; .gz too")
     parser.add_argument("--split", help="with --data: mine for the queries of qrels/SPLIT.tsv (default: train)")
     parser.add_argument("--out", required=True, metavar="FILE", help="the .jsonl or .jsonl.gz to write, or to replace")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.cli.options import DTYPES, torch_dtype
-from colbertz.corpus.rows import read_rows, require_file
+from colbertz.corpus.formats import read_rows
+from colbertz.corpus.lines import require_file
 from colbertz.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from colbertz.cli import index as indexing
 from colbertz.cli.options import DEFAULT_MODEL, add_model_arguments, positive, torch_dtype
-from colbertz.corpus.rows import read_queries
+from colbertz.corpus.documents import read_queries
+from colbertz.corpus.formats import NAMES
 from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
 
@@ -50,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--explain", action="store_true", help="show what each token of the query matched")
     output.add_argument("--json", action="store_true", help="one JSON object a query: query, hits")
     output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
-    output.add_argument("--queries", metavar="FILE", help="JSON lines with _id and text, or id TAB text; with --run")
+    output.add_argument(
+        "--queries",
+        metavar="FILE",
+        help=f"{NAMES} with _id and text (in .tsv id TAB text, without a header); with --run",
+    )
     output.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
 
     building = parser.add_argument_group("building the index first")

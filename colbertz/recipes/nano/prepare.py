@@ -19,11 +19,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from colbertz.corpus.rows import read_rows
+from colbertz.corpus.formats import read_rows
+from colbertz.corpus.lines import plain_or_gz
 from colbertz.distillation.teachers import bm25_teacher
 from colbertz.errors import UserError
 from colbertz.evaluation import read_beir
-from colbertz.evaluation.collections import plain_or_gz
 from colbertz.files import replaced_directory
 from colbertz.recipes.demo.corpus import collect, default_roots
 from colbertz.recipes.demo.tokenizer import train_tokenizer
