@@ -40,7 +40,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny untrained ColBERT. Also with random weights, texts that share words are the most similar."""
+    """The directory of a tiny untrained ColBERT. Even so, texts that share words are the most similar."""
     from checkpoints import modernbert_tokenizer
 
     from colbertz.models import ColBERT, ModernBertConfig
