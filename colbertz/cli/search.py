@@ -6,9 +6,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from colbertz.cli import index as indexing
 from colbertz.cli.options import DEFAULT_MODEL, add_model_arguments, positive, torch_dtype
@@ -18,7 +18,7 @@ from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
 
 if TYPE_CHECKING:
-    from colbertz.index import Hit
+    from colbertz.index import Hit, SearchOptions
     from colbertz.searcher import Searcher
 
 HELP = "search an index"
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     asked = bool(args.query)
     for query in [" ".join(args.query)] if asked else _asked_for():
         try:
-            hits = searcher.search(query, args.k, **options)
+            hits = searcher.search(query, args.k, options)
         except ValueError as error:
             if asked or not sys.stdin.isatty():
                 raise
@@ -95,15 +95,23 @@ def run(args: argparse.Namespace) -> None:
         print(_answer(searcher, query, hits, args, color), flush=True)
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = {"where": args.where, "hybrid": args.hybrid, "exact": args.exact}
-    options |= {"n_ivf_probe": args.n_ivf_probe, "n_full_scores": args.n_full_scores, "device": args.index_device}
+def _options(args: argparse.Namespace) -> "SearchOptions":
+    from colbertz.index import SearchOptions
+
+    subset = None
     if args.subset:
         with Path(args.subset).open(encoding="utf-8") as file:
-            options["subset"] = [line.rstrip("\n") for line in file if line.strip()]
-    if args.text_weight is not None:
-        options["text_weight"] = args.text_weight
-    return options
+            subset = [line.rstrip("\n") for line in file if line.strip()]
+    options = SearchOptions(
+        n_ivf_probe=args.n_ivf_probe,
+        n_full_scores=args.n_full_scores,
+        exact=args.exact,
+        where=args.where,
+        subset=subset,
+        device=args.index_device,
+        hybrid=args.hybrid,
+    )
+    return options if args.text_weight is None else replace(options, text_weight=args.text_weight)
 
 
 def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.Namespace, color: bool) -> str:
@@ -123,7 +131,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     return "\n".join(lines)
 
 
-def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: dict[str, Any]) -> None:
+def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> None:
     """A TREC run: query id, Q0, document id, rank, score, tag."""
     from tqdm import tqdm
 
@@ -134,7 +142,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: di
     with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]
-            for row, hits in zip(batch, searcher.search([row.text for row in batch], k, **options)):
+            for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):
                 if row.id in found:
                     raise UserError(f"{queries}: the query id {row.id!r} comes twice")
                 found[row.id] = {hit.id: hit.score for hit in hits}
