@@ -2,7 +2,7 @@
 
 A separate process makes two steps of the nano model of train.py on the CPU in float32; the optimizer's state exists
 from the second step on. Each term of the formula is computed from sizes, except the activations per token, which are
-counted in a forward pass. `measured: tensors` is what the formula describes; the rest of the process's memory belongs to
+counted in a forward pass. `measured: tensors` is what the formula describes; the rest of the memory belongs to
 libraries and to malloc. Writes results/train_memory.json.
 
 `--published` computes the same terms, without a run, for stage 1 of ColBERT-Zero (arXiv 2602.16609) on one GPU in bf16

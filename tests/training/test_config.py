@@ -157,7 +157,7 @@ def test_help_starts_with_what_to_do_and_then_lists_the_settings(
     positions = [printed.index(text) for text in texts]
     assert positions == sorted(positions)
     assert printed.index("the model to start from:") < printed.index("--model.init INIT")
-    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.init", "data.train"))
+    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.encoder", "data.train"))
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:

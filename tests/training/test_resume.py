@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from test_gradcache import free_port
 from toy_training import settings, write
 
+from colbertz.models.encoders.base import FAMILIES
 from colbertz.training import config, state
 from colbertz.training.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
 from colbertz.training.loop import train
@@ -163,6 +165,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, capsys:
         (path / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"damaged.*set overwrite to true"):
         train(full_settings(folder, name))
+
+
+@pytest.mark.parametrize("encoder", FAMILIES)
+def test_every_encoder_family_trains_from_scratch_and_resumes(tmp_path: Path, encoder: str) -> None:
+    write(tmp_path)
+    chosen = settings(tmp_path, max_steps=6, log_every=1, save_every=2)
+    chosen = replace(chosen, model=replace(chosen.model, encoder=encoder))
+    train(chosen)
+    output = tmp_path / "run"
+    expected = measured(tmp_path, "run")
+    assert json.loads((output / "model" / "config.json").read_text())["model_type"] == encoder
+    weights = (output / "model" / "model.safetensors").read_bytes()
+    losses = [line["loss"] for line in expected if "loss" in line]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+    # As if the run had been killed during its fifth step.
+    (output / "result.json").unlink()
+    shutil.rmtree(output / "model")
+    shutil.rmtree(state.checkpoints(output)[-1])
+    assert [path.name for path in state.checkpoints(output)] == ["step-00000004"]
+    train(chosen)
+    assert measured(tmp_path, "run") == expected
+    assert (output / "model" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_complete_run_is_not_repeated_and_other_settings_are_refused(
