@@ -126,7 +126,6 @@ def test_coming_from_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert hasattr(names[name], attribute), f"{name}.{attribute}"
 
 
-@pytest.mark.xfail(reason="waits for the rooms that are being put in order", strict=False)
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "log.md")], ids=name_of)
 def test_files_that_pages_name_exist(page: Path) -> None:
     top = "colbertz|kernels|configs|tests|tools|benchmarks|docs"
