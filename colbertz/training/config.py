@@ -8,11 +8,14 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from colbertz.errors import UserError
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 
 def _require(ok: bool, message: str) -> None:
@@ -403,17 +406,28 @@ def load(argv: Sequence[str]) -> TrainingConfig:
     """
     import jsonargparse
 
-    description = "Train as a YAML file says, or with --dry-run check its settings, its data and one step."
-    parser = jsonargparse.ArgumentParser(prog="train.py", description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; later arguments override it")
-    parser.add_class_arguments(TrainingConfig, as_positional=False)
     _check_arguments(argv)
+    settings = parser()
     try:
-        namespace = parser.parse_args(list(argv))
-        values = vars(parser.instantiate(namespace))
+        namespace = settings.parse_args(list(argv))
+        values = vars(settings.instantiate(namespace))
     except jsonargparse.ArgumentError as error:
         raise UserError(" ".join(str(error).split())) from None
     return TrainingConfig(**{f.name: values[f.name] for f in fields(TrainingConfig)})
+
+
+def parser() -> "jsonargparse.ArgumentParser":
+    """The parser of the settings, which also formats their help."""
+    import jsonargparse
+
+    made = jsonargparse.ArgumentParser(
+        prog="colbertz train", usage="%(prog)s --config FILE [--dry-run] [--SETTING VALUE ...]", exit_on_error=False
+    )
+    made.add_argument(
+        "--config", action="config", metavar="FILE", help="YAML file of settings; later arguments override it"
+    )
+    made.add_class_arguments(TrainingConfig, as_positional=False)
+    return made
 
 
 def differences(before: TrainingConfig, now: TrainingConfig) -> list[str]:
