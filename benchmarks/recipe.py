@@ -96,7 +96,8 @@ def judge_seed(path: Path, arms: list[str], settings: Settings) -> None:
     if not missing:
         return
     made_of: dict[str, Any] = {
-        stage: yaml.safe_load((settings.configs / f"{stage}.yaml").read_text(encoding="utf-8")) for stage in STAGES.values()
+        stage: yaml.safe_load((settings.configs / f"{stage}.yaml").read_text(encoding="utf-8"))
+        for stage in STAGES.values()
     }
     made_of["data"] = run.prepare_data(settings)
     if found["settings"] not in (None, made_of):

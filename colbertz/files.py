@@ -14,16 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _counter = itertools.count()
-_TEMPORARY = re.compile(r"\.\d+-\d+\..+")
+_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.new")
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` when the block ends without an error.
 
-    The temporary file is hidden, lies in the same folder and has the same suffixes. It need not be created.
+    The temporary file lies in the same folder and is hidden. Its name ends in `.new`, so that no pattern such as
+    `*.json` matches what a killed process leaves.
     """
-    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.{path.name}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.new")
     try:
         yield temporary
         sync_files([temporary])

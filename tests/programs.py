@@ -8,8 +8,8 @@ from types import ModuleType
 ROOT = Path(__file__).parents[1]
 
 
-def program(name: str, folder: str = "docs") -> ModuleType:
-    """A script of docs/ or benchmarks/; it may import its neighbours."""
+def program(name: str, folder: str = "tools") -> ModuleType:
+    """A script of tools/ or benchmarks/; it may import its neighbours."""
     spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -238,7 +238,7 @@ def test_without_training_the_packaged_model_searches(larger: Path, capsys: pyte
 
     from colbertz import Index, Searcher
 
-    assert Index.open(larger / "index").model == "colbertz/recipes/nano"
+    assert Index.open(larger / "index").model == "colbertz/nano"
     (hit,) = Searcher.open(larger / "index").search("take 7 from the email box", k=1)
     assert hit.metadata["name"] == "email.take_7_email"
 

@@ -18,7 +18,7 @@ SOURCES = sorted([*(ROOT / "colbertz").rglob("*.py"), *(ROOT / "kernels").rglob(
 FLOORS: list[set[str]] = [
     {"kernels"},
     {"errors"},
-    {"ragged", "files"},
+    {"ragged", "files", "document"},
     {"maxsim", "text"},
     {"corpus", "models", "index"},
     {"evaluation"},

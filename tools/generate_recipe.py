@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).with_name("recipe.md")
+PAGE = Path(__file__).parents[1] / "docs/recipe.md"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 PLACE = re.compile(r"(<!-- tables of (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 MEASURE, FULL = "nDCG@10", "all three"

@@ -17,7 +17,7 @@ SECTIONS = {
     "optim": config.OptimConfig,
     "eval": config.EvalConfig,
 }
-PAGE = Path(__file__).with_name("settings.md")
+PAGE = Path(__file__).parents[1] / "docs/settings.md"
 
 
 def page() -> str:

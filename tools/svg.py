@@ -1,4 +1,4 @@
-"""What the pictures in docs/images are made of: SVG as text, on white ground. Used by docs/draw_*.py."""
+"""What the pictures in docs/images are made of: SVG as text, on white ground. Used by tools/draw_*.py."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parents[1] / "docs/images"
 WIDTH = 760
 # Of what is passed over; of what the eye should find; of what it is compared with; of lines. Told apart by the
 # colour-blind, and by lightness.

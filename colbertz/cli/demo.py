@@ -13,7 +13,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--train", action="store_true", help="train a model on this code first, instead of using colbertz/recipes/nano"
+        "--train", action="store_true", help="train a model on this code first, instead of using colbertz/nano"
     )
     parser.add_argument(
         "--prepare", action="store_true", help="stop before the training, to start train.py or torchrun by hand"

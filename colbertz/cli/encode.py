@@ -71,6 +71,7 @@ def _save(embeddings: "Ragged", output: Path) -> None:
     values, offsets = embeddings.values.numpy(), embeddings.offsets.numpy()
     with replaced_file(output) as temporary:
         if output.suffix == ".npz":
-            np.savez(temporary, values=values, offsets=offsets)
+            with temporary.open("wb") as file:
+                np.savez(file, values=values, offsets=offsets)
         else:
             save_file({"values": values, "offsets": offsets}, temporary)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("torch", "onnx", "onnx-int8")
 # The model that comes with the package.
-DEFAULT_MODEL = "colbertz/recipes/nano"
+DEFAULT_MODEL = "colbertz/nano"
 
 
 def positive(text: str) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.files import sha256
 from colbertz.index import interop
@@ -26,7 +27,6 @@ from colbertz.index.search.query import (
     hits_of,
 )
 from colbertz.index.store.codec import NBITS
-from colbertz.index.store.documents import Document
 from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.snapshot import Snapshot, doc_idx_of
 from colbertz.index.write import build as building

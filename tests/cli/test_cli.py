@@ -175,7 +175,7 @@ def test_search_builds_first_when_asked(
     assert Index.open(tmp_path / "new").manifest.nbits == 2
     assert "already holds an index" in error_of(capsys, *command)
     assert main([*command[:-2], "--overwrite"]) == 0
-    assert Index.open(tmp_path / "new").model == "colbertz/recipes/nano"
+    assert Index.open(tmp_path / "new").model == "colbertz/nano"
 
 
 def test_search_with_an_exported_model(

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colbertz.index.store.documents
-from colbertz.index.store.documents import Document, Documents, find_words, write_documents
+from colbertz.document import Document
+from colbertz.index.store.documents import Documents, find_words, write_documents
 
 
 def written(path: Path, documents: Iterable[Document]) -> Documents:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colbertz.index.search.filters
+from colbertz.document import Document
 from colbertz.index.search.filters import matching
-from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.documents import Documents, write_documents
 
 
 def segment(path: Path, documents: list[Document]) -> Documents:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colbertz.document import Document
 from colbertz.index.search.fulltext import search_text
-from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.documents import Documents, write_documents
 
 VOCABULARY = "apple banana cherry damson elder fig Grape grape".split()
 texts = st.none() | st.lists(st.sampled_from(VOCABULARY), max_size=12).map(" ".join)

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from colbertz import Index, Ragged
 from colbertz.cli import convert as cli
+from colbertz.document import Document
 from colbertz.index.interop import detect, fast_plaid, metadata_db, open_foreign, require_own
 from colbertz.index.interop.convert import convert
-from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.documents import Documents, write_documents
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 from colbertz.index.write import compact as copying
 

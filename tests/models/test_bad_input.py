@@ -48,7 +48,7 @@ def change_weights(directory: Path, file: str = "model.safetensors", **changes: 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(ValueError, match=f"device {device} cannot be used here") as caught:
-        ColBERT.from_pretrained("colbertz/recipes/nano", device)
+        ColBERT.from_pretrained("colbertz/nano", device)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 

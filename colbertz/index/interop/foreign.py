@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.codec import NBITS, Codec
-from colbertz.index.store.documents import Document, Documents, write_documents
+from colbertz.index.store.documents import Documents, write_documents
 from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.segment import Segment, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
@@ -23,8 +24,8 @@ from colbertz.index.store.snapshot import Snapshot
 _SAMPLE = 1 << 16
 
 
-def damaged(path: Path, what: object) -> ValueError:
-    return ValueError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
+def damaged(path: Path, what: object) -> UserError:
+    return UserError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
 
 
 def read_json(path: Path) -> Any:

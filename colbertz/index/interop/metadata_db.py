@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.interop.foreign import damaged
-from colbertz.index.store.documents import Document, fold, quoted
+from colbertz.index.store.documents import fold, quoted
 from colbertz.index.store.snapshot import Snapshot
 
 NAME = "metadata.db"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from colbertz.document import Document
 from colbertz.index.interop.foreign import check_doclens, damaged, make_codec, make_snapshot, read_doclens, read_json
-from colbertz.index.store.documents import Document
 from colbertz.index.store.snapshot import Snapshot
 
 

@@ -145,18 +145,18 @@ def _numbers(
             connection.set_progress_handler(None, 0)
 
 
-def _explained(error: Exception, where: str, known: list[str]) -> ValueError | TypeError:
+def _explained(error: Exception, where: str, known: list[str]) -> UserError | TypeError:
     message = str(error)
     unknown = re.fullmatch("no such column: (.*)", message, re.DOTALL)
     if unknown:
-        return ValueError(
+        return UserError(
             f"filter {where!r}: no document has a field {unknown[1]!r}; fields are {', '.join(known)}, "
             "and strings go in 'single quotes'"
         )
     if message == "interrupted":
-        return ValueError(f"filter {where!r} was stopped after {MAX_SECONDS:g} seconds; make it simpler")
+        return UserError(f"filter {where!r} was stopped after {MAX_SECONDS:g} seconds; make it simpler")
     if "type" in message and "not supported" in message:
         return TypeError(f"filter {where!r}: {message}; pass strings, numbers, booleans or None")
     if "syntax error" in message:
         message += '; names that are no plain words, or words of SQL, go in "double quotes"'
-    return ValueError(f"filter {where!r}: {message}")
+    return UserError(f"filter {where!r}: {message}")

@@ -16,7 +16,6 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 
 # Names of the document's own columns and SQLite's names of the row's number. A metadata key called so has no column.
@@ -47,15 +47,6 @@ CREATE TABLE lengths (first INTEGER PRIMARY KEY, lengths BLOB);
 # No stemming: embeddings forgive inflection anyway, so what users of hybrid search miss and want from words is the
 # exact name, code or identifier, in any language, and Porter's stemmer is for English prose only.
 _TOKENIZER = "unicode61 remove_diacritics 2"
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document as it is stored and returned."""
-
-    id: str
-    text: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def fold(name: str) -> str:

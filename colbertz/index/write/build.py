@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.files import replaced_file, sha256, sync_files, write_atomically
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
-from colbertz.index.store.documents import Document, DocumentWriter, write_documents
+from colbertz.index.store.documents import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, PROGRESS, Manifest, SegmentFiles
 from colbertz.index.write.commit import (
     commit,
@@ -240,7 +241,8 @@ class _Work:
     def _store(self, number: int, part: Ragged, described: str) -> Chunk:
         path, about = self._chunk_files(number)
         with replaced_file(path) as temporary:
-            np.save(temporary, part.values.numpy(), allow_pickle=False)
+            with temporary.open("wb") as file:
+                np.save(file, part.values.numpy(), allow_pickle=False)
             chunk = Chunk(part.lengths.tolist(), sha256(temporary), described)
             if not about.exists() or Chunk(**json.loads(about.read_text())) != chunk:
                 self._forget(number)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
+from colbertz.document import Document
 from colbertz.index.store.codec import Encoded
-from colbertz.index.store.documents import Document, write_documents
+from colbertz.index.store.documents import write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
 from colbertz.index.store.snapshot import Snapshot, allowed_doc_idx
 from colbertz.index.write.commit import segment_info, write_codes, write_lists

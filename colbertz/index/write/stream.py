@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.index.store.documents import Document
 from colbertz.ragged import Ragged
 
 # All embeddings, batch after batch, or a function that begins with the document of a given number.

@@ -32,7 +32,7 @@ ENCODERS: dict[str, tuple[Any, Any]] = {"modernbert": (ModernBertConfig, ModernB
 # Parts of whole models that sit on an encoder and that a ColBERT has no use for.
 _HEADS = ("head.", "decoder.", "cls.", "pooler.", "classifier.", "linear.", "embeddings.position_ids", "lm_head.")
 # The model that comes with the package, by the name it would have on the hub, and where it lies.
-PACKAGED = "colbertz/recipes/nano"
+PACKAGED = "colbertz/nano"
 _PACKAGED_AT = Path(__file__).parents[1] / "packaged" / "nano"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.bin", FILES.stanford]
 
@@ -40,7 +40,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.bin", FILES.stanford]
 def resolve(path_or_hub_id: str | Path) -> Path:
     """A local directory as it is; anything of the form `owner/name` through the Hugging Face hub and its cache.
 
-    `colbertz/recipes/nano` is the model that comes with the package.
+    `colbertz/nano` is the model that comes with the package.
 
     Raises:
         FileNotFoundError: if there is neither such a directory nor such a repository.

@@ -7,5 +7,4 @@ cloze.py       questions made of sentences
 stages.py      the steps, from files to files: a stage of training, mined negatives, a teacher's scores
 judge.py       nDCG@10 of models and of BM25 on the collections, searched exactly and with an index
 card.py        the model card
-model/         the packaged model, `colbertz/recipes/nano`
 """

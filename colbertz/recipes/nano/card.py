@@ -49,7 +49,7 @@ def card(
         "```python",
         "from colbertz import ColBERT",
         "",
-        'model = ColBERT.from_pretrained("FOLDER")    # "colbertz/recipes/nano" is the one that comes with colbertz',
+        'model = ColBERT.from_pretrained("FOLDER")    # "colbertz/nano" is the one that comes with colbertz',
         "```",
         "",
         "## Trained on",
