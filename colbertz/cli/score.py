@@ -64,5 +64,4 @@ def run(args: argparse.Namespace) -> None:
     teacher = load_teacher(args.kind, args.teacher, args.device, torch_dtype(args.dtype))
     bm25 = bm25_teacher(candidates.documents.values()) if args.bm25_weight else None
     write_scores(args.out, candidates, score_lists(candidates, teacher, bm25, args.bm25_weight))
-    num_pairs = sum(len(candidate_list.document_ids) for candidate_list in candidates.lists)
-    print(f"{len(candidates.lists):,} lists, {num_pairs:,} scores: {args.out}")
+    print(f"{len(candidates.lists):,} lists, {candidates.num_pairs:,} scores: {args.out}")

@@ -50,6 +50,11 @@ class Candidates:
     documents: dict[str, str]
     lists: list[CandidateList]
 
+    @property
+    def num_pairs(self) -> int:
+        """Number of scores of all lists together."""
+        return sum(len(candidate_list.document_ids) for candidate_list in self.lists)
+
 
 @dataclass
 class MinedCounts:

@@ -161,9 +161,8 @@ def score_lists(
     Raises:
         UserError: for a score that is NaN or infinite, naming query and document.
     """
-    num_pairs = sum(len(candidate_list.document_ids) for candidate_list in candidates.lists)
     disable = None if show_progress is None else not show_progress
-    with truncation_summed(), tqdm(total=num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
+    with truncation_summed(), tqdm(total=candidates.num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
         for batch in _batches(candidates.lists, pairs_at_once):
             queries = [candidates.queries[candidate_list.query_id] for candidate_list in batch]
             documents = [[candidates.documents[document_id] for document_id in item.document_ids] for item in batch]

@@ -117,6 +117,7 @@ def teach(teacher: Path, mined: Path, out: Path, *, most_taught: int = _MOST_TAU
         model = teachers.load_teacher("colbert", str(teacher))
         bm25 = teachers.bm25_teacher(candidates.documents.values())
         lists.write_scores(out, candidates, teachers.score_lists(candidates, model, bm25, _BM25_WEIGHT))
+        print(f"{len(candidates.lists):,} lists, {candidates.num_pairs:,} scores: {out}")
     return _train_argument([{"layout": "ms-marco-scores", "path": str(out)}])
 
 
