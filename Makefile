@@ -1,18 +1,20 @@
-# Each target does all the set-up it needs; the second time that is instant. Needs Python 3.11 or newer with venv.
+# Each target installs everything that it needs; the second time this takes no time. Needs Python 3.11 or newer with venv.
 PYTHON ?= python3
 BIN := .venv/bin
 PYLATE_BIN := .venv-pylate/bin
 VERSIONS := setup.py constraints.txt constraints-pylate.txt
 
-.PHONY: help venv demo demo-train test lint format clean
+.PHONY: help venv demo demo-train test lint format docs generate clean
 
 help:
-	@echo "make demo    index this machine's Python code, search it, compare with BM25 (5 minutes)"
-	@echo "make demo-train   the same with a model trained on that code first (10 minutes at most)"
-	@echo "make test    run the tests, then those that compare with PyLate, and the kernels with the oldest Triton"
-	@echo "make lint    check format, style and types; edits nothing"
-	@echo "make format  format the code and mend what ruff can mend"
-	@echo "make clean   remove the environments and what demo and tests left behind"
+	@echo "make demo        index this machine's Python code, search it, compare with BM25 (5 minutes)"
+	@echo "make demo-train  the same with a model that is trained on that code first (10 minutes at most)"
+	@echo "make test        run the tests, those that compare with PyLate, and the kernels with the oldest Triton"
+	@echo "make lint        check format, style and types; changes nothing"
+	@echo "make format      format the code and correct what ruff can correct"
+	@echo "make docs        build the documentation's site in site/; fails on a broken link"
+	@echo "make generate    write the pictures, tables and settings in docs/ again, from code and results"
+	@echo "make clean       remove the environments and what demo, tests and builds left behind"
 
 venv: .venv/installed
 
@@ -25,7 +27,7 @@ demo-train: .venv/installed-demo
 test: .venv/installed .venv-pylate/installed
 	$(BIN)/pytest -m "not pylate"
 	$(PYLATE_BIN)/pytest -m pylate tests/parity
-	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py) tests/index/test_gpu.py
+	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py tests/*/*/*_triton.py) $(wildcard tests/index/test_gpu.py tests/index/*/test_gpu.py)
 	$(PYLATE_BIN)/pytest tests/kernels/test_compilation.py -k sm_90
 
 lint: .venv/installed
@@ -37,15 +39,25 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The tests compare these files with what the scripts write.
+generate: .venv/installed
+	$(BIN)/python tools/generate_settings.py
+	$(BIN)/python tools/generate_recipe.py
+	$(BIN)/python tools/draw_kernels.py
+	$(BIN)/python tools/draw_results.py
+
 clean:
-	rm -rf .venv .venv-pylate build demo-* runs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-pylate build site demo-* runs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: $(VERSIONS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# What the demo needs: a fraction of the developers' environment, so that it starts sooner.
+# What the demo needs: a part of the developers' environment, which is installed sooner.
 .venv/installed-demo: $(VERSIONS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo]"

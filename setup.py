@@ -19,6 +19,7 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.20"]
 TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 
 setup(
@@ -54,6 +55,7 @@ setup(
         "onnx": ONNX,
         "teachers": TEACHERS,
         "gpu": GPU,
-        "dev": [*TRAIN, *EVAL, *ONNX, *MTEB, *PEERS, *GPU, *DEV],
+        "docs": DOCS,
+        "dev": [*TRAIN, *EVAL, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *DEV],
     },
 )

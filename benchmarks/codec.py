@@ -37,7 +37,7 @@ def variants(tokens: torch.Tensor, num_documents: int) -> Iterator[tuple[str, to
     for system in ("fast-plaid", "colbertz"):
         snapshot = open_any(CACHE / f"index-{system}-{num_documents}")
         codec, [segment] = snapshot.codec, snapshot.segments
-        centroids = codec.centroids[torch.from_numpy(segment.codes.astype(np.int64))]
+        centroids = codec.centroids[torch.from_numpy(segment.arrays.codes.astype(np.int64))]
         yield system, decoded(tokens, centroids, codec.bucket_cutoffs, codec.bucket_weights)
         if system == "fast-plaid":
             some = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:50_000]

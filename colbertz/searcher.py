@@ -14,7 +14,6 @@ from colbertz.index import Hit, Index
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.assemble import PACKAGED
 from colbertz.models.colbert import Backend
-from colbertz.models.truncation import truncation_summed
 from colbertz.ragged import Ragged
 
 # What a model makes of this text is its fingerprint: a few numbers that no other model, no retrained one and no changed
@@ -138,19 +137,24 @@ class Searcher:
             location, model = model, ColBERT.from_pretrained(model)
         # One copy of the stream is encoded, the other stored; neither is ever more than a chunk behind.
         encoded, stored = itertools.tee(texts)
+        num_truncated = 0
 
         def embeddings(first: int) -> Iterator[Ragged]:
+            nonlocal num_truncated
             rest = itertools.islice(encoded, first, None)
             while chunk := list(itertools.islice(rest, _DOCUMENTS_AT_ONCE)):
-                yield model.encode_document(
+                part = model.encode(
                     chunk,
+                    "document",
                     pool_factor=pool_factor,
                     batch_tokens=batch_tokens,
                     devices=devices,
                     show_progress=show_progress,
                 )
+                num_truncated += part.num_truncated
+                yield part.embeddings
 
-        with truncation_summed():
+        try:
             index = Index.build(
                 path,
                 embeddings,
@@ -166,6 +170,8 @@ class Searcher:
                 device=index_device,
                 show_progress=show_progress,
             )
+        finally:
+            model.warn_truncated(num_truncated, "document")
         return cls(model, index)
 
     @overload

@@ -1,4 +1,4 @@
-"""Scripts that are not in the package, as modules."""
+"""Import scripts that are not in the package, as modules."""
 
 import importlib.util
 import sys

@@ -1,4 +1,8 @@
-"""The Python in the documentation runs as it stands, on a small checkpoint in place of a published one."""
+"""The documentation: its Python and its commands run as they are printed, its links lead somewhere, and its generated
+pages and pictures are what the scripts of tools/ write.
+
+Blocks run on a small untrained checkpoint in place of a published one.
+"""
 
 import json
 import re
@@ -12,21 +16,68 @@ from programs import program
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from colbertz import Index
 from colbertz.models import Tokens
 from colbertz.training import config
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+# Everything that a reader of the repository or of the site sees.
+PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))])
+PAGES.append(ROOT / "benchmarks/README.md")
+MOST_WORDS = 700  # of the README, as `wc -w` counts
 
 
-def run_blocks(page: str, names: dict[str, object], replaced: dict[str, str]) -> dict[str, object]:
+def blocks_of(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def run_blocks(page: str, names: dict[str, object], replaced: dict[str, str], folder: Path = DOCS) -> dict[str, object]:
     """Run the Python blocks of a page one after the other, in one namespace, and return it."""
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    blocks = blocks_of(folder / page, "python")
     assert blocks, f"{page} shows no Python"
     for block in blocks:
         for old, new in replaced.items():
             block = block.replace(old, new)
         exec(compile(block, page, "exec"), names)
     return names
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs name them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = page if not file else (page.parent / file).resolve()
+        assert path.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors_of(path), f"{page.name} links to {target}, which has no such heading"
+
+
+def test_the_readme_is_short_and_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MOST_WORDS
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks("README.md", {}, {}, ROOT)
+    assert names["scores"].shape == (1, 2)
+    assert sorted(hit.id for hit in names["hits"]) == ["b", "g", "y"]  # with the document that was added
+    assert len(names["index"]) == 2
+
+
+def test_the_home_page_and_operating_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks("index.md", {}, {})
+    index = Index.build("my-index", names["documents"])
+    run_blocks("operate.md", {}, {})
+    assert Index.open("my-index.backup").get("0") == index.get("0")
+    index.add(names["queries"])  # the lock has been released
 
 
 def test_in_your_code(checkpoint: Path) -> None:

@@ -85,13 +85,13 @@ def test_ranking_again_gives_the_scores_of_the_search(
     whole = rerank(model, collection, shuffled, show_progress=False)
     monkeypatch.setattr(exact, "_BLOCK", 7)
     encoded: list[str] = []
-    encode = type(model).encode_document
+    encode = type(model).encode
 
-    def counted(self: ColBERT, texts: Sequence[str], **options: Any) -> Any:
-        encoded.extend(texts)
-        return encode(self, texts, **options)
+    def counted(self: ColBERT, texts: Sequence[str], side: Any, **options: Any) -> Any:
+        encoded.extend(texts if side == "document" else [])
+        return encode(self, texts, side, **options)
 
-    monkeypatch.setattr(type(model), "encode_document", counted)
+    monkeypatch.setattr(type(model), "encode", counted)
     for again in (whole, rerank(model, collection, shuffled, show_progress=False)):
         assert again.keys() == run.keys()
         for query, found in again.items():

@@ -86,21 +86,21 @@ def test_an_interrupted_build_encodes_only_the_rest(
     monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 1)
     monkeypatch.setattr("colbertz.index.write.build.CHUNK_TOKENS", 40)
     model, encoded = ColBERT.from_pretrained(checkpoint), []
-    encode = model.encode_document
+    encode = model.encode
 
-    def counting(texts: Any, stop_at: int | None = None, **options: Any) -> Any:
-        if isinstance(texts, list):
+    def counting(texts: Any, side: Any, stop_at: int | None = None, **options: Any) -> Any:
+        if texts[0] in ORDINARY:  # not the text of the index's fingerprint
             if len(encoded) == stop_at:
                 raise KeyboardInterrupt
             encoded.extend(texts)
-        return encode(texts, **options)
+        return encode(texts, side, **options)
 
-    monkeypatch.setattr(model, "encode_document", partial(counting, stop_at=12))
+    monkeypatch.setattr(model, "encode", partial(counting, stop_at=12))
     with pytest.raises(KeyboardInterrupt):
         Searcher.build(tmp_path / "index", model, ORDINARY)
     first = list(encoded)
     encoded.clear()
-    monkeypatch.setattr(model, "encode_document", counting)
+    monkeypatch.setattr(model, "encode", counting)
     resumed = Searcher.build(tmp_path / "index", model, ORDINARY)
     assert len(encoded) < len(ORDINARY), "what was stored is not encoded again"
     assert encoded[-1] == ORDINARY[-1]

@@ -39,6 +39,8 @@ def page() -> str:
             # Where the text explains each choice there is no need to list them.
             listed = [choice for choice in choices if choice not in meanings[field.name]]
             meaning = meanings[field.name] + (f" One of {', '.join(f'`{c}`' for c in choices)}." if listed else "")
+            # Markdown takes [CLS] [SEP] for a link.
+            meaning = re.sub(r"(?<!`)\[[A-Z]+\](?!`)", r"`\g<0>`", meaning)
             rows.append(f"| `{field.name}` | {_default(field)} | {meaning.replace('|', '/')} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"

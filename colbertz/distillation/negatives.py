@@ -19,7 +19,6 @@ from colbertz.errors import UserError
 from colbertz.evaluation import Collection
 from colbertz.index import Hit, Index
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_summed
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import normalized
 
@@ -134,20 +133,22 @@ def mine(
         )
     texts = dict(zip(collection.document_ids, collection.documents))
     disable = None if show_progress is None else not show_progress
-    with (
-        truncation_summed(),
-        tqdm(total=len(collection.queries), desc="mining", unit=" queries", disable=disable) as bar,
-    ):
-        for start in range(0, len(collection.queries), queries_at_once):
-            queries = collection.queries[start : start + queries_at_once]
-            relevant = collection.relevant[start : start + queries_at_once]
-            embeddings = model.encode_query(queries, batch_tokens=batch_tokens, show_progress=False)
-            hits = index.search(embeddings, top_k)
-            for i, (query, ids) in enumerate(zip(queries, relevant)):
-                candidates = [_candidate(hit, texts, index.path) for hit in hits[i]]
-                positives = _positives(index, embeddings[i : i + 1], ids, candidates, texts)
-                yield MinedQuery(query, positives, choose(query, positives, candidates, filters))
-            bar.update(len(queries))
+    num_truncated = 0
+    try:
+        with tqdm(total=len(collection.queries), desc="mining", unit=" queries", disable=disable) as bar:
+            for start in range(0, len(collection.queries), queries_at_once):
+                queries = collection.queries[start : start + queries_at_once]
+                relevant = collection.relevant[start : start + queries_at_once]
+                encoded = model.encode(queries, "query", batch_tokens=batch_tokens, show_progress=False)
+                num_truncated += encoded.num_truncated
+                hits = index.search(encoded.embeddings, top_k)
+                for i, (query, ids) in enumerate(zip(queries, relevant)):
+                    candidates = [_candidate(hit, texts, index.path) for hit in hits[i]]
+                    positives = _positives(index, encoded.embeddings[i : i + 1], ids, candidates, texts)
+                    yield MinedQuery(query, positives, choose(query, positives, candidates, filters))
+                bar.update(len(queries))
+    finally:
+        model.warn_truncated(num_truncated, "query")
 
 
 def _positives(

@@ -15,7 +15,7 @@ from colbertz.distillation.lists import CandidateList, Candidates
 from colbertz.errors import UserError, require
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_summed
+from colbertz.models.tokenizer import Side
 from colbertz.ragged import Ragged
 from colbertz.text.bm25 import bm25_index
 from colbertz.text.words import split_identifiers
@@ -45,22 +45,35 @@ def load_teacher(
         UserError, FileNotFoundError: if the model cannot be loaded.
     """
     if kind == "colbert":
-        return colbert_teacher(ColBERT.from_pretrained(path_or_hub_id, device, dtype))
+        return ColBERTTeacher(ColBERT.from_pretrained(path_or_hub_id, device, dtype))
     make = bi_encoder_teacher if kind == "bi-encoder" else cross_encoder_teacher
     return make(path_or_hub_id, device, dtype)
 
 
-def colbert_teacher(model: ColBERT) -> Teacher:
-    """MaxSim of a ColBERT model; a document of several lists is encoded once."""
+class ColBERTTeacher:
+    """MaxSim of a ColBERT model. It counts the texts that are cut, until `warn_truncated` reports them."""
 
-    def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
-        texts, text_indices = _distinct(documents)
-        query_embeddings = model.encode_query(queries, show_progress=False).to(model.device)
-        document_embeddings = model.encode_document(texts, show_progress=False).to(model.device)
-        scores = maxsim_candidates(query_embeddings, document_embeddings, text_indices.to(model.device))
+    def __init__(self, model: ColBERT) -> None:
+        self.model = model
+        self._num_truncated: dict[Side, int] = {"query": 0, "document": 0}
+
+    def __call__(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
+        texts, text_indices = _distinct(documents)  # a document of several lists is encoded once
+        scores = maxsim_candidates(
+            self._encode(queries, "query"), self._encode(texts, "document"), text_indices.to(self.model.device)
+        )
         return [part.tolist() for part in scores]
 
-    return score
+    def warn_truncated(self) -> None:
+        """Log one warning for queries and one for documents, if any were cut since the last call."""
+        for side, num_truncated in self._num_truncated.items():
+            self.model.warn_truncated(num_truncated, side)
+            self._num_truncated[side] = 0
+
+    def _encode(self, texts: Sequence[str], side: Side) -> Ragged:
+        encoded = self.model.encode(texts, side, show_progress=False)
+        self._num_truncated[side] += encoded.num_truncated
+        return encoded.embeddings.to(self.model.device)
 
 
 def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
@@ -162,17 +175,22 @@ def score_lists(
         UserError: for a score that is NaN or infinite, naming query and document.
     """
     disable = None if show_progress is None else not show_progress
-    with truncation_summed(), tqdm(total=candidates.num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
-        for batch in _batches(candidates.lists, pairs_at_once):
-            queries = [candidates.queries[candidate_list.query_id] for candidate_list in batch]
-            documents = [[candidates.documents[document_id] for document_id in item.document_ids] for item in batch]
-            scores = teacher(queries, documents)
-            for candidate_list, row in zip(batch, scores):
-                _require_finite(candidate_list, row)
-            if bm25 is not None:
-                scores = [fuse(row, bm25_row, bm25_weight) for row, bm25_row in zip(scores, bm25(queries, documents))]
-            yield from zip(batch, scores)
-            bar.update(sum(map(len, scores)))
+    try:
+        with tqdm(total=candidates.num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
+            for batch in _batches(candidates.lists, pairs_at_once):
+                queries = [candidates.queries[candidate_list.query_id] for candidate_list in batch]
+                documents = [[candidates.documents[document_id] for document_id in item.document_ids] for item in batch]
+                scores = teacher(queries, documents)
+                for candidate_list, row in zip(batch, scores):
+                    _require_finite(candidate_list, row)
+                if bm25 is not None:
+                    bm25_scores = bm25(queries, documents)
+                    scores = [fuse(row, bm25_row, bm25_weight) for row, bm25_row in zip(scores, bm25_scores)]
+                yield from zip(batch, scores)
+                bar.update(sum(map(len, scores)))
+    finally:
+        if isinstance(teacher, ColBERTTeacher):
+            teacher.warn_truncated()
 
 
 def _require_finite(candidate_list: CandidateList, scores: Sequence[float]) -> None:

@@ -9,7 +9,6 @@ from colbertz.evaluation.collections import Collection
 from colbertz.evaluation.metrics import mrr, ndcg, recall
 from colbertz.maxsim import maxsim
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
 # Documents encoded and scored at a time, and tokens that they may have: bounds memory, large enough for the kernels.
@@ -24,9 +23,9 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
     Returns:
         {"ndcg@k": …, "mrr@k": …, "recall@k": …}, in [0, 1].
     """
-    with truncation_unmentioned():
-        queries: Ragged = model.encode_query(collection.queries, show_progress=False)
-        _, numbers = best(queries, encoded(model, collection.documents), k + 1)
+    # Texts that are cut are not reported: whoever configured the run chose the lengths.
+    queries = model.encode(collection.queries, "query", show_progress=False).embeddings
+    _, numbers = best(queries, encoded(model, collection.documents), k + 1)
     relevant = collection.relevant
     found = []
     for own, gains, row in zip(collection.query_ids, relevant, numbers.tolist()):
@@ -41,7 +40,8 @@ def evaluate(model: ColBERT, collection: Collection, k: int = 10) -> dict[str, f
 def encoded(model: ColBERT, documents: Sequence[str]) -> Iterator[Ragged]:
     """Embeddings of texts, as `best` takes them, never more of them at a time than fits in half a gigabyte or so."""
     size = max(1, min(_BLOCK, _MOST_TOKENS // model.settings.document_length))
-    return (model.encode_document(documents[i : i + size], show_progress=False) for i in range(0, len(documents), size))
+    blocks = (documents[i : i + size] for i in range(0, len(documents), size))
+    return (model.encode(block, "document", show_progress=False).embeddings for block in blocks)
 
 
 def in_blocks(documents: Ragged) -> Iterator[Ragged]:

@@ -15,7 +15,6 @@ from colbertz.evaluation.runs import Run
 from colbertz.index import Index
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.ragged import Ragged
 
 
@@ -89,16 +88,16 @@ def search(
     """
     if index not in ("exact", "plaid"):
         raise UserError(f"index must be exact or plaid, got {index!r}")
-    with truncation_unmentioned():
-        embedded = model.encode_query(queries, show_progress=False)
-        blocks = _encoded(model, documents, show_progress)
-        if index == "exact":
-            scores, numbers = best(embedded, blocks, k)
-            return [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
-        with tempfile.TemporaryDirectory() as folder:
-            built = Index.build(Path(folder) / "index", blocks, device=device)
-            hits = built.search(embedded, k, device=device)
-        return [[(int(hit.id), hit.score) for hit in row] for row in hits]
+    # Texts that are cut are not reported: whoever configured the run chose the lengths.
+    embedded = model.encode(queries, "query", show_progress=False).embeddings
+    blocks = _encoded(model, documents, show_progress)
+    if index == "exact":
+        scores, numbers = best(embedded, blocks, k)
+        return [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        built = Index.build(Path(folder) / "index", blocks, device=device)
+        hits = built.search(embedded, k, device=device)
+    return [[(int(hit.id), hit.score) for hit in row] for row in hits]
 
 
 def rerank(model: ColBERT, collection: Collection, run: Run, *, show_progress: bool | None = None) -> Run:
@@ -122,19 +121,18 @@ def rerank(model: ColBERT, collection: Collection, run: Run, *, show_progress: b
     scored: list[dict[str, float]] = [{} for _ in wanted]
     numbers = sorted(asking)
     blocks = _encoded(model, [collection.documents[number] for number in numbers], show_progress)
-    with truncation_unmentioned():
-        embedded = model.encode_query([queries[query] for query in wanted], show_progress=False)
-        first = 0
-        for documents in blocks:
-            own = numbers[first : first + len(documents)]
-            lists: dict[int, list[int]] = {}
-            for i, place in enumerate(own):
-                for number in asking[place]:
-                    lists.setdefault(number, []).append(i)
-            some = Ragged.from_list([torch.tensor(row) for row in lists.values()])
-            for number, row, scores in zip(lists, some, maxsim_candidates(embedded[list(lists)], documents, some)):
-                scored[number] |= {collection.document_ids[own[i]]: s for i, s in zip(row.tolist(), scores.tolist())}
-            first += len(documents)
+    embedded = model.encode([queries[query] for query in wanted], "query", show_progress=False).embeddings
+    first = 0
+    for documents in blocks:
+        own = numbers[first : first + len(documents)]
+        lists: dict[int, list[int]] = {}
+        for i, place in enumerate(own):
+            for number in asking[place]:
+                lists.setdefault(number, []).append(i)
+        some = Ragged.from_list([torch.tensor(row) for row in lists.values()])
+        for number, row, scores in zip(lists, some, maxsim_candidates(embedded[list(lists)], documents, some)):
+            scored[number] |= {collection.document_ids[own[i]]: s for i, s in zip(row.tolist(), scores.tolist())}
+        first += len(documents)
     return {query: {id: scores[id] for id in run[query]} for query, scores in zip(wanted, scored)}
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from colbertz.index.search.query import (
 )
 from colbertz.index.store.codec import NBITS
 from colbertz.index.store.manifest import Manifest
-from colbertz.index.store.snapshot import Snapshot, doc_idx_of
+from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write import build as building
 from colbertz.index.write import update as change
 from colbertz.index.write.stream import Embeddings
@@ -283,9 +282,8 @@ class Index:
             KeyError: if there is no such document.
         """
         snapshot = self._snapshot
-        [number] = doc_idx_of(snapshot, [id])
-        segment = int(np.searchsorted(snapshot.first_doc_idx, number, side="right")) - 1
-        return snapshot.segments[segment].documents[number - snapshot.first_doc_idx[segment]]
+        [document] = snapshot.documents(snapshot.doc_idx_of([id]))
+        return document
 
     def token_scores(self, query: Tensor, id: str) -> Tensor:
         """How a score comes about: the dot products (S, T) of a query's tokens (S, E) with a document's decoded tokens.
@@ -298,7 +296,7 @@ class Index:
         """
         query = checked_queries(Ragged.from_list([query]), self.embedding_dim)[0]
         snapshot = self._snapshot
-        number = doc_idx_of(snapshot, [id])
+        number = snapshot.doc_idx_of([id])
         scores: Tensor = query @ snapshot.decode(number).values.T
         return scores
 

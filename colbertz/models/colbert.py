@@ -7,36 +7,38 @@ Legend: N tokens of the batch, H hidden size, E embedding dim.
 """
 
 import logging
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast, overload
 
 import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from colbertz.errors import UserError
 from colbertz.maxsim import maxsim
 from colbertz.models.checkpoint import assemble as checkpoint
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.encoding import (
+    DocumentOptions,
+    Encoded,
+    QueryOptions,
+    batches_by_length,
+    in_evaluation_mode,
+    in_order_of_texts,
+)
 from colbertz.models.onnx import runtime as onnx_files
 from colbertz.models.onnx.runtime import OnnxEncoder
 from colbertz.models.pooling import pool_tokens
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Side, Tokens
-from colbertz.models.truncation import TRUNCATED
 from colbertz.models.workers import encode_on_devices
 from colbertz.ragged import Ragged
 
 logger = logging.getLogger(__name__)
 
 Backend = Literal["torch", "onnx", "onnx-int8"]
-
-# Tokens in one forward pass: as many as keep a CPU's activations in its cache, or a GPU busy.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 
 
 class ColBERT(nn.Module):
@@ -49,8 +51,23 @@ class ColBERT(nn.Module):
     """
 
     def __init__(
-        self, encoder: checkpoint.Encoder, projections: Sequence[Projection], tokenizer: ColBERTTokenizer
+        self,
+        encoder: checkpoint.Encoder,
+        projections: Sequence[Projection] = (),
+        tokenizer: ColBERTTokenizer | None = None,
     ) -> None:
+        """Join the parts; `from_pretrained` loads them from a checkpoint.
+
+        Raises:
+            TypeError: if `encoder` is a path, or there is no tokenizer.
+        """
+        if isinstance(encoder, str | Path):
+            raise TypeError(
+                "ColBERT() joins an encoder, projections and a tokenizer; to load a checkpoint call "
+                f"ColBERT.from_pretrained({str(encoder)!r})"
+            )
+        if tokenizer is None:
+            raise TypeError("ColBERT() needs a tokenizer, which turns texts into the encoder's tokens")
         super().__init__()
         self.encoder = encoder
         self.projections = nn.ModuleList(projections)
@@ -221,6 +238,84 @@ class ColBERT(nn.Module):
             x = projection(x)
         return hidden.with_values(F.normalize(x.float(), dim=-1) if normalize else x.float())
 
+    def embed(self, tokens: Tokens, normalize: bool = True) -> Ragged:
+        """`forward` without gradient and without dropout, whatever mode the model is in; the result is on the CPU.
+
+        Threads may call this at the same time, also while another one trains the model.
+        """
+        # Not inference_mode, whose tensors cannot enter a training as constants.
+        with torch.no_grad():
+            embeddings: Ragged = in_evaluation_mode(self)(tokens.to(self.device), normalize)
+            return embeddings.cpu()
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        side: Side,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool = True,
+        show_progress: bool | None = None,
+        devices: Sequence[str] | None = None,
+        pool_factor: int = 1,
+        protected_tokens: int = 1,
+    ) -> Encoded:
+        """Embed texts and count those that were cut, without a warning: for callers that encode part by part.
+
+        Such a caller adds up `num_truncated` and calls `warn_truncated` once, or ignores it.
+
+        Args:
+            texts: a list of texts.
+            side: "query" or "document".
+            prompt: text to put before each; None for the one named `prompt_name`.
+            prompt_name: one of the model's prompts; None for that of the side, or the default prompt.
+            batch_tokens: tokens in one forward pass; None for a size that suits the device.
+            normalize: whether embeddings get unit length.
+            show_progress: a progress bar; None for one if the work is long and stderr is a terminal.
+            devices: encode in one process for each of these, such as `["cuda:0", "cuda:1"]`.
+            pool_factor: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
+            protected_tokens: tokens at the start of each text that pooling leaves alone.
+
+        Raises:
+            TypeError: if a text is not a string.
+            UserError: if there is no such prompt, or a number is out of its range.
+        """
+        if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
+            raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
+        prompt = self.settings.prompt(side, prompt_name) if prompt is None else prompt
+        tokens = self.tokenizer.tokenise(list(texts), side, prompt)
+        batches = batches_by_length(tokens.ids, self.device, batch_tokens)
+        parts = (tokens[batch] for batch in batches)
+        if devices:
+            results = encode_on_devices(self, list(parts), normalize, devices)
+        else:
+            model = in_evaluation_mode(self)
+            results = (model.embed(part, normalize) for part in parts)
+        if pool_factor != 1:
+            results = (pool_tokens(result, pool_factor, protected_tokens) for result in results)
+        progress = f"encoding, {side} side"
+        embeddings = in_order_of_texts(batches, results, self.embedding_dim, progress, show_progress)
+        return Encoded(embeddings, tokens.num_truncated)
+
+    def warn_truncated(self, num_truncated: int, side: Side, num_texts: int | None = None) -> None:
+        """Log one warning that texts were cut to the length of their side; nothing if none was.
+
+        Args:
+            num_truncated: how many were cut.
+            side: "query" or "document".
+            num_texts: of how many texts, if that is known.
+        """
+        if num_truncated:
+            share = f"{num_truncated}" if num_texts is None else f"{num_truncated} of {num_texts}"
+            logger.warning("%s texts were cut to %d tokens (%s_length)", share, self.settings.length(side), side)
+
+    # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
+    @overload
+    def encode_query(self, texts: str, **options: Unpack[QueryOptions]) -> Tensor: ...  # type: ignore[overload-overlap]
+    @overload
+    def encode_query(self, texts: Sequence[str], **options: Unpack[QueryOptions]) -> Ragged: ...
     def encode_query(
         self,
         texts: str | Sequence[str],
@@ -231,29 +326,34 @@ class ColBERT(nn.Module):
         normalize: bool = True,
         show_progress: bool | None = None,
         devices: Sequence[str] | None = None,
-    ) -> Any:
-        """Embed queries.
+    ) -> Tensor | Ragged:
+        """Embed queries; one warning says how many of them were cut.
 
         Args:
             texts: a query or a list of queries.
-            prompt: text to put before each; None for the one named `prompt_name`.
-            prompt_name: one of the model's prompts; None for "query", or the default prompt.
-            batch_tokens: tokens in one forward pass; None for a size that suits the device.
-            normalize: whether embeddings get unit length.
-            show_progress: a progress bar; None for one if the work is long and stderr is a terminal.
-            devices: encode in one process for each of these, such as `["cuda:0", "cuda:1"]`.
+            prompt, prompt_name, batch_tokens, normalize, show_progress, devices: as for `encode`.
 
         Returns:
             For a list a `Ragged` of float32 (num_tokens_i, E) on the CPU, in the order of the texts; for a string its
             one tensor.
 
         Raises:
-            TypeError: if a text is not a string.
-            ValueError: if there is no such prompt.
+            TypeError, UserError: as `encode`.
         """
-        prompt = self.settings.prompt("query", prompt_name) if prompt is None else prompt
-        return self._encode(texts, "query", prompt, batch_tokens, normalize, show_progress, devices)
+        options = DocumentOptions(
+            prompt=prompt,
+            prompt_name=prompt_name,
+            batch_tokens=batch_tokens,
+            normalize=normalize,
+            show_progress=show_progress,
+            devices=devices,
+        )
+        return self._encode_with_warning(texts, "query", options)
 
+    @overload
+    def encode_document(self, texts: str, **options: Unpack[DocumentOptions]) -> Tensor: ...  # type: ignore[overload-overlap]
+    @overload
+    def encode_document(self, texts: Sequence[str], **options: Unpack[DocumentOptions]) -> Ragged: ...
     def encode_document(
         self,
         texts: str | Sequence[str],
@@ -266,78 +366,36 @@ class ColBERT(nn.Module):
         devices: Sequence[str] | None = None,
         pool_factor: int = 1,
         protected_tokens: int = 1,
-    ) -> Any:
+    ) -> Tensor | Ragged:
         """Embed documents. As `encode_query`, and:
 
         Args:
-            pool_factor: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
-            protected_tokens: tokens at the start of each document that pooling leaves alone.
+            pool_factor, protected_tokens: as for `encode`.
         """
-        prompt = self.settings.prompt("document", prompt_name) if prompt is None else prompt
+        options = DocumentOptions(
+            prompt=prompt,
+            prompt_name=prompt_name,
+            batch_tokens=batch_tokens,
+            normalize=normalize,
+            show_progress=show_progress,
+            devices=devices,
+            pool_factor=pool_factor,
+            protected_tokens=protected_tokens,
+        )
+        return self._encode_with_warning(texts, "document", options)
 
-        def pool(embeddings: Ragged) -> Ragged:
-            return pool_tokens(embeddings, pool_factor, protected_tokens)
-
-        finish = pool if pool_factor != 1 else None
-        return self._encode(texts, "document", prompt, batch_tokens, normalize, show_progress, devices, finish)
+    def _encode_with_warning(self, texts: str | Sequence[str], side: Side, options: DocumentOptions) -> Tensor | Ragged:
+        if isinstance(texts, str):
+            [embeddings] = self._encode_with_warning([texts], side, options | {"show_progress": False, "devices": None})
+            return embeddings
+        encoded = self.encode(texts, side, **options)
+        self.warn_truncated(encoded.num_truncated, side, len(encoded.embeddings))
+        return encoded.embeddings
 
     def similarity(self, queries: Ragged | Tensor, documents: Ragged | Tensor) -> Tensor:
         """MaxSim of every query with every document: (num_queries, num_documents) float32. A tensor is one text."""
         q, d = (x if isinstance(x, Ragged) else Ragged.from_list([x]) for x in (queries, documents))
         return maxsim(q, d)
-
-    def _encode(
-        self,
-        texts: str | Sequence[str],
-        side: Side,
-        prompt: str,
-        batch_tokens: int | None,
-        normalize: bool,
-        show_progress: bool | None,
-        devices: Sequence[str] | None,
-        finish: Callable[[Ragged], Ragged] | None = None,
-    ) -> Any:
-        if isinstance(texts, str):
-            return self._encode([texts], side, prompt, batch_tokens, normalize, False, None, finish)[0]
-        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
-            raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
-        tokenise = self.tokenizer.queries if side == "query" else self.tokenizer.documents
-        tokens = tokenise(list(texts), prompt)
-        if tokens.num_truncated:
-            limit = getattr(self.settings, f"{side}_length")
-            logger.warning(TRUNCATED, tokens.num_truncated, len(texts), limit, side)
-        # Neighbours in length share a batch, and the longest come first: memory peaks at once or never.
-        order = tokens.ids.lengths.argsort(stable=True)
-        if batch_tokens is not None and batch_tokens < 1:
-            raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
-        budget = batch_tokens or _BATCH_TOKENS.get(self.device.type, 16384)
-        sizes = [len(batch) for batch in tokens.ids[order].split(budget)] if len(order) else []
-        batches = order.split(sizes)[::-1] if sizes else ()
-        if devices:
-            results = encode_on_devices(self, [tokens[batch] for batch in batches], normalize, devices)
-        else:
-            results = (self._embed(tokens[batch], normalize) for batch in batches)
-        if show_progress is None:
-            show_progress = len(batches) > 8 and sys.stderr.isatty()
-        embeddings: list[Tensor] = [torch.empty(0)] * len(order)
-        with tqdm(total=len(order), desc=f"encoding, {side} side", unit=" texts", disable=not show_progress) as bar:
-            for batch, result in zip(batches, results):
-                for number, embedding in zip(batch.tolist(), result if finish is None else finish(result)):
-                    embeddings[number] = embedding
-                bar.update(len(batch))
-        if not embeddings:
-            return Ragged.from_lengths(torch.empty(0, self.embedding_dim), [])
-        return Ragged.from_list(embeddings)
-
-    def _embed(self, tokens: Tokens, normalize: bool) -> Ragged:
-        was_training = self.training
-        self.eval()
-        try:
-            # Not inference_mode: what comes out may enter a user's own training as constants.
-            with torch.no_grad():
-                return self(tokens.to(self.device), normalize).cpu()
-        finally:
-            self.train(was_training)
 
 
 def _usable(device: torch.device | str) -> torch.device:

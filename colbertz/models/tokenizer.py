@@ -62,6 +62,10 @@ class ColBERTSettings:
             if not isinstance(prefix, str):
                 raise UserError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
 
+    def length(self, side: Side) -> int:
+        """Tokens that a text of this side may have, special tokens and prefix included."""
+        return self.query_length if side == "query" else self.document_length
+
     def prompt(self, side: Side, name: str | None = None) -> str:
         """The text to put before inputs.
 
@@ -119,6 +123,8 @@ class ColBERTTokenizer:
         backend: the `tokenizers.Tokenizer`, without truncation or padding, prefix tokens included.
         settings: lengths, prefixes, prompts, skiplist.
         special_tokens: role ("mask_token", …) to token, as in `special_tokens_map.json`.
+        expansion_id: the token that fills queries up; None if the tokenizer has none that could.
+        skiplist: int64, the tokens whose embeddings are dropped from documents, in ascending order.
     """
 
     def __init__(self, backend: Tokenizer, settings: ColBERTSettings, special_tokens: dict[str, str]) -> None:
@@ -145,7 +151,7 @@ class ColBERTTokenizer:
         unknown = self.backend.token_to_id(special_tokens.get("unk_token", ""))
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
         # A word that is no token stands for [UNK], as in PyLate: the peers' token counts depend on it.
-        self._skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
+        self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
         self._cut = {side: self._truncating(side) for side in ("query", "document")}
 
     @property
@@ -156,13 +162,16 @@ class ColBERTTokenizer:
     def _truncating(self, side: Side) -> Tokenizer:
         """A copy that truncates for one side, so that threads which encode both sides do not disturb each other."""
         backend = Tokenizer.from_str(self.backend.to_str())
-        length = self.settings.query_length if side == "query" else self.settings.document_length
-        backend.enable_truncation(length - (self._prefix_id(side) is not None))
+        backend.enable_truncation(self.settings.length(side) - (self._prefix_id(side) is not None))
         return backend
 
     def _prefix_id(self, side: Side) -> int | None:
         prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
         return self.backend.token_to_id(prefix) if prefix else None
+
+    def tokenise(self, texts: Sequence[str], side: Side, prompt: str | None = None) -> Tokens:
+        """`queries` or `documents`, whichever the side is."""
+        return self.queries(texts, prompt) if side == "query" else self.documents(texts, prompt)
 
     def queries(self, texts: Sequence[str], prompt: str | None = None) -> Tokens:
         """Tokenise queries.
@@ -190,7 +199,7 @@ class ColBERTTokenizer:
         """Tokenise documents; arguments and errors as for `queries`."""
         rows, num_truncated = self._encode(texts, "document", prompt)
         ids = _ragged(rows)
-        scored = ~torch.isin(ids.values, self._skiplist) if len(self._skiplist) else None
+        scored = ~torch.isin(ids.values, self.skiplist) if len(self.skiplist) else None
         return Tokens(ids, scored=scored, num_truncated=num_truncated)
 
     def _encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> tuple[list[list[int]], int]:
@@ -210,9 +219,7 @@ class ColBERTTokenizer:
         if self.settings.do_lower_case:
             inputs = [text.lower() for text in inputs]
         backend, prefix = self._cut[side], self._prefix_id(side)
-        longest = (self.settings.query_length if side == "query" else self.settings.document_length) - (
-            prefix is not None
-        )
+        longest = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
         for encoding in backend.encode_batch_fast(inputs):
             row = encoding.ids

@@ -2,7 +2,7 @@
 
 import queue
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.multiprocessing as mp
@@ -10,62 +10,83 @@ import torch.multiprocessing as mp
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 
-if TYPE_CHECKING:
-    from colbertz.models.colbert import ColBERT
+# Seconds between two looks at whether a worker has died without a message.
+_POLL_SECONDS = 1.0
+
+
+class Embedder(Protocol):
+    """What a worker needs of a model: `ColBERT` has it."""
+
+    def to(self, device: str) -> Any:
+        """Move the model to a device."""
+
+    def embed(self, tokens: Tokens, normalize: bool) -> Ragged:
+        """Embeddings of a batch, on the CPU."""
 
 
 def encode_on_devices(
-    model: "ColBERT", batches: Sequence[Tokens], normalize: bool, devices: Sequence[str]
+    model: Embedder, batches: Sequence[Tokens], normalize: bool, devices: Sequence[str]
 ) -> Iterator[Ragged]:
-    """Embed `batches` in one spawned process for each of `devices`; results come in the order of the batches.
+    """Embed `batches` in one spawned process for each of `devices`.
+
+    Args:
+        model: can be pickled; every process gets a copy.
+        batches: tokenised texts on the CPU.
+        normalize: whether embeddings get unit length.
+        devices: such as `["cuda:0", "cuda:1"]`.
+
+    Yields:
+        The embeddings of each batch, in the order of the batches.
 
     Raises:
         RuntimeError: with the worker's own message, if one of them fails or dies.
     """
     context = mp.get_context("spawn")
-    todo, done = context.Queue(), context.Queue()
-    threads = max(1, torch.get_num_threads() // len(devices))
-    arguments = [(model, device, normalize, threads, todo, done) for device in devices]
+    jobs, results = context.Queue(), context.Queue()
+    num_threads = max(1, torch.get_num_threads() // len(devices))
+    arguments = [(model, device, normalize, num_threads, jobs, results) for device in devices]
     workers = [context.Process(target=_work, args=a, daemon=True) for a in arguments]
     for worker in workers:
         worker.start()
-    for number, batch in enumerate(batches):
-        todo.put((number, batch))
+    for job in enumerate(batches):
+        jobs.put(job)
     for _ in workers:
-        todo.put(None)
+        jobs.put(None)
     try:
-        waiting: dict[int, Ragged] = {}
-        for number in range(len(batches)):
-            while number not in waiting:
-                got, result = _next(done, workers)
+        finished: dict[int, Ragged] = {}
+        for batch_idx in range(len(batches)):
+            while batch_idx not in finished:
+                finished_idx, result = _next(results, workers)
                 if isinstance(result, str):
                     raise RuntimeError(f"encoding in a worker process failed: {result}")
-                waiting[got] = Ragged(*map(torch.from_numpy, result))
-            yield waiting.pop(number)
+                finished[finished_idx] = Ragged(*map(torch.from_numpy, result))
+            yield finished.pop(batch_idx)
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _next(done: Any, workers: Sequence[Any]) -> tuple[int, Any]:
+def _next(results: Any, workers: Sequence[Any]) -> tuple[int, Any]:
+    """The next result of any worker, or a message if a worker died."""
     while True:
         try:
-            return done.get(timeout=1.0)
+            return results.get(timeout=_POLL_SECONDS)
         except queue.Empty:
-            dead = [w for w in workers if w.exitcode not in (None, 0)]
+            dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
             if dead:
                 return -1, f"a worker died with exit code {dead[0].exitcode}"
 
 
-def _work(model: "ColBERT", device: str, normalize: bool, threads: int, todo: Any, done: Any) -> None:
+def _work(model: Embedder, device: str, normalize: bool, num_threads: int, jobs: Any, results: Any) -> None:
+    """What a worker process runs: embed batches until there are no more."""
     try:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(num_threads)
         model.to(device)
-        while (job := todo.get()) is not None:
-            number, batch = job
-            embeddings = model._embed(batch, normalize)
-            # As arrays: tensors would travel through shared memory that ends with this process.
-            done.put((number, (embeddings.values.numpy(), embeddings.offsets.numpy())))
-    except Exception as error:  # noqa: BLE001  # whatever it is, the parent raises it
-        done.put((-1, f"{type(error).__name__} on {device}: {error}"))
+        while (job := jobs.get()) is not None:
+            batch_idx, batch = job
+            embeddings = model.embed(batch, normalize)
+            # Send NumPy arrays: tensors would travel through shared memory that ends with this process.
+            results.put((batch_idx, (embeddings.values.numpy(), embeddings.offsets.numpy())))
+    except Exception as error:  # noqa: BLE001  # the parent process raises it, whatever it is
+        results.put((-1, f"{type(error).__name__} on {device}: {error}"))

@@ -9,7 +9,7 @@ from texts import ORDINARY
 
 from colbertz import ColBERT
 from colbertz.distillation.lists import CandidateList, Candidates, write_scores
-from colbertz.distillation.teachers import colbert_teacher, fuse, load_teacher, score_lists
+from colbertz.distillation.teachers import ColBERTTeacher, fuse, load_teacher, score_lists
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_score_that_is_no_number_is_an_error_and_nothing_is_written(
 
 def test_texts_that_no_list_names_are_not_written(checkpoint: Path, candidates: Candidates, tmp_path: Path) -> None:
     few = Candidates(candidates.queries, candidates.documents, candidates.lists[:1])
-    write_scores(tmp_path / "scores", few, score_lists(few, colbert_teacher(ColBERT.from_pretrained(checkpoint))))
+    write_scores(tmp_path / "scores", few, score_lists(few, ColBERTTeacher(ColBERT.from_pretrained(checkpoint))))
     assert [row["query_id"] for row in read_rows(tmp_path / "scores/queries.jsonl")] == ["q0"]
     assert [row["document_id"] for row in read_rows(tmp_path / "scores/documents.jsonl")] == ["d0", "d1", "d2"]
 

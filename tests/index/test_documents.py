@@ -66,7 +66,7 @@ def test_what_was_stored_comes_back(tmp_path: Path) -> None:
     assert documents[3] == DOCUMENTS[3]
     assert documents.get([]) == []
     assert documents.ids([5, 0]) == ["A", "0"]
-    assert documents.numbers_of(["A", "a", "nobody", "0", "", "a\0b"]) == [5, 4, None, 0, 2, 3]
+    assert documents.local_idx_of(["A", "a", "nobody", "0", "", "a\0b"]) == [5, 4, None, 0, 2, 3]
     assert type(documents[0].metadata["true"]) is bool
     assert len(documents) == 6
 
@@ -172,7 +172,7 @@ def test_eight_threads_read_a_deleted_file(tmp_path: Path) -> None:
             got = documents.get(numbers)
             if got != [Document(f"id{i}", f"text {i}", {"n": i}) for i in numbers]:
                 wrong.append((numbers, got))
-            if documents.numbers_of(documents.ids(numbers)) != numbers:
+            if documents.local_idx_of(documents.ids(numbers)) != numbers:
                 wrong.append(numbers)
         if [d.metadata["n"] for d in documents] != list(range(3000)):
             wrong.append("all")

@@ -1,4 +1,4 @@
-"""docs/index.md against the files: a reader that was written from the page alone, and the page's own examples.
+"""docs/format.md against the files: a reader that was written from the page alone, and the pages' own examples.
 
 The reader stands first and uses nothing of colbertz. Where it cannot read what colbertz wrote, the page is wrong.
 """
@@ -100,7 +100,8 @@ from colbertz.index.store import manifest as layout
 from colbertz.index.write import build
 from colbertz.index.write import update as change
 
-PAGE = (DOCS / "index.md").read_text(encoding="utf-8")
+PAGES = ("use.md", "how-it-works.md", "format.md")
+PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in PAGES)
 DIM = 24
 
 
@@ -157,12 +158,12 @@ def test_the_pages_bits() -> None:
 def test_the_pages_fields_and_files(tmp_path: Path) -> None:
     two_segments(tmp_path / "index", 4)
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
-    tables = PAGE.partition("### manifest.json")[2].partition("**Checksums.**")[0]
+    tables = PAGE.partition("## manifest.json")[2].partition("**Checksums.**")[0]
     named = {
         name for line in re.findall(r"^\| (`[^|]*) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     }
     assert named == {*manifest, *manifest["segments"][0]}
-    tree = PAGE.partition("### Directory")[2].partition("```\n\nThe numbers")[0]
+    tree = PAGE.partition("## Directory")[2].partition("```\n\nThe numbers")[0]
     assert set(re.findall(r"^ {4}([\w.-]+)", tree, re.MULTILINE)) == {
         *(path.name for path in (tmp_path / "index").glob("codec-*/*")),
         *(path.name for path in (tmp_path / "index" / "segment-000001").iterdir()),
@@ -237,7 +238,7 @@ def test_a_writer_made_from_the_page_deletes(tmp_path: Path) -> None:
 
 def test_the_examples_on_the_page(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = run_blocks("index.md", {}, {"lightonai/ColBERT-Zero": str(checkpoint)})
+    names = run_blocks("use.md", {}, {"lightonai/ColBERT-Zero": str(checkpoint)})
     index = names["index"]
     assert len(index) == 200 + 3 - 2 and len(index.manifest.segments) == 1
     assert index.get("doc5").metadata == {"year": 1905, "lang": "en", "tags": ["a", "b"]}
@@ -245,7 +246,7 @@ def test_the_examples_on_the_page(tmp_path: Path, checkpoint: Path, monkeypatch:
 
 
 def test_the_page_has_the_numbers_of_the_code() -> None:
-    """Where this fails, a constant has changed that docs/index.md names."""
+    """Where this fails, a constant has changed that the pages name."""
     page = " ".join(PAGE.split())
     assert search.LONGEST_QUERY == 1024 and "more than 1,024 tokens" in page
     assert f"at most {search._FEW} (or k + k/4 + {search._EXACT_BEYOND})" in page

@@ -388,7 +388,7 @@ def test_all_layouts_hold_the_same(arrange: Callable[[Path], None], source: Path
 def test_residuals_are_mapped_if_one_file_holds_them(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "theirs", "fast-plaid")
     single_copy(tmp_path / "theirs")
-    residuals = open_foreign(tmp_path / "theirs").segments[0].residuals
+    residuals = open_foreign(tmp_path / "theirs").segments[0].arrays.residuals
     while isinstance(residuals.base, np.ndarray):
         residuals = residuals.base
     assert isinstance(residuals, np.memmap)
@@ -403,8 +403,8 @@ def test_lists_are_made_where_there_are_none_and_may_be_longer_than_the_centroid
     longer = open_foreign(root).segments[0]
     (root / "ivf.npy").unlink()
     for segment in (longer, open_foreign(root).segments[0]):
-        assert segment.ivf.tolist() == expected.ivf.tolist() and segment.ivf.dtype == np.int32
-        assert segment.ivf_offsets.tolist() == expected.ivf_offsets.tolist()
+        assert segment.arrays.ivf.tolist() == expected.arrays.ivf.tolist() and segment.arrays.ivf.dtype == np.int32
+        assert segment.arrays.ivf_offsets.tolist() == expected.arrays.ivf_offsets.tolist()
 
 
 def test_pylates_folder_and_what_is_none_of_theirs(source: Path, tmp_path: Path) -> None:
@@ -428,12 +428,12 @@ def as_stanford(source: Path, root: Path) -> Path:
     torch.save(codec.centroids.half(), root / "centroids.pt")
     torch.save(codec.avg_residual.half(), root / "avg_residual.pt")
     torch.save((codec.bucket_cutoffs, codec.bucket_weights), root / "buckets.pt")
-    lengths = torch.from_numpy(np.diff(segment.ivf_offsets))
-    torch.save((torch.from_numpy(segment.ivf.copy()), lengths.int()), root / "ivf.pid.pt")
+    lengths = torch.from_numpy(np.diff(segment.arrays.ivf_offsets))
+    torch.save((torch.from_numpy(segment.arrays.ivf.copy()), lengths.int()), root / "ivf.pid.pt")
     for chunk, (first, last) in enumerate([(0, 5), (5, len(LENGTHS))]):
-        begin, end = segment.offsets[first], segment.offsets[last]
-        torch.save(torch.from_numpy(segment.codes[begin:end].astype(np.int32)), root / f"{chunk}.codes.pt")
-        torch.save(torch.from_numpy(segment.residuals[begin:end].copy()), root / f"{chunk}.residuals.pt")
+        begin, end = segment.arrays.offsets[first], segment.arrays.offsets[last]
+        torch.save(torch.from_numpy(segment.arrays.codes[begin:end].astype(np.int32)), root / f"{chunk}.codes.pt")
+        torch.save(torch.from_numpy(segment.arrays.residuals[begin:end].copy()), root / f"{chunk}.residuals.pt")
         (root / f"doclens.{chunk}.json").write_text(json.dumps(LENGTHS[first:last]))
     about = {"config": {"nbits": codec.nbits, "dim": DIM}, "num_chunks": 2, "num_embeddings": sum(LENGTHS)}
     (root / "metadata.json").write_text(json.dumps(about))
@@ -459,8 +459,8 @@ def test_stanfords_index_is_read(nbits: int, tmp_path: Path) -> None:
 def test_stanfords_threshold_is_estimated_from_what_is_stored(source: Path, tmp_path: Path) -> None:
     snapshot = open_foreign(as_stanford(source, tmp_path / "theirs"))
     segment, codec = snapshot.segments[0], snapshot.codec
-    vectors = codec.decode(segment.codes, segment.residuals, np.ones_like(segment.inverse_norms))
-    norms = (vectors - codec.centroids[torch.from_numpy(segment.codes.astype(np.int64))]).norm(dim=1)
+    vectors = codec.decode(segment.arrays.codes, segment.arrays.residuals, np.ones_like(segment.arrays.inverse_norms))
+    norms = (vectors - codec.centroids[torch.from_numpy(segment.arrays.codes.astype(np.int64))]).norm(dim=1)
     assert codec.cluster_threshold == pytest.approx(float(norms.quantile(0.75)), rel=1e-5)
     # Norms that are equal but for rounding may fall on either side of the threshold.
     certainly, perhaps = ((norms > codec.cluster_threshold * factor).sum() for factor in (1 + 1e-5, 1 - 1e-5))
@@ -471,11 +471,11 @@ def test_stanfords_threshold_is_estimated_from_what_is_stored(source: Path, tmp_
 def test_an_early_index_of_stanfords(average: Any, source: Path, tmp_path: Path) -> None:
     """One average residual for all dimensions, and lists of tokens in another file."""
     root = as_stanford(source, tmp_path / "theirs")
-    lists = open_foreign(root).segments[0].ivf.tolist()
+    lists = open_foreign(root).segments[0].arrays.ivf.tolist()
     torch.save(torch.tensor(average), root / "avg_residual.pt")
     (root / "ivf.pid.pt").unlink()
     snapshot = open_foreign(root)
-    assert snapshot.codec.avg_residual.tolist() == [0.25] * DIM and snapshot.segments[0].ivf.tolist() == lists
+    assert snapshot.codec.avg_residual.tolist() == [0.25] * DIM and snapshot.segments[0].arrays.ivf.tolist() == lists
 
 
 # -- damage ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """The model as its users meet it: encode functions, and as a module inside a module."""
 
+import inspect
 import logging
 import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from texts import ORDINARY, REAL, TEN_THOUSAND_WORDS
 from torch import nn
 
 from colbertz import ColBERT, Ragged
+from colbertz.models.encoding import DocumentOptions, QueryOptions
 from colbertz.models.pooling import pool_tokens
 
 
@@ -70,6 +74,32 @@ def test_one_warning_a_call_says_how_many_were_cut(model, caplog):
     assert not caplog.records
 
 
+def test_encode_counts_what_was_cut_and_reports_nothing(model, caplog):
+    texts = [TEN_THOUSAND_WORDS, "short", TEN_THOUSAND_WORDS]
+    with caplog.at_level(logging.WARNING):
+        encoded = model.encode(texts, "document")
+        parts = [model.encode(texts[i : i + 1], "document").num_truncated for i in range(3)]
+    assert encoded.num_truncated == 2 and parts == [1, 0, 1]
+    assert not caplog.records
+    assert torch.equal(encoded.embeddings.values, model.encode_document(texts).values)
+
+
+def test_warnings_of_two_threads(model, caplog):
+    """The warning used to be silenced by the logger's level, which two threads could leave at ERROR for good."""
+    loggers = [logging.getLogger(name) for name in ("colbertz", "colbertz.models", "colbertz.models.colbert")]
+    before = [(logger.level, list(logger.filters)) for logger in loggers]
+    queries = [TEN_THOUSAND_WORDS, "short"]
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(2) as pool:
+        silent = [pool.submit(model.encode, queries, "query") for _ in range(8)]
+        loud = [pool.submit(model.encode_query, queries) for _ in range(8)]
+        assert all(job.result().num_truncated == 1 for job in silent)
+        assert all(len(job.result()) == 2 for job in loud)
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 2 texts were cut to 39 tokens (query_length)"
+    ] * 8
+    assert [(logger.level, logger.filters) for logger in loggers] == before
+
+
 def test_prompts(model):
     as_query = model.encode_document(ORDINARY, prompt_name="query")
     assert torch.equal(as_query.values, model.encode_document(ORDINARY, prompt="search_query: ").values)
@@ -127,6 +157,121 @@ def test_encoding_leaves_the_mode_alone(model):
     model.eval()
     model.encode_query("text")
     assert not model.training
+
+
+# -- modes and threads -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_dropout(tmp_path) -> ColBERT:
+    """A BERT, whose checkpoints have dropout of 0.1."""
+    model = ColBERT.from_pretrained(colbertv2(tmp_path / "model"), "cpu")
+    assert model.encoder.config.hidden_dropout_prob == 0.1
+    return model
+
+
+def test_a_model_in_training_encodes_without_dropout(with_dropout):
+    model = with_dropout
+    expected, state = model.encode_document(REAL).values, torch.random.get_rng_state()
+    model.train()
+    tokens = model.tokenizer.documents(REAL)
+    assert not torch.equal(model(tokens).values, model(tokens).values), "dropout is on in training"
+    torch.random.set_rng_state(state)
+    assert torch.equal(model.encode_document(REAL).values, expected)
+    assert torch.equal(torch.random.get_rng_state(), state), "encoding draws no random numbers"
+    assert all(part.training for part in model.modules())
+
+
+def test_a_part_in_training_encodes_without_dropout(with_dropout):
+    expected = with_dropout.encode_document(REAL).values
+    with_dropout.encoder.train()
+    assert torch.equal(with_dropout.encode_document(REAL).values, expected)
+    assert with_dropout.encoder.training and not with_dropout.training
+
+
+def test_the_mode_is_never_switched_while_a_model_encodes(with_dropout, monkeypatch):
+    """Another thread that trains the model would lose its dropout for a batch."""
+
+    def fail(self: nn.Module, mode: bool = True) -> nn.Module:
+        raise AssertionError("the mode of a shared model was switched")
+
+    with_dropout.train()
+    monkeypatch.setattr(nn.Module, "train", fail)
+    with_dropout.encode_document(REAL)
+
+
+def test_encoding_in_training_sees_the_newest_weights(with_dropout):
+    model = with_dropout.train()
+    before = model.encode_query("text")
+    with torch.no_grad():
+        model.projections[0].linear.weight.neg_()
+    torch.testing.assert_close(model.encode_query("text"), -before)
+    model.projections[0].linear.weight = nn.Parameter(-model.projections[0].linear.weight)
+    torch.testing.assert_close(model.encode_query("text"), before)
+
+
+def test_training_goes_on_after_encoding_as_if_nothing_had_been(tmp_path):
+    """Three steps with dropout, with and without encoding in between: the same weights, bit for bit."""
+    weights = []
+    for encodes in (False, True):
+        model = ColBERT.from_pretrained(colbertv2(tmp_path / "model"), "cpu").train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        torch.manual_seed(0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            embeddings = (
+                model(tokenise(ORDINARY[:3])) for tokenise in (model.tokenizer.queries, model.tokenizer.documents)
+            )
+            model.similarity(*embeddings).log_softmax(1).diagonal().sum().neg().backward()
+            if encodes:
+                model.encode_document(ORDINARY)
+            optimizer.step()
+            if encodes:
+                model.encode_query(ORDINARY[0])
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_encode_what_one_thread_encodes(with_dropout, training):
+    model = with_dropout.train(training)
+    batches = [REAL, ORDINARY, [TEN_THOUSAND_WORDS, *ORDINARY], REAL[::-1]]
+    expected = [(model.encode_query(batch), model.encode_document(batch)) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            queries = [pool.submit(model.encode_query, batch) for batch in batches]
+            documents = [pool.submit(model.encode_document, batch) for batch in batches]
+            for job, other, (query, document) in zip(queries, documents, expected):
+                assert torch.equal(job.result().values, query.values)
+                assert torch.equal(other.result().values, document.values)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["some/path", Path("some/path")])
+def test_a_path_is_for_from_pretrained(path):
+    with pytest.raises(TypeError, match=r"ColBERT\.from_pretrained\('some/path'\)"):
+        ColBERT(path)
+
+
+def test_a_model_needs_a_tokenizer(model):
+    with pytest.raises(TypeError, match="tokenizer"):
+        ColBERT(model.encoder, list(model.projections))
+
+
+def test_an_option_that_there_is_not(model):
+    with pytest.raises(TypeError, match="batch_size"):
+        model.encode_query(["text"], batch_size=3)
+    with pytest.raises(TypeError, match="pool_factor"):
+        model.encode_query(["text"], pool_factor=2)
+
+
+def test_the_typed_options_are_the_arguments():
+    """The overloads name their arguments in a `TypedDict`; the functions themselves list them."""
+    for function, options in ((ColBERT.encode_query, QueryOptions), (ColBERT.encode_document, DocumentOptions)):
+        names = set(inspect.signature(function).parameters) - {"self", "texts"}
+        assert names == options.__optional_keys__
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_next_plaid_finds_its_keys(exported: Path) -> None:
     assert config["document_prefix_id"] == backend.token_to_id("[D] ")
     assert config["attend_to_expansion_tokens"] is config["do_query_expansion"] is config["do_lower_case"] is False
     skipped = {backend.token_to_id(word) for word in config["skiplist_words"]}
-    assert skipped == set(model.tokenizer._skiplist.tolist())
+    assert skipped == set(model.tokenizer.skiplist.tolist())
     tokenizer = json.loads((exported / "tokenizer.json").read_text())
     assert tokenizer["truncation"] is tokenizer["padding"] is None
     graph = onnx.load(exported / "model.onnx").graph

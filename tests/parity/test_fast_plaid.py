@@ -148,15 +148,19 @@ def test_the_same_codes_and_bytes_from_the_same_centroids(dim: int, nbits: int, 
     segment, codec = snapshot.segments[0], snapshot.codec
     assert len(codec.centroids) <= 512
     encoded, _ = codec.encode(documents.values.half())
-    same = encoded.codes == segment.codes
+    same = encoded.codes == segment.arrays.codes
     assert same.mean() > 0.99
     similarity = documents.values.half().float() @ codec.centroids.T
-    mine, theirs_ = (torch.from_numpy(codes.astype(np.int64))[:, None] for codes in (encoded.codes, segment.codes))
+    mine, theirs_ = (
+        torch.from_numpy(codes.astype(np.int64))[:, None] for codes in (encoded.codes, segment.arrays.codes)
+    )
     assert (similarity.gather(1, mine) - similarity.gather(1, theirs_)).abs().max() < 1e-3
-    assert (encoded.residuals == segment.residuals)[same].mean() > 0.99
+    assert (encoded.residuals == segment.arrays.residuals)[same].mean() > 0.99
     # Where a byte differs, a dimension is one bucket off.
     one = np.ones(len(same), np.float32)
-    apart = codec.decode(segment.codes, encoded.residuals, one) - codec.decode(segment.codes, segment.residuals, one)
+    apart = codec.decode(segment.arrays.codes, encoded.residuals, one) - codec.decode(
+        segment.arrays.codes, segment.arrays.residuals, one
+    )
     steps = codec.bucket_weights.diff().max()
     assert apart[torch.from_numpy(same)].abs().max() <= steps + 1e-6
 

@@ -17,7 +17,7 @@ from colbertz.errors import UserError
 from colbertz.index.store.codec import NBITS, Codec
 from colbertz.index.store.documents import Documents, write_documents
 from colbertz.index.store.manifest import Manifest, SegmentInfo
-from colbertz.index.store.segment import Segment, invert, offsets_of
+from colbertz.index.store.segment import Segment, SegmentArrays, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
 # Tokens looked at to learn how long residuals are.
@@ -145,7 +145,8 @@ def make_snapshot(
     )
     inverse_norms = codec.inverse_norms(codes, residuals)
     stored = _stored(documents)
-    segment = Segment(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths), None, stored)
+    arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths))
+    segment = Segment(arrays, None, stored)
     return Snapshot(manifest, codec, (segment,), offsets_of([len(doclens)]))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from colbertz.index.store.segment import Segment
-from colbertz.index.store.snapshot import Snapshot, allowed_doc_idx
+from colbertz.index.store.snapshot import Snapshot
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.threads import parts, run
@@ -156,7 +156,7 @@ class _Cascade:
 
     def run(self) -> Found:
         if not self.plan.n_ivf_probe:
-            numbers = allowed_doc_idx(self.snapshot, self.allowed)
+            numbers = self.snapshot.doc_idx_in(self.allowed)
             if len(numbers) <= self.plan.n_exact:
                 return self.exact(numbers)
         cells, gains = self.probe()
@@ -164,7 +164,7 @@ class _Cascade:
             numbers, scores = self.walk(cells, gains)
             numbers = self.best(numbers, scores, self.plan.n_full_scores)
             if len(numbers) < self.plan.n_exact:
-                numbers = allowed_doc_idx(self.snapshot, self.allowed)
+                numbers = self.snapshot.doc_idx_in(self.allowed)
         return self.exact(self.promising(numbers, self.centroid_maxsim(numbers)))
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +200,7 @@ class _Cascade:
         numbers, scores = [], []
         for segment, allowed, first_number in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
             gained = np.zeros(len(segment), np.int64)
-            walk = functools.partial(plaid_cpu.walk_lists, cells, gains, segment.ivf, segment.ivf_offsets)
+            walk = functools.partial(plaid_cpu.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
             run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
             reached, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
             count = plaid_cpu.reached(gained, allowed, reached, first_scores)
@@ -220,7 +220,7 @@ class _Cascade:
             numbers,
             np.int64,
             functools.partial(plaid_cpu.centroid_maxsim, self.coarse, self.packed.num_tokens),
-            lambda segment: (segment.offsets, segment.codes),
+            lambda segment: (segment.arrays.offsets, segment.arrays.codes),
         )
 
     def residual_maxsim(self, numbers: np.ndarray) -> np.ndarray:
@@ -235,13 +235,13 @@ class _Cascade:
             np.float32,
             functools.partial(plaid_cpu.residual_maxsim, *head),
             lambda segment: (
-                segment.offsets,
-                segment.codes,
-                segment.residuals,
+                segment.arrays.offsets,
+                segment.arrays.codes,
+                segment.arrays.residuals,
                 self.snapshot.codec.nbits,
                 levels,
                 len(self.snapshot.byte_order),
-                segment.inverse_norms,
+                segment.arrays.inverse_norms,
             ),
         )
 
@@ -292,12 +292,12 @@ class _Cascade:
             np.float32,
             functools.partial(plaid_cpu.exact_maxsim, blocks, self.packed.num_tokens),
             lambda segment: (
-                segment.offsets,
+                segment.arrays.offsets,
                 codec.centroids.numpy(),
-                segment.codes,
-                segment.residuals,
+                segment.arrays.codes,
+                segment.arrays.residuals,
                 codec.weights_of_byte,
-                segment.inverse_norms,
+                segment.arrays.inverse_norms,
             ),
         )
         order = np.lexsort((numbers, -scores))[: self.k]
@@ -323,7 +323,7 @@ def exact_search(snapshot: Snapshot, queries: Ragged, k: int, allowed: Sequence[
     for some in queries.split(QUERY_TOKENS):
         numbers = np.empty((len(some), 0), np.int64)
         best = np.empty((len(some), 0), np.float32)
-        for block in snapshot.blocks(allowed_doc_idx(snapshot, allowed), BLOCK_TOKENS):
+        for block in snapshot.blocks(snapshot.doc_idx_in(allowed), BLOCK_TOKENS):
             scores = maxsim(some, snapshot.decode(block)).numpy()
             numbers = np.concatenate([numbers, np.broadcast_to(block, scores.shape)], 1)
             best = np.concatenate([best, scores], 1)

@@ -110,7 +110,7 @@ def place(snapshot: Snapshot, devices: Sequence[torch.device], memory: int | Non
         memory: bytes that may be used on each; None for what is free there.
     """
     free = min(_free(device) for device in devices) if memory is None else memory
-    num_tokens = int(sum(segment.offsets[-1] for segment in snapshot.segments))
+    num_tokens = int(sum(segment.arrays.offsets[-1] for segment in snapshot.segments))
     codec = snapshot.codec
     total = num_tokens * (codec.code_dtype.itemsize + codec.embedding_dim * codec.nbits // 8 + _OTHER_BYTES)
     stays = total <= _RESIDENT * free * len(devices)
@@ -148,12 +148,12 @@ def _load(snapshot: Snapshot, codec: DeviceCodec, first: int, last: int, device:
     for segment, begin in zip(snapshot.segments, snapshot.first_doc_idx.tolist()):
         start, end = max(first - begin, 0), min(last - begin, len(segment))
         if start < end:
-            tokens = slice(int(segment.offsets[start]), int(segment.offsets[end]))
+            tokens = slice(int(segment.arrays.offsets[start]), int(segment.arrays.offsets[end]))
             # Of unsigned integers PyTorch knows little; uint16 it can read, and int32 holds any wider code.
-            narrow = segment.codes.dtype == np.uint16
-            own_codes = segment.codes[tokens] if narrow else segment.codes[tokens].astype(np.int32)
-            doclens = np.diff(segment.offsets[start : end + 1])
-            parts.append((doclens, own_codes, segment.residuals[tokens], segment.inverse_norms[tokens]))
+            narrow = segment.arrays.codes.dtype == np.uint16
+            own_codes = segment.arrays.codes[tokens] if narrow else segment.arrays.codes[tokens].astype(np.int32)
+            doclens = np.diff(segment.arrays.offsets[start : end + 1])
+            parts.append((doclens, own_codes, segment.arrays.residuals[tokens], segment.arrays.inverse_norms[tokens]))
     lengths, codes, residuals, inverse_norms = (
         torch.from_numpy(np.concatenate(arrays)).to(device) for arrays in zip(*parts)
     )

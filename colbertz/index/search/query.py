@@ -11,7 +11,7 @@ import torch
 from colbertz.errors import UserError
 from colbertz.index.search import filters
 from colbertz.index.search.cascade import Effort
-from colbertz.index.store.snapshot import Snapshot, doc_idx_of
+from colbertz.index.store.snapshot import Snapshot
 from colbertz.ragged import Ragged
 
 
@@ -100,7 +100,7 @@ def allowed_documents(
     if where is not None:
         chosen.append(filters.matching([segment.documents for segment in snapshot.segments], where, parameters))
     if subset is not None:
-        numbers = doc_idx_of(snapshot, subset)
+        numbers = np.unique(snapshot.doc_idx_of(subset))
         parts: list[np.ndarray] = [np.empty(0, np.int64)] * len(snapshot.segments)
         for at, part in snapshot.locate(numbers):
             parts[at] = numbers[part] - snapshot.first_doc_idx[at]

@@ -11,7 +11,7 @@ Legend: N tokens, E embedding dim, K centroids.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +45,18 @@ class Encoded:
     codes: np.ndarray
     residuals: np.ndarray
     inverse_norms: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Encoded"]) -> "Encoded":
+        """One after another."""
+        return cls(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.residuals for part in parts]),
+            np.concatenate([part.inverse_norms for part in parts]),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,7 +248,7 @@ class Documents:
         with self._lock:
             return [self._connection.execute(query, (value,)).fetchone() for value in values]
 
-    def get(self, numbers: Sequence[int]) -> list[Document]:
+    def get(self, numbers: Sequence[int] | np.ndarray) -> list[Document]:
         """The documents with these numbers, in that order."""
         query = "SELECT id, text, metadata FROM documents WHERE number = ?"
         return [_document(row) for row in self._each(query, map(int, numbers))]
@@ -264,12 +264,17 @@ class Documents:
                 rows = self._connection.execute(query, (first, _READ_AT_ONCE)).fetchall()
             yield from map(_document, rows)
 
-    def ids(self, numbers: Sequence[int]) -> list[str]:
-        """The ids of the documents with these numbers, in that order."""
-        return [id for (id,) in self._each("SELECT id FROM documents WHERE number = ?", map(int, numbers))]
+    def ids(self, local_idx: Sequence[int] | None = None) -> list[str]:
+        """The ids of the documents at these places, in that order; of all documents if None."""
+        if local_idx is None:
+            with self._lock:
+                rows = self._connection.execute("SELECT id FROM documents ORDER BY number").fetchall()
+        else:
+            rows = self._each("SELECT id FROM documents WHERE number = ?", map(int, local_idx))
+        return [doc_id for (doc_id,) in rows]
 
-    def numbers_of(self, ids: Sequence[str]) -> list[int | None]:
-        """The numbers of the documents with these ids, None where there is none."""
+    def local_idx_of(self, ids: Sequence[str]) -> list[int | None]:
+        """The place of the document with each of these ids; None for an id that is not here."""
         rows = self._each("SELECT number FROM documents WHERE id = ?", ids)
         return [row[0] if row else None for row in rows]
 

@@ -3,31 +3,30 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from colbertz.errors import UserError
-from colbertz.index.store.codec import Codec
+from colbertz.index.store.codec import Codec, Encoded
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
 from colbertz.kernels.cpu import kmeans as kmeans_cpu
 from colbertz.ragged import Ragged
 
 
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """An open segment. The large arrays are memory-mapped: memory follows use.
+class SegmentArrays(NamedTuple):
+    """A segment's coded tokens and inverted lists, as search kernels read them. The large ones are memory-mapped.
 
     Attributes:
-        codes: (num_tokens,) uint16 or uint32.
+        codes: (num_tokens,) uint16 or uint32, the centroid of each token.
         residuals: (num_tokens, embedding_dim · nbits / 8) uint8.
-        inverse_norms: (num_tokens,) float32.
-        offsets: (num_documents + 1,) int64, where each document's tokens begin.
-        ivf: (postings,) int32, the documents of each cell, sorted.
-        ivf_offsets: (cells + 1,) int64. Cells that came later than the segment have no list here.
-        live: (num_documents,) bool, false for the deleted ones; None if none are.
-        documents: ids, texts and metadata.
+        inverse_norms: (num_tokens,) float32, 1 / norm of centroid + residual.
+        offsets: (num_documents + 1,) int64, the first token of each document.
+        ivf: (num_postings,) int32, the local_idx of the documents in each cell, ascending within a cell.
+        ivf_offsets: (num_cells + 1,) int64, the first posting of each cell. Centroids that were added to the codec
+            after this segment was written have no cell here.
     """
 
     codes: np.ndarray
@@ -36,33 +35,58 @@ class Segment:
     offsets: np.ndarray
     ivf: np.ndarray
     ivf_offsets: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """An open segment.
+
+    Attributes:
+        arrays: the coded tokens and the inverted lists.
+        live: (num_documents,) bool, false for deleted documents; None if none is deleted.
+        documents: ids, texts and metadata.
+    """
+
+    arrays: SegmentArrays
     live: np.ndarray | None
     documents: Documents
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.arrays.offsets) - 1
 
-    def decode(self, codec: Codec, numbers: np.ndarray) -> Ragged:
-        """The decoded embeddings of some documents, float32."""
-        begins, lengths = self.offsets[numbers], self.offsets[numbers + 1] - self.offsets[numbers]
+    def doclens(self, local_idx: np.ndarray) -> np.ndarray:
+        """The number of tokens of each of these documents, (num_documents,) int64."""
+        offsets = self.arrays.offsets
+        lengths: np.ndarray = offsets[local_idx + 1] - offsets[local_idx]
+        return lengths
+
+    def encoded(self, local_idx: np.ndarray) -> Encoded:
+        """The coded tokens of these documents. Consecutive documents are not copied."""
+        begins, lengths = self.arrays.offsets[local_idx], self.doclens(local_idx)
         tokens: slice | np.ndarray
-        if len(numbers) and (np.diff(numbers) == 1).all():
-            tokens = slice(int(begins[0]), int(begins[-1] + lengths[-1]))  # copies nothing
+        if len(local_idx) and (np.diff(local_idx) == 1).all():
+            tokens = slice(int(begins[0]), int(begins[-1] + lengths[-1]))
         else:
             tokens = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
-        values = codec.decode(self.codes[tokens], self.residuals[tokens], self.inverse_norms[tokens])
-        return Ragged.from_lengths(values, torch.from_numpy(lengths))
+        codes, residuals, inverse_norms = self.arrays[:3]
+        return Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
+
+    def decode(self, codec: Codec, local_idx: np.ndarray) -> Ragged:
+        """The decoded embeddings of these documents, float32."""
+        encoded = self.encoded(local_idx)
+        values = codec.decode(encoded.codes, encoded.residuals, encoded.inverse_norms)
+        return Ragged.from_lengths(values, torch.from_numpy(self.doclens(local_idx)))
 
 
 def open_segment(root: Path, info: SegmentInfo) -> Segment:
-    """Map the files of a segment.
+    """Map the files of a segment of the index `root`.
 
     Raises:
-        FileNotFoundError: if one is missing.
-        ValueError: if they do not fit each other or the manifest.
+        FileNotFoundError: if a file is missing.
+        UserError: if the files do not fit each other or the manifest.
     """
     files = SegmentFiles(root / info.name)
-    # Plain arrays over the maps: numpy's memmap class makes every slice slow.
+    # Plain arrays over the mapped memory: numpy's memmap class makes every slice slow.
     codes, residuals, inverse_norms, ivf = (
         np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         for path in (files.codes, files.residuals, files.inverse_norms, files.ivf)
@@ -70,28 +94,37 @@ def open_segment(root: Path, info: SegmentInfo) -> Segment:
     offsets, ivf_offsets = (
         offsets_of(np.load(path, allow_pickle=False)) for path in (files.doclens, files.ivf_lengths)
     )
-    tokens = {len(codes), len(residuals), len(inverse_norms), int(offsets[-1])}
-    if tokens != {info.num_tokens} or len(offsets) != info.num_documents + 1 or ivf_offsets[-1] != len(ivf):
+    num_tokens = {len(codes), len(residuals), len(inverse_norms), int(offsets[-1])}
+    if num_tokens != {info.num_tokens} or len(offsets) != info.num_documents + 1 or ivf_offsets[-1] != len(ivf):
         raise UserError(f"{files.folder} is damaged: it does not hold what its manifest says; build the index again")
     live = None
     if info.deleted is not None:
         live = np.ones(info.num_documents, bool)
         live[np.load(root / info.deleted, allow_pickle=False)] = False
-    documents = Documents(files.documents, info.num_documents)
-    return Segment(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets, live, documents)
+    arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets)
+    return Segment(arrays, live, Documents(files.documents, info.num_documents))
 
 
 def offsets_of(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
-    """(n + 1,) int64 from (n,)."""
+    """Where each of some consecutive parts begins, and where the last one ends: (n + 1,) int64 from (n,) lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def invert(codes: np.ndarray, offsets: np.ndarray, num_cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """The inverted lists: documents of each cell (postings,) int32, and how many (num_cells,) int32.
+    """Make the inverted lists by a counting sort, in two passes over the codes.
 
-    A counting sort in two passes over the codes; it needs memory for the result, at most 4 bytes a token.
+    Memory: that of the result, at most 4 bytes a token.
+
+    Args:
+        codes: (num_tokens,) of an unsigned integer type.
+        offsets: (num_documents + 1,) int64, the first token of each document.
+        num_cells: the number of centroids.
+
+    Returns:
+        The local_idx of the documents in each cell, (num_postings,) int32, and the number of documents in each cell,
+        (num_cells,) int32.
     """
     lengths = kmeans_cpu.count_postings(codes, offsets, num_cells)
     starts = offsets_of(lengths)

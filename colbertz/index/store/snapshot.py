@@ -7,20 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
+from colbertz.document import Document
 from colbertz.errors import UnknownDocument, UserError
-from colbertz.index.store.codec import Codec
+from colbertz.index.store.codec import Codec, Encoded
 from colbertz.index.store.manifest import Manifest, quick_checksum
 from colbertz.index.store.segment import Segment, offsets_of, open_segment
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu import residuals as residuals_cpu
 from colbertz.ragged import Ragged
 
+# For each segment, which of its documents may be found, (num_documents,) bool; None for all of them.
+Masks = Sequence[np.ndarray | None]
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """An index as it was when it was opened: nothing a writer does later changes it.
+    """The state of an index at one moment: nothing that a writer does later changes it.
+
+    A document is named by its id (`doc_id`, a string), by its place among all documents of the snapshot (`doc_idx`), or
+    by its segment (`segment_idx`) and its place in that (`local_idx`). Deleted documents keep their places.
 
     Attributes:
+        manifest: what the index says of itself.
+        codec: turns embeddings into codes and back.
+        segments: oldest first.
         first_doc_idx: (num_segments + 1,) int64, the doc_idx of each segment's first document.
     """
 
@@ -46,36 +56,125 @@ class Snapshot:
         levels[residuals_cpu.reversed_bits(self.codec.nbits)] = np.rint((weights - low) / step)
         return levels, low, step
 
-    def locate(self, numbers: np.ndarray) -> Iterator[tuple[int, slice]]:
-        """The segments of sorted document numbers: which, and the part of `numbers` that is there."""
-        bounds = np.searchsorted(numbers, self.first_doc_idx)
-        for segment in range(len(self.segments)):
-            if bounds[segment] < bounds[segment + 1]:
-                yield segment, slice(int(bounds[segment]), int(bounds[segment + 1]))
+    @functools.cached_property
+    def live(self) -> Masks:
+        """The mask of each segment that leaves out its deleted documents."""
+        return tuple(segment.live for segment in self.segments)
 
-    def decode(self, numbers: np.ndarray) -> Ragged:
-        """The decoded embeddings of documents whose numbers are sorted."""
-        return Ragged.cat(
-            self.segments[segment].decode(self.codec, numbers[part] - self.first_doc_idx[segment])
-            for segment, part in self.locate(numbers)
+    # -- from ids to doc_idx and back ------------------------------------------------------------------------------
+
+    def find(self, ids: Sequence[str]) -> dict[str, int]:
+        """The doc_idx of each id that is in the index and not deleted; other ids are left out."""
+        places: dict[str, int] = {}
+        for segment, first_doc_idx in zip(self.segments, self.first_doc_idx.tolist()):
+            for doc_id, local_idx in zip(ids, segment.documents.local_idx_of(ids)):
+                if local_idx is not None and (segment.live is None or segment.live[local_idx]):
+                    places[doc_id] = first_doc_idx + local_idx
+        return places
+
+    def doc_idx_of(self, ids: Iterable[str]) -> np.ndarray:
+        """The doc_idx of each id, (num_ids,) int64, in the order of the ids.
+
+        Raises:
+            UnknownDocument: naming the ids that are not in the index.
+            TypeError: if an id is not a string, or `ids` is one string.
+        """
+        if isinstance(ids, str):
+            raise TypeError(f"ids must be a list of strings, got the string {ids!r}")
+        ids = list(ids)
+        for doc_id in ids:
+            if not isinstance(doc_id, str):
+                raise TypeError(f"ids must be strings, got {doc_id!r} ({type(doc_id).__name__})")
+        places = self.find(ids)
+        missing = [doc_id for doc_id in dict.fromkeys(ids) if doc_id not in places]
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise UnknownDocument(f"the index has no document {', '.join(map(repr, missing[:3]))}{more}")
+        return np.array([places[doc_id] for doc_id in ids], dtype=np.int64)
+
+    def doc_idx_in(self, masks: Masks) -> np.ndarray:
+        """The doc_idx of all documents that the masks of the segments let through, ascending, int64."""
+        return np.concatenate(
+            [np.empty(0, np.int64)]
+            + [
+                first_doc_idx + (np.arange(len(segment)) if mask is None else np.flatnonzero(mask))
+                for segment, mask, first_doc_idx in zip(self.segments, masks, self.first_doc_idx)
+            ]
         )
 
-    def doclens(self, numbers: np.ndarray) -> np.ndarray:
-        """(num_documents,) int64, the tokens of these documents."""
+    def locate(self, doc_idx: np.ndarray) -> Iterator[tuple[int, slice]]:
+        """Divide ascending `doc_idx` among the segments.
+
+        Yields:
+            The segment_idx of each segment that has some of these documents, and which slice of `doc_idx` they are.
+        """
+        bounds = np.searchsorted(doc_idx, self.first_doc_idx)
+        for segment_idx in range(len(self.segments)):
+            if bounds[segment_idx] < bounds[segment_idx + 1]:
+                yield segment_idx, slice(int(bounds[segment_idx]), int(bounds[segment_idx + 1]))
+
+    def by_segment(self, doc_idx: np.ndarray) -> Iterator[tuple[Segment, np.ndarray]]:
+        """Each segment that has some of the documents (ascending `doc_idx`), and their local_idx in it."""
+        for segment_idx, part in self.locate(doc_idx):
+            yield self.segments[segment_idx], doc_idx[part] - self.first_doc_idx[segment_idx]
+
+    # -- what documents hold ---------------------------------------------------------------------------------------
+
+    def documents(self, doc_idx: Sequence[int] | np.ndarray) -> list[Document]:
+        """The documents with these doc_idx, which need not be sorted, in the same order."""
+        unique, places = np.unique(np.asarray(doc_idx, np.int64), return_inverse=True)
+        rows = [row for segment, local_idx in self.by_segment(unique) for row in segment.documents.get(local_idx)]
+        return [rows[place] for place in places]
+
+    def live_documents(self, masks: Masks | None = None) -> Iterator[Document]:
+        """The documents that are not deleted, in order; if `masks` are given, those that they let through."""
+        for segment, mask in zip(self.segments, self.live if masks is None else masks):
+            for local_idx, document in enumerate(segment.documents):
+                if mask is None or mask[local_idx]:
+                    yield document
+
+    def ids(self, masks: Masks | None = None) -> list[str]:
+        """The ids of the documents that are not deleted, in order; with `masks`, of those that they let through."""
+        return [
+            doc_id
+            for segment, mask in zip(self.segments, self.live if masks is None else masks)
+            for local_idx, doc_id in enumerate(segment.documents.ids())
+            if mask is None or mask[local_idx]
+        ]
+
+    def count(self, masks: Masks) -> int:
+        """How many documents the masks let through."""
+        return sum(
+            len(segment) if mask is None else int(np.count_nonzero(mask)) for segment, mask in zip(self.segments, masks)
+        )
+
+    # -- their tokens ----------------------------------------------------------------------------------------------
+
+    def doclens(self, doc_idx: np.ndarray) -> np.ndarray:
+        """The number of tokens of each document, (num_documents,) int64."""
         lengths: np.ndarray = np.concatenate(
-            [np.empty(0, np.int64)] + [np.diff(segment.offsets) for segment in self.segments]
-        )[numbers]
+            [np.empty(0, np.int64)] + [np.diff(segment.arrays.offsets) for segment in self.segments]
+        )[doc_idx]
         return lengths
 
-    def blocks(self, numbers: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
-        """Document numbers in parts of at most `max_tokens` tokens; a longer document is alone."""
-        ends = np.cumsum(self.doclens(numbers))
+    def blocks(self, doc_idx: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+        """Divide documents into runs of at most `max_tokens` tokens; a longer document is a block of its own."""
+        ends = np.cumsum(self.doclens(doc_idx))
         first = 0
-        while first < len(numbers):
+        while first < len(doc_idx):
             begin = int(ends[first - 1]) if first else 0
             last = max(first + 1, int(np.searchsorted(ends, begin + max_tokens, side="right")))
-            yield numbers[first:last]
+            yield doc_idx[first:last]
             first = last
+
+    def encoded(self, doc_idx: np.ndarray) -> Encoded:
+        """The coded tokens of the documents with these ascending doc_idx."""
+        parts = [segment.encoded(local_idx) for segment, local_idx in self.by_segment(doc_idx)]
+        return parts[0] if len(parts) == 1 else Encoded.cat(parts)
+
+    def decode(self, doc_idx: np.ndarray) -> Ragged:
+        """The decoded embeddings of the documents with these ascending doc_idx, float32."""
+        return Ragged.cat(segment.decode(self.codec, local_idx) for segment, local_idx in self.by_segment(doc_idx))
 
 
 def open_snapshot(root: Path) -> Snapshot:
@@ -99,45 +198,3 @@ def open_snapshot(root: Path) -> Snapshot:
                     raise
                 raise UserError(f"{root} is damaged: {error.filename} is missing; build the index again") from error
             manifest = current
-
-
-def find_doc_idx(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, int]:
-    """The numbers of those ids that are in the index and not deleted."""
-    found: dict[str, int] = {}
-    for segment, first in zip(snapshot.segments, snapshot.first_doc_idx.tolist()):
-        for id, number in zip(ids, segment.documents.numbers_of(ids)):
-            if number is not None and (segment.live is None or segment.live[number]):
-                found[id] = first + number
-    return found
-
-
-def doc_idx_of(snapshot: Snapshot, ids: Iterable[str]) -> np.ndarray:
-    """The numbers of documents by their ids, sorted, each once.
-
-    Raises:
-        KeyError: naming those that are not there.
-        TypeError: for ids that are not strings.
-    """
-    if isinstance(ids, str):
-        raise TypeError(f"ids must be a list of strings, got the string {ids!r}")
-    wanted = list(dict.fromkeys(ids))
-    for id in wanted:
-        if not isinstance(id, str):
-            raise TypeError(f"ids must be strings, got {id!r} ({type(id).__name__})")
-    found = find_doc_idx(snapshot, wanted)
-    missing = [id for id in wanted if id not in found]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UnknownDocument(f"the index has no document {', '.join(map(repr, missing[:3]))}{more}")
-    return np.sort(np.array([found[id] for id in wanted], dtype=np.int64))
-
-
-def allowed_doc_idx(snapshot: Snapshot, allowed: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The numbers of all documents that may be found, sorted."""
-    return np.concatenate(
-        [np.empty(0, np.int64)]
-        + [
-            first + (np.arange(len(segment)) if mask is None else np.flatnonzero(mask))
-            for segment, mask, first in zip(snapshot.segments, allowed, snapshot.first_doc_idx)
-        ]
-    )

@@ -12,7 +12,7 @@ from colbertz.document import Document
 from colbertz.index.store.codec import Encoded
 from colbertz.index.store.documents import write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
-from colbertz.index.store.snapshot import Snapshot, allowed_doc_idx
+from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.commit import segment_info, write_codes, write_lists
 
 # 16 MB of residuals at 4 bits and 128 dimensions.
@@ -40,7 +40,7 @@ def merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -
 
 def live_doc_idx(snapshot: Snapshot) -> np.ndarray:
     """Sorted numbers (int64) of the documents that are not deleted."""
-    return allowed_doc_idx(snapshot, [segment.live for segment in snapshot.segments])
+    return snapshot.doc_idx_in(snapshot.live)
 
 
 def num_far(snapshot: Snapshot, num_tokens: int) -> int:
@@ -55,7 +55,7 @@ def num_far(snapshot: Snapshot, num_tokens: int) -> int:
 def tokens(snapshot: Snapshot, numbers: np.ndarray) -> Iterator[Encoded]:
     """The coded tokens of documents whose numbers are sorted, in pieces of at most `BLOCK_TOKENS`."""
     for at, part in snapshot.locate(numbers):
-        segment, own = snapshot.segments[at], numbers[part] - snapshot.first_doc_idx[at]
+        segment, own = snapshot.segments[at].arrays, numbers[part] - snapshot.first_doc_idx[at]
         for run in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
             begin, end = int(segment.offsets[run[0]]), int(segment.offsets[run[-1] + 1])
             for first in range(begin, end, BLOCK_TOKENS):

@@ -19,7 +19,7 @@ from colbertz.index.interop import require_own
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.documents import MAX_FIELDS, fold, write_documents
 from colbertz.index.store.manifest import Manifest, SegmentFiles, SegmentInfo
-from colbertz.index.store.snapshot import Snapshot, doc_idx_of, find_doc_idx, open_snapshot
+from colbertz.index.store.snapshot import Snapshot, open_snapshot
 from colbertz.index.write import build as building
 from colbertz.index.write import compact as copying
 from colbertz.index.write.build import CHUNK_TOKENS
@@ -142,7 +142,7 @@ def _write_segment(
 
 
 def _duplicates(snapshot: Snapshot, ids: Sequence[str], on_duplicate: OnDuplicate, only_known: bool) -> list[int]:
-    found = find_doc_idx(snapshot, ids)
+    found = snapshot.find(ids)
     if found and on_duplicate == "error":
         raise UserError(
             f"the index already has a document {next(iter(found))!r};"
@@ -167,7 +167,7 @@ def _check_fields(snapshot: Snapshot, new: Iterable[str]) -> None:
 def delete(root: Path, ids: Iterable[str]) -> int:
     """Delete documents; returns how many. The errors are those of `Index.delete`."""
     with _changing(root) as snapshot:
-        numbers = doc_idx_of(snapshot, ids)
+        numbers = np.unique(snapshot.doc_idx_of(ids))
         if len(numbers):
             generation = snapshot.manifest.generation + 1
             segments, files = _with_deleted(root, snapshot, numbers, generation)

@@ -95,7 +95,7 @@ def _config(model: "ColBERT", name: str | None) -> dict[str, Any]:
         "do_query_expansion": expansion,
         "attend_to_expansion_tokens": settings.attend_to_expansion_tokens,
         # The tokens themselves: a word that is no token is left out there, and stands for [UNK] here.
-        "skiplist_words": [backend.id_to_token(i) for i in tokenizer._skiplist.tolist()],
+        "skiplist_words": [backend.id_to_token(i) for i in tokenizer.skiplist.tolist()],
         "embedding_dim": model.embedding_dim,
         "mask_token_id": tokenizer.expansion_id or 0,
         "pad_token_id": pad or 0,

@@ -17,7 +17,6 @@ from colbertz.errors import UserError, require
 from colbertz.index import Hit
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.assemble import PACKAGED
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.recipes.demo.compare import comparison
 from colbertz.recipes.demo.corpus import Function, collect, default_roots
 from colbertz.recipes.demo.terminal import bold, dim, duration, has_colors, print_next, stages
@@ -120,16 +119,15 @@ def _write_training_data(functions: Sequence[Function], settings: TrainingConfig
 
 
 def _build(index: Path, model: ColBERT, functions: Sequence[Function], location: str) -> Searcher:
-    with truncation_unmentioned():
-        searcher = Searcher.build(
-            index,
-            model,
-            [function.document for function in functions],
-            ids=[function.id for function in functions],
-            metadata=[{"path": f.path, "line": f.line, "name": f.name} for f in functions],
-            location=location,
-            overwrite=True,
-        )
+    searcher = Searcher.build(
+        index,
+        model,
+        [function.document for function in functions],
+        ids=[function.id for function in functions],
+        metadata=[{"path": f.path, "line": f.line, "name": f.name} for f in functions],
+        location=location,
+        overwrite=True,
+    )
     written = searcher.index
     megabytes = written.manifest.size / 1e6
     print(f"{written.num_tokens:,} tokens of {written.embedding_dim} dimensions: {megabytes:,.0f} MB")

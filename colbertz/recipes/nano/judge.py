@@ -10,7 +10,6 @@ from colbertz.evaluation.retrieve import as_run
 from colbertz.evaluation.significance import Estimate, estimate
 from colbertz.index import Index
 from colbertz.models import ColBERT
-from colbertz.models.truncation import truncation_unmentioned
 from colbertz.text import bm25
 from colbertz.text.words import plain_words, split_identifiers
 
@@ -47,9 +46,9 @@ def judge_at_lengths(model: Path, trained_length: int, collection: Collection) -
 
 def judge(model: ColBERT, collection: Collection) -> Judgement:
     """Judge exact search, and search in an index of 4-bit residuals, with the same embeddings."""
-    with truncation_unmentioned():
-        queries = model.encode_query(collection.queries)
-        documents = model.encode_document(collection.documents)
+    # Texts that are cut are not reported: the lengths were chosen for this judgement.
+    queries = model.encode(collection.queries, "query").embeddings
+    documents = model.encode(collection.documents, "document").embeddings
     scores, document_indices = best(queries, in_blocks(documents), _K + 1)
     exact = [list(zip(*row)) for row in zip(document_indices.tolist(), scores.tolist())]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,123 @@
+"""Encoding texts: what `ColBERT.encode` returns, how texts are put into batches, and how dropout is kept out.
+
+Nothing here knows the model class: the functions take token ids, results and any `nn.Module`.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from colbertz.errors import UserError
+from colbertz.ragged import Ragged
+
+# Tokens in one forward pass, by device type: as many as fit in a CPU's cache, or keep a GPU busy.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+_BATCH_TOKENS_ELSEWHERE = 16384
+# With more batches than this, encoding takes long enough for a progress bar.
+_QUICK_BATCHES = 8
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class QueryOptions(TypedDict, total=False):
+    """The keyword arguments of `ColBERT.encode_query`, which explains them."""
+
+    prompt: str | None
+    prompt_name: str | None
+    batch_tokens: int | None
+    normalize: bool
+    show_progress: bool | None
+    devices: Sequence[str] | None
+
+
+class DocumentOptions(QueryOptions, total=False):
+    """The keyword arguments of `ColBERT.encode_document`."""
+
+    pool_factor: int
+    protected_tokens: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The embeddings of texts, and what has to be told about them.
+
+    Attributes:
+        embeddings: float32 (num_tokens_i, E) of each text, on the CPU.
+        num_truncated: how many of the texts had more tokens than their side allows, and were cut.
+    """
+
+    embeddings: Ragged
+    num_truncated: int
+
+
+def in_evaluation_mode(module: Module) -> Module:
+    """The module as it computes in evaluation mode, without changing the mode of `module` itself.
+
+    Another thread may be training the same module or encoding with it, so `module.eval()` is no way to switch dropout
+    off for a while.
+
+    Returns:
+        `module` itself if all of it is in evaluation mode. Otherwise a copy of the tree of modules that shares
+        parameters, buffers and hooks with `module`, so it is cheap and always has the current weights. A part that
+        `nn.Module.compile` compiled runs uncompiled in the copy.
+    """
+    if not any(part.training for part in module.modules()):
+        return module
+    copy = module.__new__(type(module))
+    attributes = {name: value for name, value in module.__dict__.items() if name != "_compiled_call_impl"}
+    children = {name: None if child is None else in_evaluation_mode(child) for name, child in module._modules.items()}
+    copy.__dict__ = {**attributes, "_modules": children, "training": False}
+    return copy
+
+
+def batches_by_length(ids: Ragged, device: torch.device, batch_tokens: int | None) -> list[Tensor]:
+    """Put texts of similar length into one batch; the longest come first, so memory peaks in the first batch.
+
+    Args:
+        ids: the token ids of each text.
+        device: where the batches will be embedded.
+        batch_tokens: tokens in one batch; None for a size that suits the device.
+
+    Returns:
+        The positions of the texts of each batch, int64.
+
+    Raises:
+        UserError: if `batch_tokens` is below 1.
+    """
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UserError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    if not len(ids):
+        return []
+    order = ids.lengths.argsort(stable=True)
+    budget = batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)
+    sizes = [len(batch) for batch in ids[order].split(budget)]
+    return list(reversed(order.split(sizes)))
+
+
+def in_order_of_texts(
+    batches: Sequence[Tensor], results: Iterable[Ragged], embedding_dim: int, progress: str, show_progress: bool | None
+) -> Ragged:
+    """Collect the embeddings of all batches and put them in the order of the texts.
+
+    Args:
+        batches: the positions of the texts of each batch; together every position once.
+        results: the embeddings of each batch, computed while they are collected.
+        embedding_dim: E, which an empty result needs.
+        progress: what the progress bar says.
+        show_progress: None for a bar if there are many batches and stderr is a terminal.
+    """
+    if show_progress is None:
+        show_progress = len(batches) > _QUICK_BATCHES and sys.stderr.isatty()
+    num_texts = sum(map(len, batches))
+    embeddings: list[Tensor] = [torch.empty(0)] * num_texts
+    with tqdm(total=num_texts, desc=progress, unit=" texts", disable=not show_progress) as bar:
+        for batch, result in zip(batches, results):
+            for position, embedding in zip(batch.tolist(), result):
+                embeddings[position] = embedding
+            bar.update(len(batch))
+    return Ragged.from_list(embeddings) if embeddings else Ragged.from_lengths(torch.empty(0, embedding_dim), [])
