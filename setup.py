@@ -12,8 +12,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "colbertz/__init__.py").read_text(), re.MULTILINE)
 
+PARQUET = ["pyarrow"]
 TRAIN = ["datasets", "tensorboard"]
-EVAL = ["bm25s", "ir-measures", "pyarrow"]
+EVAL = ["bm25s", "ir-measures", *PARQUET]
 MTEB = ["mteb>=2"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.20"]
 TEACHERS = ["sentence-transformers>=5.3"]
@@ -49,6 +50,7 @@ setup(
         "jsonargparse[signatures]",
     ],
     extras_require={
+        "parquet": PARQUET,
         "train": TRAIN,
         "eval": [*EVAL, *MTEB],
         "demo": [*TRAIN, *EVAL],

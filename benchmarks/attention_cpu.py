@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from colbertz import Ragged
-from colbertz.kernels.cpu.attention import attention
+from colbertz.kernels.cpu.attention import bf16_attention
 from colbertz.models.encoders import attention as layout
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.training.memory import keep_freed_memory
@@ -36,13 +36,13 @@ def layer(length: int) -> list[dict[str, object]]:
     def backward(y: torch.Tensor) -> object:
         return torch.autograd.grad(y, (q, k, v), gradient, retain_graph=True)
 
-    ours, theirs = attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
+    ours, theirs = bf16_attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
     gflop = 4 * count * HEADS * length**2 * DIM / 1e9
     runs = {
         # The products that each has to make at least; the scores are computed again in the backward pass of both.
         ("forward", 1.0): {
-            "ours": lambda: attention(q, k, v),
+            "ours": lambda: bf16_attention(q, k, v),
             "PyTorch": lambda: F.scaled_dot_product_attention(q, k, v),
         },
         ("backward", 2.5): {"ours": lambda: backward(ours), "PyTorch": lambda: backward(theirs)},
@@ -69,7 +69,7 @@ def step() -> dict[str, object]:
         y.backward(torch.ones_like(y))
 
     def pytorchs() -> None:
-        with mock.patch.object(layout, "_uses_products", lambda weight: False):
+        with mock.patch.object(layout, "uses_bf16_attention", lambda dtype: False):
             run()
 
     return row(f"a step of the encoder, {len(ids.values):,} tokens", common.seconds({"ours": run, "PyTorch": pytorchs}))

@@ -42,7 +42,8 @@ K = 10
 def embed() -> None:
     """Train the model of arxiv.yaml and encode documents and queries."""
     from colbertz import ColBERT
-    from colbertz.corpus.rows import read_rows, read_texts
+    from colbertz.corpus.documents import read_texts
+    from colbertz.corpus.formats import read_rows
     from colbertz.recipes.demo.tokenizer import train_tokenizer
 
     folder = CACHE / "arxiv"

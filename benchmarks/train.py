@@ -110,7 +110,7 @@ def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
     """Our training loop on what `write` wrote, every step of which goes through the same pairs."""
     from colbertz.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainingConfig
     from colbertz.training.distributed import World
-    from colbertz.training.loop import prepare
+    from colbertz.training.run import prepare
 
     config = TrainingConfig(
         output=str(directory / "run"),

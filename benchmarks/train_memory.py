@@ -25,7 +25,7 @@ from colbertz.models import ColBERT, ModernBertConfig
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training.data import Batch
-from colbertz.training.loop import Run
+from colbertz.training.run import Run
 from colbertz.training.step import backward
 from train import DOCUMENT_LENGTH, QUERY_LENGTH, ROOT, SIZES, read_pairs, train_tokenizer, training_run, write
 

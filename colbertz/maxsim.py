@@ -1,14 +1,14 @@
 """MaxSim, the score of late interaction: each query token counts with the document token nearest to it.
 
-The public operator over `Ragged`, its gradient, and the choice of kernel by device. What the score means stands in
-kernels/reference.py. There is no mask argument: a token that must not count is dropped (`Ragged.select`), which is
-what a mask of minus infinity amounts to.
+The public operator over `Ragged`, its gradient, and the choice of kernel by device. kernels/reference.py defines the
+score. There is no mask argument: remove a token that must not count with `Ragged.select`, which has the same effect as
+a mask of minus infinity.
 
 Legend: B queries, A documents, S query tokens, T document tokens, E embedding dim, P pairs.
 """
 
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,205 +16,219 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
+from colbertz.kernels.arrays import Candidates, Longest, Pairs, Texts
 from colbertz.kernels.cpu import maxsim as cpu
 from colbertz.ragged import Ragged
 
-# Scores that the plain version for devices without a kernel holds at a time.
-_PLAIN_BLOCK = 1 << 26
-# What documents can be quantised to, and the largest number of each.
-_BYTES = {torch.int8: 127, torch.float8_e4m3fn: 448}
+# Implementations: "cpu" is numba and oneDNN, for tensors on the CPU; "triton" is for CUDA and every dtype but float64;
+# "torch" is plain PyTorch operators, for every device and dtype.
+Backend = Literal["cpu", "triton", "torch"]
+
+# Scores that the PyTorch implementation holds at a time.
+_TORCH_BLOCK = 1 << 26
+# The dtypes that documents can be quantised to, and the largest value that is used of each.
+_LARGEST_VALUE = {torch.int8: 127, torch.float8_e4m3fn: 448}
 
 
-def maxsim(queries: Ragged, documents: Ragged, *, scales: Tensor | None = None) -> Tensor:
+def maxsim(
+    queries: Ragged, documents: Ragged, *, scales: Tensor | None = None, backend: Backend | None = None
+) -> Tensor:
     """Score every document for every query: the sum over query tokens of the largest dot product.
 
-    Memory beyond inputs and outputs is one small integer per pair and query token if a gradient is wanted, and a block
+    Memory beyond inputs and outputs is one small integer per pair and query token if a gradient is needed, and a block
     of scores that fits the cache. A query or document without tokens scores 0 and gets no gradient.
 
     Args:
         queries: B texts of embeddings (S, E), floating-point.
         documents: A texts of embeddings (T, E), on the same device and of the same dtype; or `quantised`.
-        scales: for quantised documents, what each token is to be multiplied with, (document tokens,) float32. There is
-            no gradient then.
+        scales: for quantised documents, the factor of each token, (document tokens,) float32. There is no gradient
+            then.
+        backend: the implementation; by default the fastest for the device and dtype (`default_backend`).
 
     Returns:
         (B, A) scores, float32 (float64 for float64), differentiable with respect to both.
 
     Raises:
         TypeError: if the embeddings are not floating-point or their dtypes differ.
-        ValueError: if they are not (tokens, E) with the same E, are on different devices, or there is not one scale
+        UserError: if they are not (tokens, E) with the same E, are on different devices, or there is not one scale
             for each token.
     """
     _check(queries, documents, scales)
+    backend = backend or default_backend(queries)
     with torch.autocast(queries.device.type, enabled=False):
-        if _has_kernels(queries):
-            # Triton launches on the current device, wherever its arguments are.
+        if backend == "triton":
+            # Triton launches on the current device, which need not be the device of the arguments.
             with torch.cuda.device_of(queries.values):
-                return _all_pairs_on_gpu(queries, documents, scales)
+                return _all_pairs_in_triton(queries, documents, scales)
         if scales is not None:
             queries, documents = queries.detach(), _dequantised(documents, scales, queries.dtype)
-        if queries.device.type != "cpu":
-            return torch.cat(
-                [_plain(queries, part) for part in documents.split(_PLAIN_BLOCK // max(1, len(queries.values)))], dim=1
-            )
-        texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+        if backend == "torch":
+            max_rows = _TORCH_BLOCK // max(1, len(queries.values))
+            return torch.cat([_all_pairs_in_torch(queries, part) for part in documents.split(max_rows)], dim=1)
         if _needs_gradient(queries, documents):
-            scores: Tensor = _MaxSim.apply(*texts)
+            scores: Tensor = _MaxSim.apply(*_texts(queries), *_texts(documents))
             return scores
-        return cpu.maxsim(*_detached(*texts), argmax=False)[0]
+        return cpu.maxsim(_texts(queries.detach()), _texts(documents.detach()))[0]
 
 
 def maxsim_candidates(
-    queries: Ragged, documents: Ragged, candidates: Ragged, *, scales: Tensor | None = None
+    queries: Ragged,
+    documents: Ragged,
+    candidates: Ragged,
+    *,
+    scales: Tensor | None = None,
+    backend: Backend | None = None,
 ) -> Ragged:
-    """Score each query with the documents of its own list, as for distillation and for ranking again.
+    """Score each query with the documents of its own list, for distillation and for reranking.
 
     Args:
         queries: B texts of embeddings (S, E), floating-point.
         documents: A texts of embeddings (T, E), on the same device and of the same dtype; or `quantised`.
-        candidates: B lists of document numbers, values (P,) int64. A document may stand in several lists. Lists of
-            documents that follow one another are read in place; others are copied, a block at a time.
+        candidates: B lists of document indices (places in `documents`), values (P,) int64. A document may be in several
+            lists. Lists of consecutive documents are read in place; others are copied, a block at a time.
         scales: as for `maxsim`.
+        backend: as for `maxsim`.
 
     Returns:
-        The scores in the places of the numbers: values (P,) float32 (float64 for float64), differentiable.
+        A score in the place of each index: values (P,) float32 (float64 for float64), differentiable.
 
     Raises:
         TypeError: as for `maxsim`, or if the candidates are not int64.
-        ValueError: as for `maxsim`, or if there is not one list for each query.
-        IndexError: if there is no document of that number.
+        UserError: as for `maxsim`, or if there is not one list for each query.
+        IndexError: if an index is not in `documents`.
     """
     _check(queries, documents, scales)
     _check_candidates(queries, documents, candidates)
+    backend = backend or default_backend(queries)
     with torch.autocast(queries.device.type, enabled=False):
-        if _has_kernels(queries):
+        if backend == "triton":
             with torch.cuda.device_of(queries.values):
-                return candidates.with_values(_candidates_on_gpu(queries, documents, candidates, scales))
+                return candidates.with_values(_candidates_in_triton(queries, documents, candidates, scales))
         if scales is not None:
             queries, documents = queries.detach(), _dequantised(documents, scales, queries.dtype)
-        if queries.device.type != "cpu":
-            max_rows = _PLAIN_BLOCK // max(1, int(queries.lengths.max()))
+        if backend == "torch":
+            max_rows = _TORCH_BLOCK // max(1, int(queries.lengths.max()))
             scores = [
-                _plain(queries[b : b + 1], part)[0]
+                _all_pairs_in_torch(queries[b : b + 1], part)[0]
                 for b in range(len(queries))
                 for part in documents[candidates[b]].split(max_rows)
             ]
             return candidates.with_values(torch.cat(scores))
-        texts = (queries.values, queries.offsets, documents.values, documents.offsets)
-        lists = (candidates.values, candidates.offsets)
+        lists = Candidates(candidates.values, candidates.offsets)
         if _needs_gradient(queries, documents):
-            return candidates.with_values(_MaxSim.apply(*texts, *lists))
-        return candidates.with_values(cpu.maxsim_candidates(*_detached(*texts), *lists)[0])
+            return candidates.with_values(_MaxSim.apply(*_texts(queries), *_texts(documents), *lists))
+        return candidates.with_values(
+            cpu.maxsim_candidates(_texts(queries.detach()), _texts(documents.detach()), lists)[0]
+        )
+
+
+def default_backend(queries: Ragged) -> Backend:
+    """The fastest implementation for the queries' device and dtype."""
+    if queries.device.type == "cpu":
+        return "cpu"
+    # PyTorch installs Triton on the platforms that Triton supports.
+    if queries.device.type == "cuda" and queries.dtype != torch.float64 and find_spec("triton") is not None:
+        return "triton"
+    return "torch"
 
 
 def quantised(documents: Ragged, dtype: torch.dtype = torch.int8) -> tuple[Ragged, Tensor]:
-    """Embeddings in a byte a number, for searching and ranking: half the memory of bf16, and half the time to read it.
+    """Store embeddings in one byte per value, for searching and reranking: half the memory of bf16, and half to read.
 
     Args:
         documents: texts of embeddings (T, E), floating-point.
         dtype: torch.int8, or torch.float8_e4m3fn (on GPUs of compute capability 8.9 and above).
 
     Returns:
-        The documents in that dtype, and what each token is to be multiplied with, (document tokens,) float32: the
-        `scales` of `maxsim`.
+        The documents in that dtype, and the factor of each token, (document tokens,) float32: `scales` of `maxsim`.
 
     Raises:
-        TypeError: for another dtype.
+        TypeError: if `dtype` is another one.
     """
-    if dtype not in _BYTES:
-        raise TypeError(f"dtype must be one of {', '.join(map(str, _BYTES))}, got {dtype}")
+    if dtype not in _LARGEST_VALUE:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, _LARGEST_VALUE))}, got {dtype}")
     values = documents.values.float()
-    # A token of zeros stays one.
-    scales = values.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _BYTES[dtype]
+    # The minimum keeps a token of zeros from a division by 0.
+    scales = values.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST_VALUE[dtype]
     values = values / scales[:, None]
     return documents.with_values((values.round() if dtype == torch.int8 else values).to(dtype)), scales
 
 
 class _MaxSim(torch.autograd.Function):
-    """Both forms on the CPU. The forward pass keeps the places of the maxima, never the scores of the tokens."""
+    """MaxSim of all pairs or of lists on the CPU. Between the passes it keeps the places of the maxima, no scores."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        queries: Tensor,
+        query_values: Tensor,
         query_offsets: Tensor,
-        documents: Tensor,
+        document_values: Tensor,
         document_offsets: Tensor,
-        candidates: Tensor | None = None,
+        doc_idx: Tensor | None = None,
         candidate_offsets: Tensor | None = None,
     ) -> Tensor:
-        texts = (queries, query_offsets, documents, document_offsets)
-        if candidates is None or candidate_offsets is None:
-            scores, argmax = cpu.maxsim(*texts, argmax=True)
+        queries, documents = Texts(query_values, query_offsets), Texts(document_values, document_offsets)
+        if doc_idx is None or candidate_offsets is None:
+            scores, argmax = cpu.maxsim(queries, documents, argmax=True)
         else:
-            scores, argmax = cpu.maxsim_candidates(*texts, candidates, candidate_offsets, argmax=True)
-        ctx.save_for_backward(*texts, candidates, candidate_offsets, argmax)
+            scores, argmax = cpu.maxsim_candidates(
+                queries, documents, Candidates(doc_idx, candidate_offsets), argmax=True
+            )
+        ctx.save_for_backward(*queries, *documents, doc_idx, candidate_offsets, argmax)
         return scores
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
-        queries, query_offsets, documents, document_offsets, candidates, candidate_offsets, argmax = ctx.saved_tensors
-        if candidates is None:
+        *arrays, doc_idx, candidate_offsets, argmax = ctx.saved_tensors
+        queries, documents = Texts(*arrays[:2]), Texts(*arrays[2:])
+        if doc_idx is None:
             num_queries, num_documents = grads.shape
-            candidates = torch.arange(num_documents).repeat(num_queries)
+            doc_idx = torch.arange(num_documents).repeat(num_queries)
             candidate_offsets = torch.arange(num_queries + 1) * num_documents
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
-        dqueries, ddocuments = cpu.maxsim_backward(
-            grads.reshape(-1),
-            queries,
-            query_offsets,
-            documents,
-            document_offsets,
-            candidates,
-            candidate_offsets,
-            argmax,
-            needs,
-        )
+        candidates = Candidates(doc_idx, candidate_offsets)
+        dqueries, ddocuments = cpu.maxsim_backward(grads.reshape(-1), queries, documents, candidates, argmax, needs)
         return dqueries, None, ddocuments, None, None, None
 
 
-def _has_kernels(queries: Ragged) -> bool:
-    """Whether MaxSim runs in Triton, which PyTorch brings along where it supports it."""
-    return queries.device.type == "cuda" and queries.dtype != torch.float64 and find_spec("triton") is not None
+def _all_pairs_in_triton(queries: Ragged, documents: Ragged, scales: Tensor | None) -> Tensor:
+    from colbertz.kernels.triton.maxsim import differentiable_maxsim, maxsim
 
-
-def _all_pairs_on_gpu(queries: Ragged, documents: Ragged, scales: Tensor | None) -> Tensor:
-    from colbertz.kernels.triton import maxsim as gpu
-
-    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
     if scales is None and _needs_gradient(queries, documents):
-        scores: Tensor = gpu.MaxSim.apply(*texts, _longest(queries, documents))
-        return scores
-    return gpu.maxsim(*_detached(*texts), scales=scales)[0]
+        return differentiable_maxsim(_texts(queries), _texts(documents), _longest(queries, documents))
+    return maxsim(_texts(queries.detach()), _texts(documents.detach()), scales=scales)[0]
 
 
-def _candidates_on_gpu(queries: Ragged, documents: Ragged, candidates: Ragged, scales: Tensor | None) -> Tensor:
-    from colbertz.kernels.triton import maxsim_candidates as gpu
+def _candidates_in_triton(queries: Ragged, documents: Ragged, candidates: Ragged, scales: Tensor | None) -> Tensor:
     from colbertz.kernels.triton.maxsim import text_of_row
+    from colbertz.kernels.triton.maxsim_candidates import differentiable_maxsim_candidates, maxsim_candidates
 
-    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
     longest = _longest(queries, documents)
     if scales is None and _needs_gradient(queries, documents):
-        scores: Tensor = gpu.MaxSimCandidates.apply(*texts, candidates.values, candidates.offsets, longest)
-        return scores
-    query_of_pair = text_of_row(candidates.offsets, len(candidates.values))
-    lists = (candidates.values, query_of_pair)
-    return gpu.maxsim_candidates(*_detached(*texts), *lists, longest[0], scales=scales)[0]
+        lists = Candidates(candidates.values, candidates.offsets)
+        return differentiable_maxsim_candidates(_texts(queries), _texts(documents), lists, longest)
+    pairs = Pairs(candidates.values, text_of_row(candidates.offsets, len(candidates.values)))
+    texts = (_texts(queries.detach()), _texts(documents.detach()))
+    return maxsim_candidates(*texts, pairs, longest.query, scales=scales)[0]
 
 
-def _longest(queries: Ragged, documents: Ragged) -> tuple[int, int]:
-    """Tokens of the longest query and the longest document. Waits for the device, as checking candidates does."""
+def _texts(texts: Ragged) -> Texts:
+    return Texts(texts.values, texts.offsets)
+
+
+def _longest(queries: Ragged, documents: Ragged) -> Longest:
+    """Tokens of the longest query and the longest document. Waits for the device, as the check of candidates does."""
     query, document = torch.stack([F.pad(texts.lengths, (0, 1)).amax() for texts in (queries, documents)]).tolist()
-    return query, document
+    return Longest(query, document)
 
 
 def _dequantised(documents: Ragged, scales: Tensor, dtype: torch.dtype) -> Ragged:
     return documents.map(lambda values: (values.float() * scales[:, None]).to(dtype))
 
 
-def _plain(queries: Ragged, documents: Ragged) -> Tensor:
-    """(B, A) scores in PyTorch operators, for devices without a kernel: computed again in the backward pass."""
+def _all_pairs_in_torch(queries: Ragged, documents: Ragged) -> Tensor:
+    """(B, A) scores in PyTorch operators; the backward pass computes them again instead of keeping them."""
 
     def score(query_values: Tensor, document_values: Tensor) -> Tensor:
         dtype = torch.promote_types(query_values.dtype, torch.float32)
@@ -224,17 +238,11 @@ def _plain(queries: Ragged, documents: Ragged) -> Tensor:
             return out
         scores = (query_values.to(dtype) @ padded.flatten(0, 1).T).unflatten(1, mask.shape)
         best = scores.masked_fill(~mask, -torch.inf).max(2).values.masked_fill(~mask.any(1), 0)
-        text = torch.arange(len(queries), device=queries.device).repeat_interleave(queries.lengths)
-        return out.index_add(0, text, best)
+        query_idx = torch.arange(len(queries), device=queries.device).repeat_interleave(queries.lengths)
+        return out.index_add(0, query_idx, best)
 
     scores: Tensor = checkpoint(score, queries.values, documents.values, use_reentrant=False, preserve_rng_state=False)
     return scores
-
-
-def _detached(
-    queries: Tensor, query_offsets: Tensor, documents: Tensor, document_offsets: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return queries.detach(), query_offsets, documents.detach(), document_offsets
 
 
 def _needs_gradient(*texts: Ragged) -> bool:
@@ -247,7 +255,7 @@ def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
             raise TypeError(f"{name} are {texts.dtype}; MaxSim takes floating-point embeddings")
         if texts.values.dim() != 2:
             raise UserError(f"{name} must have values of shape (tokens, dim), got {tuple(texts.values.shape)}")
-    if scales is not None and (documents.dtype not in _BYTES or scales.shape != documents.values.shape[:1]):
+    if scales is not None and (documents.dtype not in _LARGEST_VALUE or scales.shape != documents.values.shape[:1]):
         raise UserError(
             f"scales of shape {tuple(scales.shape)} do not belong to documents of {documents.dtype} with"
             f" {len(documents.values)} tokens; take both from colbertz.quantised"
@@ -264,17 +272,17 @@ def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
 
 
 def _check_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) -> None:
-    numbers = candidates.values
-    if numbers.dtype != torch.int64 or numbers.dim() != 1:
+    doc_idx = candidates.values
+    if doc_idx.dtype != torch.int64 or doc_idx.dim() != 1:
         raise TypeError(
-            f"candidates must be int64 document numbers, got {numbers.dtype} of shape {tuple(numbers.shape)}"
+            f"candidates must be int64 document indices, got {doc_idx.dtype} of shape {tuple(doc_idx.shape)}"
         )
     if len(candidates) != len(queries):
         raise UserError(
-            f"there are {len(candidates)} lists of candidates for {len(queries)} queries; give one for each"
+            f"there are {len(candidates)} lists of candidates for {len(queries)} queries; give one list per query"
         )
     if candidates.device != queries.device:
         raise UserError(f"candidates are on {candidates.device} and queries on {queries.device}; move one with .to()")
-    wrong = numbers[(numbers < 0) | (numbers >= len(documents))]
-    if len(wrong):
-        raise IndexError(f"candidate {int(wrong[0])} does not exist: there are {len(documents)} documents, from 0")
+    missing = doc_idx[(doc_idx < 0) | (doc_idx >= len(documents))]
+    if len(missing):
+        raise IndexError(f"candidate {int(missing[0])} does not exist: there are {len(documents)} documents, from 0")

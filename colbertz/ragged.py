@@ -1,15 +1,17 @@
-"""Ragged batches: the one shape in which texts travel through colbertz.
+"""Ragged batches: the form in which colbertz passes texts from one module to another.
 
-Texts have different lengths, and padding them to the longest is the field's main waste. A `Ragged` keeps the rows of
-all texts in one flat tensor and remembers where each text begins; nothing in between is made up, so nothing has to be
-masked out again. Padded tensors exist only at the edges: `from_padded` on the way in, `padded` on the way out.
+Texts have different lengths, and padding all of them to the longest wastes most of the computation. A `Ragged` keeps
+the rows of all texts in one flat tensor, and the offsets at which each text begins. It has no padding, so no mask is
+needed. `from_padded` and `padded` convert from and to padded tensors.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,14 +20,16 @@ from colbertz.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """A sequence of tensors that differ only in their first size, stored as one.
+    """A sequence of tensors that differ only in their first size, stored as one tensor.
+
+    `len`, iteration and indexing are those of a list of tensors, one for each text.
 
     Attributes:
         values: (num_tokens, *rest), the rows of all texts, one text after the other.
         offsets: (num_texts + 1,) int64 on the same device; text i is `values[offsets[i]:offsets[i + 1]]`.
 
     Raises:
-        ValueError: if the offsets are not a non-decreasing int64 vector from 0 to `len(values)`.
+        UserError: if the offsets are not a non-decreasing int64 vector from 0 to `len(values)`.
     """
 
     values: Tensor
@@ -39,7 +43,7 @@ class Ragged:
             )
         if offsets.device != self.values.device:
             raise UserError(f"offsets are on {offsets.device} and values on {self.values.device}; move both with .to()")
-        # Reading a device tensor would make every construction wait for the GPU, so only host tensors are checked.
+        # Reading a tensor on a GPU would wait for the GPU every time, so only offsets on the CPU are checked.
         if offsets.device.type == "cpu" and (
             offsets[0] != 0 or offsets[-1] != len(self.values) or bool((offsets[1:] < offsets[:-1]).any())
         ):
@@ -51,10 +55,10 @@ class Ragged:
 
     @classmethod
     def from_list(cls, texts: Iterable[Tensor]) -> "Ragged":
-        """Concatenate one (num_tokens_i, *rest) tensor a text.
+        """Concatenate one tensor (num_tokens_i, *rest) per text.
 
         Raises:
-            ValueError: if there is no text at all, since the shape of a row would then be unknown.
+            UserError: if there is no text at all, since the shape of a row would then be unknown.
         """
         rows = list(texts)
         if not rows:
@@ -78,7 +82,7 @@ class Ragged:
         """The texts of several batches, in order. Serves as a `collate_fn`.
 
         Raises:
-            ValueError: if there is no batch.
+            UserError: if there is no batch.
         """
         parts = list(batches)
         if not parts:
@@ -107,8 +111,28 @@ class Ragged:
         bounds = self.offsets.tolist()
         return (self.values[a:b] for a, b in pairwise(bounds))
 
-    def __getitem__(self, index: "int | slice | Sequence[int] | Tensor") -> Any:
-        """One text as a tensor for an int; a `Ragged` for a slice, a list of ints, or an index or boolean tensor."""
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | npt.NDArray[Any] | Tensor) -> "Ragged": ...
+
+    def __getitem__(
+        self, index: int | np.integer[Any] | slice | Sequence[int] | npt.NDArray[Any] | Tensor
+    ) -> "Tensor | Ragged":
+        """One text, or a batch of some texts.
+
+        Args:
+            index: an integer for one text; or a slice, integers, or one bool per text for a batch. Negative integers
+                count from the end, integers may repeat. (A tensor of no dimensions is an integer; type checkers take it
+                for a batch.)
+
+        Returns:
+            A tensor (num_tokens, *rest) for an integer, a view; else a `Ragged`, a view for a slice without a step.
+
+        Raises:
+            IndexError: if there is no such text.
+        """
         if isinstance(index, int):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"text {index} of a batch of {len(self)}")
@@ -120,14 +144,25 @@ class Ragged:
             return Ragged(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
         if isinstance(index, slice):
             index = list(range(len(self))[index])
-        chosen = torch.arange(len(self), device=self.device)[index]
-        if chosen.dim() == 0:
-            return self[int(chosen)]
-        lengths = self.lengths[chosen]
+        text_idx = torch.arange(len(self), device=self.device)[index]
+        if text_idx.dim() == 0:
+            return self[int(text_idx)]
+        lengths = self.lengths[text_idx]
         ends = lengths.cumsum(0)
         rows = torch.arange(int(ends[-1]) if len(ends) else 0, device=self.device)
-        rows += (self.offsets[chosen] - ends + lengths).repeat_interleave(lengths)
+        rows += (self.offsets[text_idx] - ends + lengths).repeat_interleave(lengths)
         return Ragged(self.values[rows], torch.cat([ends.new_zeros(1), ends]))
+
+    def __array__(self, dtype: object = None, copy: object = None) -> NoReturn:
+        """Refuse `np.asarray(ragged)`, which would otherwise make an array of objects.
+
+        Raises:
+            TypeError: always, with what to write instead.
+        """
+        raise TypeError(
+            "a Ragged holds texts of different lengths and is not one array; use values, offsets = ragged.numpy(), "
+            "or ragged.padded(), or [text.numpy() for text in ragged]"
+        )
 
     def __repr__(self) -> str:
         row = "×".join(map(str, self.values.shape[1:])) or "scalar"
@@ -137,7 +172,7 @@ class Ragged:
     # -- changing ------------------------------------------------------------------------------------------------
 
     def with_values(self, values: Tensor) -> "Ragged":
-        """The same texts with other rows: `values` must have one row for each of ours."""
+        """The same offsets with other values, which must have as many rows."""
         return Ragged(values, self.offsets)
 
     def select(self, mask: Tensor) -> "Ragged":
@@ -146,7 +181,7 @@ class Ragged:
         return Ragged(self.values[mask], counts[self.offsets])
 
     def split(self, max_rows: int) -> list["Ragged"]:
-        """Consecutive batches of at most `max_rows` rows each; a longer text stands alone."""
+        """Consecutive batches of at most `max_rows` rows each; a longer text is a batch of its own."""
         bounds, start = [0], 0
         offsets = self.offsets.tolist()
         for text in range(1, len(self)):
@@ -156,12 +191,26 @@ class Ragged:
         return [self[a:b] for a, b in zip(bounds, [*bounds[1:], len(self)])]
 
     def padded(self, value: float = 0) -> tuple[Tensor, Tensor]:
-        """(num_texts, max_tokens, *rest) filled up with `value`, and its (num_texts, max_tokens) boolean mask."""
+        """(num_texts, max_tokens, *rest) padded with `value`, and its (num_texts, max_tokens) bool mask."""
         lengths = self.lengths
         longest = int(lengths.max()) if len(self) else 0
         mask = torch.arange(longest, device=self.device) < lengths[:, None]
         padded = self.values.new_full((len(self), longest, *self.values.shape[1:]), value)
         return padded.masked_scatter(mask.view(*mask.shape, *[1] * (self.values.dim() - 1)), self.values), mask
+
+    def numpy(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """The values (num_tokens, *rest) and offsets (num_texts + 1,) as NumPy arrays; text i is
+        `values[offsets[i]:offsets[i + 1]]`.
+
+        The arrays share memory with the tensors if these are on the CPU; values on a GPU are copied. There is no
+        gradient.
+
+        Raises:
+            TypeError: for bfloat16 and float8, which NumPy does not have; convert with `float()` first.
+        """
+        if self.dtype.is_floating_point and self.dtype not in (torch.float16, torch.float32, torch.float64):
+            raise TypeError(f"NumPy has no {self.dtype}; convert with ragged.float().numpy()")
+        return self.values.detach().cpu().numpy(), self.offsets.cpu().numpy()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Ragged":
         """Apply a function that keeps the number of rows to the values."""
@@ -191,5 +240,5 @@ def _collate(batch: Sequence[Ragged], *, collate_fn_map: Any = None) -> Ragged:
     return Ragged.cat(batch)
 
 
-# `torch.utils.data.default_collate` then joins Ragged samples wherever they stand in a user's own sample structure.
+# With this, `torch.utils.data.default_collate` joins `Ragged`s anywhere inside the samples of a user's data set.
 torch.utils.data._utils.collate.default_collate_fn_map[Ragged] = _collate

@@ -1,15 +1,15 @@
 """What MaxSim means, in plain PyTorch: short enough to be checked by eye, in any dtype, differentiable by autograd.
 
-Every fast version is tested against this one, values and gradients. Nothing here is meant to be quick or small.
-Likewise for the residuals of an index: how they are packed into bits, and what those stand for.
+Every fast version is tested against this one, values and gradients. Nothing here is meant to be fast or to save memory.
+The second half says how the residuals of an index are packed into bits, and which vectors they stand for.
 
-Texts come as a flat tensor of tokens and offsets: text i is `tokens[offsets[i]:offsets[i + 1]]`.
-
-Legend: B queries, A documents, S query tokens, T document tokens, E embedding dim, N tokens, K centroids.
+Legend: B queries, A documents, P pairs, S query tokens, T document tokens, E embedding dim, N tokens, K centroids.
 """
 
 import torch
 from torch import Tensor
+
+from .arrays import Candidates, Texts
 
 
 def maxsim_pair(query: Tensor, document: Tensor) -> Tensor:
@@ -23,41 +23,25 @@ def maxsim_pair(query: Tensor, document: Tensor) -> Tensor:
     return (query @ document.T).max(dim=1).values.sum()
 
 
-def maxsim(queries: Tensor, query_offsets: Tensor, documents: Tensor, document_offsets: Tensor) -> Tensor:
+def maxsim(queries: Texts, documents: Texts) -> Tensor:
     """The scores (B, A) of every document for every query."""
-    num_documents = len(document_offsets) - 1
-    candidates = torch.arange(num_documents).repeat(len(query_offsets) - 1)
-    candidate_offsets = torch.arange(len(query_offsets)) * num_documents
-    scores = maxsim_candidates(queries, query_offsets, documents, document_offsets, candidates, candidate_offsets)
-    return scores.view(len(query_offsets) - 1, num_documents)
+    doc_idx = torch.arange(documents.num_texts).repeat(queries.num_texts)
+    offsets = torch.arange(queries.num_texts + 1) * documents.num_texts
+    scores = maxsim_candidates(queries, documents, Candidates(doc_idx, offsets))
+    return scores.view(queries.num_texts, documents.num_texts)
 
 
-def maxsim_candidates(
-    queries: Tensor,
-    query_offsets: Tensor,
-    documents: Tensor,
-    document_offsets: Tensor,
-    candidates: Tensor,
-    candidate_offsets: Tensor,
-) -> Tensor:
-    """The scores (num_pairs,) of each query with the documents of its own list.
-
-    Args:
-        queries: (num_query_tokens, E).
-        query_offsets: (B + 1,) int64.
-        documents: (num_document_tokens, E).
-        document_offsets: (A + 1,) int64.
-        candidates: (num_pairs,) int64 document numbers; a document may stand in several lists, or twice in one.
-        candidate_offsets: (B + 1,) int64; query b is paired with `candidates[offsets[b]:offsets[b + 1]]`.
-    """
-    query, document = queries.split(query_offsets.diff().tolist()), documents.split(document_offsets.diff().tolist())
-    lists = candidates.split(candidate_offsets.diff().tolist())
-    scores = [maxsim_pair(query[b], document[a]) for b, numbers in enumerate(lists) for a in numbers.tolist()]
-    return torch.stack(scores) if scores else queries.new_zeros(0)
+def maxsim_candidates(queries: Texts, documents: Texts, candidates: Candidates) -> Tensor:
+    """The scores (P,) of each query with the documents of its own list."""
+    query = queries.values.split(queries.offsets.diff().tolist())
+    document = documents.values.split(documents.offsets.diff().tolist())
+    lists = candidates.doc_idx.split(candidates.offsets.diff().tolist())
+    scores = [maxsim_pair(query[b], document[a]) for b, doc_idx in enumerate(lists) for a in doc_idx.tolist()]
+    return torch.stack(scores) if scores else queries.values.new_zeros(0)
 
 
 def pack_buckets(buckets: Tensor, nbits: int) -> Tensor:
-    """(N, E · nbits / 8) uint8 from buckets (N, E): of each dimension its lowest bit first; bytes from the highest bit.
+    """Pack buckets (N, E) to (N, E · nbits / 8) uint8: lowest bit of a bucket first, highest bit of a byte first.
 
     The layout is that of Stanford's ColBERT (`ResidualCodec.binarize`) and fast-plaid.
     """
@@ -66,7 +50,7 @@ def pack_buckets(buckets: Tensor, nbits: int) -> Tensor:
 
 
 def unpack_buckets(packed: Tensor, nbits: int) -> Tensor:
-    """(N, E) int64 from (N, E · nbits / 8) uint8."""
+    """The buckets (N, E) int64 that `pack_buckets` packed to (N, E · nbits / 8) uint8."""
     bits = packed.long()[:, :, None] >> torch.arange(7, -1, -1) & 1
     return (bits.reshape(len(packed), -1, nbits) << torch.arange(nbits)).sum(2)
 

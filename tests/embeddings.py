@@ -1,9 +1,10 @@
-"""Random embeddings, and the gradients of their scores."""
+"""Random embeddings, their scores by the reference, and gradients of scores."""
 
 import torch
 from torch import Tensor
 
 from colbertz.kernels import reference
+from colbertz.kernels.arrays import Candidates, Texts
 from colbertz.ragged import Ragged
 
 
@@ -13,16 +14,22 @@ def random_texts(lengths: list[int], dim: int, dtype: torch.dtype = torch.float3
     return Ragged.from_lengths(values.to(dtype).requires_grad_(), lengths)
 
 
+def arrays_of(texts: Ragged) -> Texts:
+    """The texts in the form that launchers of kernels take."""
+    return Texts(texts.values, texts.offsets)
+
+
 def reference_scores(queries: Ragged, documents: Ragged, lists: Ragged | None = None) -> Tensor:
     """(B, A), or (P,) for lists of candidates."""
-    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
     if lists is None:
-        return reference.maxsim(*texts)
-    return reference.maxsim_candidates(*texts, lists.values, lists.offsets)
+        return reference.maxsim(arrays_of(queries), arrays_of(documents))
+    return reference.maxsim_candidates(
+        arrays_of(queries), arrays_of(documents), Candidates(lists.values, lists.offsets)
+    )
 
 
 def gradients(scores: Tensor, *texts: Ragged, weights: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Of all texts, with `weights` as the gradients of the scores."""
+    """The gradients of all texts, with `weights` as the gradients of the scores."""
     if weights is None:
         weights = torch.linspace(-1, 1, scores.numel(), dtype=torch.float64).view_as(scores)
     weights = weights.to(scores)

@@ -1,6 +1,5 @@
 """The public operator: values and gradients against the reference, masks, dtypes, modes, processes, errors."""
 
-import importlib
 import multiprocessing
 import threading
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from colbertz import maxsim as public_maxsim
-from colbertz.kernels import reference
-from colbertz.maxsim import _plain, maxsim, maxsim_candidates, quantised
+from colbertz.maxsim import Backend, maxsim, maxsim_candidates, quantised
 from colbertz.ragged import Ragged
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -31,7 +29,7 @@ ragged_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 def test_all_pairs_equal_the_reference(q_lengths: list[int], d_lengths: list[int], dim: int, seed: int) -> None:
     queries = random_texts(q_lengths, dim, torch.float64, seed)
     documents = random_texts(d_lengths, dim, torch.float64, seed + 1)
-    for ours in (maxsim(queries, documents), _plain(queries, documents)):
+    for ours in (maxsim(queries, documents), maxsim(queries, documents, backend="torch")):
         expected = reference_scores(queries, documents)
         torch.testing.assert_close(ours, expected)
         if expected.requires_grad and ours.requires_grad:
@@ -48,9 +46,7 @@ def test_candidates_equal_the_reference(q_lengths: list[int], d_lengths: list[in
     candidates = Ragged.from_list(lists)
     ours = maxsim_candidates(queries, documents, candidates)
     assert torch.equal(ours.offsets, candidates.offsets)
-    expected = reference.maxsim_candidates(
-        queries.values, queries.offsets, documents.values, documents.offsets, candidates.values, candidates.offsets
-    )
+    expected = reference_scores(queries, documents, candidates)
     torch.testing.assert_close(ours.values, expected)
     if expected.requires_grad:
         for mine, theirs in zip(gradients(ours.values, queries, documents), gradients(expected, queries, documents)):
@@ -110,13 +106,13 @@ def test_texts_without_tokens_score_zero_and_get_no_gradient() -> None:
         assert all((gradient == 0).all() for gradient in gradients(empty, queries, documents))
 
 
-@pytest.mark.parametrize("operator", [maxsim, _plain])
-def test_nan_is_never_swallowed(operator: Callable[[Ragged, Ragged], Tensor]) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_nan_reaches_the_score(backend: Backend) -> None:
     queries, documents = random_texts([3, 2], 4), random_texts([4, 5], 4, seed=1)
     documents.values.data[2] = torch.nan
-    assert operator(queries, documents).isnan().tolist() == [[True, False]] * 2
+    assert maxsim(queries, documents, backend=backend).isnan().tolist() == [[True, False]] * 2
     with torch.no_grad():
-        assert operator(queries, documents).isnan().tolist() == [[True, False]] * 2
+        assert maxsim(queries, documents, backend=backend).isnan().tolist() == [[True, False]] * 2
 
 
 def test_one_side_alone_may_learn() -> None:
@@ -238,7 +234,7 @@ def test_embeddings_that_do_not_fit_are_refused(
         (candidates([0, 2], [1]), IndexError, "candidate 2 does not exist: there are 2 documents"),
         (candidates([0], [-1]), IndexError, "candidate -1"),
         (candidates([0]), ValueError, "1 lists of candidates for 2 queries"),
-        (candidates([0], [1]).to(torch.int32), TypeError, "int64 document numbers, got torch.int32"),
+        (candidates([0], [1]).to(torch.int32), TypeError, "int64 document indices, got torch.int32"),
         (candidates([0], [1]).to("meta"), ValueError, "candidates are on meta"),
     ],
 )
@@ -251,12 +247,9 @@ def test_candidates_that_do_not_fit_are_refused(lists: Ragged, error: type[Excep
 
 
 @pytest.fixture
-def triton_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """Tensors of any device but float64 go to the Triton kernels, those of the CPU to the interpreter."""
+def triton_device(device: torch.device) -> torch.device:
+    """Where Triton's kernels run: on the GPU, or on the CPU in the interpreter."""
     pytest.importorskip("triton")
-    # By name: `colbertz.maxsim` as an attribute is the function.
-    module = importlib.import_module("colbertz.maxsim")
-    monkeypatch.setattr(module, "_has_kernels", lambda queries: queries.dtype != torch.float64)
     return device
 
 
@@ -269,9 +262,9 @@ def test_triton_gives_the_scores_and_gradients_of_the_cpu(dtype: torch.dtype, tr
     )
     lists = candidates([2, 0, 0], [1], [3, 1])
     pairs = [
-        (maxsim(queries, documents), maxsim(*exact)),
+        (maxsim(queries, documents, backend="triton"), maxsim(*exact)),
         (
-            maxsim_candidates(queries, documents, lists.to(triton_device)).values,
+            maxsim_candidates(queries, documents, lists.to(triton_device), backend="triton").values,
             maxsim_candidates(*exact, lists).values,
         ),
     ]
@@ -287,13 +280,14 @@ def test_triton_gives_the_scores_and_gradients_of_the_cpu(dtype: torch.dtype, tr
 def test_triton_refuses_what_the_cpu_refuses(triton_device: torch.device) -> None:
     queries, documents = random_texts([3, 2], 4).to(triton_device), random_texts([2, 5], 4).to(triton_device)
     with pytest.raises(IndexError, match="candidate 2 does not exist"):
-        maxsim_candidates(queries, documents, candidates([0, 2], [1]).to(triton_device))
-    (gradient,) = torch.autograd.grad(maxsim(queries, documents).square().sum(), queries.values, create_graph=True)
+        maxsim_candidates(queries, documents, candidates([0, 2], [1]).to(triton_device), backend="triton")
+    scores = maxsim(queries, documents, backend="triton")
+    (gradient,) = torch.autograd.grad(scores.square().sum(), queries.values, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
 
-# -- in a byte a number ------------------------------------------------------------------------------------------
+# -- documents in one byte per value ------------------------------------------------------------------------------
 
 BYTES = [torch.int8, torch.float8_e4m3fn]
 
@@ -315,11 +309,11 @@ def test_quantised_numbers_are_close(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", BYTES)
-@pytest.mark.parametrize("where", ["cpu", "triton"])
-def test_quantised_documents_score_close_to_what_they_were(
-    where: str, dtype: torch.dtype, request: pytest.FixtureRequest
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_quantised_documents_score_close_to_the_originals(
+    backend: Backend, dtype: torch.dtype, request: pytest.FixtureRequest
 ) -> None:
-    device = request.getfixturevalue("triton_device") if where == "triton" else torch.device("cpu")
+    device = request.getfixturevalue("triton_device") if backend == "triton" else torch.device("cpu")
     normalised = [
         random_texts(lengths, 96, seed=seed).detach().map(lambda values: F.normalize(values, dim=1)).to(device)
         for seed, lengths in enumerate(([32, 5], [40, 0, 9]))
@@ -327,12 +321,15 @@ def test_quantised_documents_score_close_to_what_they_were(
     queries, documents = normalised
     small, scales = quantised(documents, dtype)
     lists = candidates([0, 2], [1, 0]).to(device)
-    exact, ours = maxsim(queries, documents), maxsim(queries, small, scales=scales)
+    exact, ours = (
+        maxsim(queries, documents, backend=backend),
+        maxsim(queries, small, scales=scales, backend=backend),
+    )
     # An embedding of length 1 moves by no more than its relative error: half a step of int8, 1/16 of a float8.
     relative = 96**0.5 / 254 if dtype == torch.int8 else 1 / 16
     assert ((ours - exact).abs() <= queries.lengths[:, None] * relative).all()
     assert (ours - exact).abs().max() > 0
-    chosen = maxsim_candidates(queries, small, lists, scales=scales).values
+    chosen = maxsim_candidates(queries, small, lists, scales=scales, backend=backend).values
     torch.testing.assert_close(chosen, torch.stack([ours[0, 0], ours[0, 2], ours[1, 1], ours[1, 0]]))
 
 

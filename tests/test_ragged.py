@@ -1,9 +1,13 @@
 """Every method of Ragged, against a plain list of tensors."""
 
 import io
+import os
 import pickle
 import random
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +23,8 @@ lengths_of_texts = st.lists(st.integers(0, 5), min_size=1, max_size=8)
 
 
 def texts_of(lengths: list[int], *rest: int) -> list[Tensor]:
-    numbers = torch.arange(sum(lengths) * int(np.prod(rest)), dtype=torch.float32).view(-1, *rest)
-    return list(numbers.split(lengths))
+    values = torch.arange(sum(lengths) * int(np.prod(rest)), dtype=torch.float32).view(-1, *rest)
+    return list(values.split(lengths))
 
 
 def assert_texts(ragged: Ragged, texts: list[Tensor]) -> None:
@@ -53,19 +57,19 @@ def test_from_list_takes_any_iterable_and_from_padded_any_mask() -> None:
 def test_indexing_is_that_of_a_list(lengths: list[int], data: st.DataObject) -> None:
     texts = texts_of(lengths, 2)
     ragged = Ragged.from_list(texts)
-    num = len(texts)
-    index = data.draw(st.integers(-num, num - 1))
+    num_texts = len(texts)
+    index = data.draw(st.integers(-num_texts, num_texts - 1))
     for same in (index, np.int64(index), torch.tensor(index)):
         assert torch.equal(ragged[same], texts[index])
-    ends = st.none() | st.integers(-num - 2, num + 2)
+    ends = st.none() | st.integers(-num_texts - 2, num_texts + 2)
     step = data.draw(st.none() | st.integers(1, 3) | st.integers(-3, -1))
     part = slice(data.draw(ends), data.draw(ends), step)
     assert_texts(ragged[part], texts[part])
-    chosen = data.draw(st.lists(st.integers(-num, num - 1), max_size=10))
+    chosen = data.draw(st.lists(st.integers(-num_texts, num_texts - 1), max_size=10))
     assert_texts(ragged[chosen], [texts[i] for i in chosen])
     assert_texts(ragged[torch.tensor(chosen, dtype=torch.int64)], [texts[i] for i in chosen])
     assert_texts(ragged[np.array(chosen, dtype=np.int64)], [texts[i] for i in chosen])
-    keep = data.draw(st.lists(st.booleans(), min_size=num, max_size=num))
+    keep = data.draw(st.lists(st.booleans(), min_size=num_texts, max_size=num_texts))
     assert_texts(ragged[torch.tensor(keep)], [text for text, kept in zip(texts, keep) if kept])
 
 
@@ -146,12 +150,66 @@ def test_values_are_changed_and_converted() -> None:
     assert "scalar int64" in repr(Ragged.from_lengths(torch.arange(2), [2]))
 
 
+@given(lengths_of_texts, st.sampled_from([(), (3,)]))
+def test_numpy_gives_values_and_offsets(lengths: list[int], rest: tuple[int, ...]) -> None:
+    ragged = Ragged.from_list(texts_of(lengths, *rest)).map(torch.Tensor.requires_grad_)
+    values, offsets = ragged.numpy()
+    assert isinstance(values, np.ndarray) and values.dtype == np.float32
+    assert isinstance(offsets, np.ndarray) and offsets.dtype == np.int64
+    for i, text in enumerate(texts_of(lengths, *rest)):
+        np.testing.assert_array_equal(values[offsets[i] : offsets[i + 1]], text.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_numpy_refuses_dtypes_that_numpy_does_not_have(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=rf"NumPy has no {dtype}; convert with ragged.float\(\)"):
+        Ragged.from_list(texts_of([2, 1], 2)).to(dtype).numpy()
+
+
+def test_as_an_array_it_says_what_to_do() -> None:
+    ragged = Ragged.from_list(texts_of([2, 1], 2))
+    for convert in (np.asarray, np.array, lambda texts: np.array([texts, texts])):
+        with pytest.raises(TypeError, match=r"use values, offsets = ragged\.numpy\(\)"):
+            convert(ragged)
+
+
+USER_SCRIPT = """
+from typing import assert_type
+import numpy as np
+import numpy.typing as npt
+import torch
+from colbertz.maxsim import maxsim, maxsim_candidates
+from colbertz.ragged import Ragged
+
+texts = Ragged.from_list([torch.zeros(2, 3), torch.zeros(1, 3)])
+assert_type(texts[0], torch.Tensor)
+assert_type(texts[np.int64(0)], torch.Tensor)
+assert_type(texts[:1], Ragged)
+assert_type(texts[[0, 1]], Ragged)
+assert_type(texts[np.array([0])], Ragged)
+assert_type(texts[torch.tensor([0])], Ragged)
+assert_type([text for text in texts], list[torch.Tensor])
+assert_type(texts.numpy()[1], npt.NDArray[np.int64])
+assert_type(maxsim(texts, texts), torch.Tensor)
+assert_type(maxsim_candidates(texts, texts, texts), Ragged)
+"""
+
+
+@pytest.mark.slow
+def test_types_are_exact_under_mypy_strict(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(USER_SCRIPT)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path, "script.py"]
+    environment = os.environ | {"MYPYPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.gpu
 def test_moves_to_the_gpu_and_pins() -> None:
     ragged = Ragged.from_list(texts_of([2, 0, 1], 2))
-    there = ragged.pin_memory().to("cuda", non_blocking=True)
-    assert there.offsets.is_cuda
-    assert_texts(there.cpu(), texts_of([2, 0, 1], 2))
+    moved = ragged.pin_memory().to("cuda", non_blocking=True)
+    assert moved.offsets.is_cuda
+    assert_texts(moved.cpu(), texts_of([2, 0, 1], 2))
 
 
 def test_pickles_and_saves() -> None:
@@ -168,7 +226,7 @@ class Texts(torch.utils.data.Dataset[dict[str, object]]):
         return 10
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        return {"number": index, "text": Ragged.from_lengths(torch.full((index, 2), float(index)), [index])}
+        return {"index": index, "text": Ragged.from_lengths(torch.full((index, 2), float(index)), [index])}
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -216,12 +274,12 @@ def test_no_texts_at_all_are_refused_where_the_row_is_unknown() -> None:
 @settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_random_access_equals_a_list_of_arrays(seed: int) -> None:
-    """Indexing of an already indexed batch, whose rows do not begin at 0 of their storage."""
-    dice = random.Random(seed)
-    texts = texts_of([dice.randrange(4) for _ in range(12)], 2)
+    """Index a batch that was made by indexing, so that its rows do not begin at the start of their storage."""
+    rng = random.Random(seed)
+    texts = texts_of([rng.randrange(4) for _ in range(12)], 2)
     ragged = Ragged.from_list(texts)
     for _ in range(3):
-        order = [dice.randrange(len(texts)) for _ in range(dice.randrange(1, 12))]
-        cut = dice.randrange(len(order))
+        order = [rng.randrange(len(texts)) for _ in range(rng.randrange(1, 12))]
+        cut = rng.randrange(len(order))
         ragged, texts = ragged[order][cut:], [texts[i] for i in order][cut:]
         assert_texts(ragged, texts)

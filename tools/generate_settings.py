@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from colbertz/training/config.py: `python tools/generate_settings.py`."""
+"""Writes docs/settings.md from the docstrings in colbertz/training/config/: `python tools/generate_settings.py`."""
 
 import inspect
 import re
@@ -24,26 +24,32 @@ def page() -> str:
     """The whole page."""
     parts = [
         "# Settings of a training run",
-        "Generated from colbertz/training/config.py by `python tools/generate_settings.py`. A dot leads into a "
-        "section, in YAML by indentation and on the command line as in `--optim.lr 1e-4`. Unknown keys are refused.",
+        "Generated from the docstrings in colbertz/training/config/ by `python tools/generate_settings.py`. In YAML "
+        "the settings of a section are indented below its name; on the command line a dot separates the two, "
+        "as in `--optim.lr 1e-4`. Unknown keys are refused.",
+        *(_section(name, section) for name, section in SECTIONS.items()),
     ]
-    for name, section in SECTIONS.items():
-        summary, meanings = _parse(section)
-        parts.append(f"## {f'`{name}`' if name else 'The run'}\n\n{summary}")
-        rows = ["| key | default | meaning |", "|---|---|---|"]
-        kinds = get_type_hints(section)
-        for field in fields(section):
-            if field.name in SECTIONS:
-                continue
-            choices = get_args(kinds[field.name]) if get_origin(kinds[field.name]) is Literal else ()
-            # Where the text explains each choice there is no need to list them.
-            listed = [choice for choice in choices if choice not in meanings[field.name]]
-            meaning = meanings[field.name] + (f" One of {', '.join(f'`{c}`' for c in choices)}." if listed else "")
-            # Markdown takes [CLS] [SEP] for a link.
-            meaning = re.sub(r"(?<!`)\[[A-Z]+\](?!`)", r"`\g<0>`", meaning)
-            rows.append(f"| `{field.name}` | {_default(field)} | {meaning.replace('|', '/')} |")
-        parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
+
+
+def _section(name: str, section: type) -> str:
+    """A heading, the summary of the section, and a table of its settings."""
+    summary, meanings = _parse(section)
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    kinds = get_type_hints(section)
+    for field in fields(section):
+        if field.name in SECTIONS:
+            continue
+        choices = get_args(kinds[field.name]) if get_origin(kinds[field.name]) is Literal else ()
+        meaning = meanings[field.name]
+        # The choices are listed unless the text names all of them.
+        if not all(choice in meaning for choice in choices):
+            meaning += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
+        # Markdown reads [CLS] [SEP] as a link.
+        meaning = re.sub(r"(?<!`)\[[A-Z]+\](?!`)", r"`\g<0>`", meaning)
+        rows.append(f"| `{field.name}` | {_default(field)} | {meaning.replace('|', '/')} |")
+    title = f"`{name}`" if name else "The run"
+    return "\n".join([f"## {title}\n\n{summary}\n", *rows])
 
 
 def _parse(section: type) -> tuple[str, dict[str, str]]:
@@ -61,6 +67,7 @@ def _parse(section: type) -> tuple[str, dict[str, str]]:
 
 
 def _default(field: "Field[Any]") -> str:
+    """The default value as YAML, in backticks."""
     if field.default_factory is not MISSING:
         value = field.default_factory()
     elif field.default is MISSING:

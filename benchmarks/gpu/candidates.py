@@ -1,4 +1,4 @@
-"""Ranking again on the GPU: 1,000 candidates of one query, and of each of 64, beside flash-maxsim and padded PyTorch.
+"""Reranking on the GPU: 1,000 candidates of one query, and of each of 64, beside flash-maxsim and padded PyTorch.
 
 32 query tokens, documents of 187 (even from 63 to 137 % of that), 128 dimensions, bf16. Candidates are drawn at random
 from the collection, each for one query only, so that the floor is reading every candidate once. PyTorch gathers them
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from colbertz import Ragged, quantised
+from colbertz.kernels.arrays import Pairs
 from colbertz.kernels.triton.maxsim import text_of_row
 from colbertz.kernels.triton.maxsim_candidates import maxsim_candidates
 
@@ -32,12 +33,12 @@ if importlib.util.find_spec("flash_maxsim") and not common.DRY:
 
 
 def ours(queries: Ragged, documents: Ragged, lists: Ragged, scales: Tensor | None = None) -> Callable[[], Tensor]:
-    """Scores (pairs,). Whose pair is whose is worked out each time, as `colbertz.maxsim_candidates` does."""
-    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+    """Scores (pairs,). The query of each pair is computed in every call, as `colbertz.maxsim_candidates` does."""
+    texts = (common.arrays_of(queries), common.arrays_of(documents))
 
     def run() -> Tensor:
-        query_of_pair = text_of_row(lists.offsets, len(lists.values))
-        return maxsim_candidates(*texts, lists.values, query_of_pair, QUERY_TOKENS, scales)[0]
+        pairs = Pairs(lists.values, text_of_row(lists.offsets, len(lists.values)))
+        return maxsim_candidates(*texts, pairs, QUERY_TOKENS, scales=scales)[0]
 
     return run
 
@@ -45,13 +46,13 @@ def ours(queries: Ragged, documents: Ragged, lists: Ragged, scales: Tensor | Non
 def plain(queries: Tensor, documents: Tensor, mask: Tensor, lists: Tensor) -> Callable[[], Tensor]:
     """Queries (B, S, E), documents (A, T, E) with a mask (A, T), lists (B, n): scores (B · n,)."""
 
-    def some(queries: Tensor, lists: Tensor) -> Tensor:
+    def scores_of(queries: Tensor, lists: Tensor) -> Tensor:
         scores = torch.einsum("bse,bnte->bnst", queries, documents[lists])
         return scores.masked_fill(~mask[lists][:, :, None], -torch.inf).amax(3).float().sum(2)
 
     def run() -> Tensor:
         parts = zip(queries.split(AT_A_TIME), lists.split(AT_A_TIME))
-        return torch.cat([some(q, candidates) for q, candidates in parts]).flatten()
+        return torch.cat([scores_of(q, candidates) for q, candidates in parts]).flatten()
 
     return run
 
@@ -61,25 +62,25 @@ def flash(queries: Tensor, documents: Ragged, lists: Tensor) -> Callable[[], Ten
     longest = int(documents.lengths.max())
 
     def run() -> Tensor:
-        each = zip(queries, starts, lengths)
         score = flash_maxsim.flash_maxsim_rerank_direct
-        return torch.cat([score(query, documents.values, *where, longest) for query, *where in each])
+        lists_of_queries = zip(queries, starts, lengths)
+        return torch.cat([score(query, documents.values, *where, longest) for query, *where in lists_of_queries])
 
     return run
 
 
 def verify(queries: Ragged, documents: Ragged, lists: Ragged, limit: float, scores: Tensor) -> float:
     """Against float32, over some pairs from first to last."""
-    query_of_pair = text_of_row(lists.offsets, len(lists.values)).tolist()
-    some = torch.linspace(0, len(scores) - 1, CHECKED).long().tolist()
-    pairs = [(queries[query_of_pair[p]], documents[int(lists.values[p])]) for p in some]
-    return common.check(scores[some], torch.stack([common.maxsim_pair(*pair) for pair in pairs]), limit)
+    query_idx = text_of_row(lists.offsets, len(lists.values)).tolist()
+    checked = torch.linspace(0, len(scores) - 1, CHECKED).long().tolist()
+    pairs = [(queries[query_idx[p]], documents[int(lists.values[p])]) for p in checked]
+    return common.check(scores[checked], torch.stack([common.maxsim_pair(*pair) for pair in pairs]), limit)
 
 
 def measure(report: common.Report, sets: list[tuple[Ragged, Ragged]], documents: Ragged) -> None:
     """One row for each contender; `sets` are queries and their lists, which take turns."""
     queries, lists = sets[0]
-    tensors = [(q.values.view(len(q), QUERY_TOKENS, DIM), own.values.view(len(q), -1)) for q, own in sets]
+    tensors = [(q.values.view(len(q), QUERY_TOKENS, DIM), candidates.values.view(len(q), -1)) for q, candidates in sets]
     num_tokens = int(documents.lengths[lists.values].sum())
     first = None
 
@@ -93,18 +94,38 @@ def measure(report: common.Report, sets: list[tuple[Ragged, Ragged]], documents:
         check = partial(verify, queries, decoded, lists, limit)
         return report.time(row, calls, check, partial(figures, bytes_a_token), ours=name.startswith("colbertz"))
 
-    first = time("colbertz", lambda: [ours(q, documents, own) for q, own in sets], 2 * DIM, documents, 1e-4)
+    first = time(
+        "colbertz", lambda: [ours(q, documents, candidates) for q, candidates in sets], 2 * DIM, documents, 1e-4
+    )
     for dtype in (torch.int8, torch.float8_e4m3fn):
         coded, scales = quantised(documents, dtype)
         decoded = coded.with_values(coded.values.float() * scales[:, None])
         name = f"colbertz, {str(dtype).removeprefix('torch.')}"
-        time(name, lambda c=coded, s=scales: [ours(q, c, own, s) for q, own in sets], DIM + 4, decoded, 1e-4)
+        time(
+            name,
+            lambda c=coded, s=scales: [ours(q, c, candidates, s) for q, candidates in sets],
+            DIM + 4,
+            decoded,
+            1e-4,
+        )
         del coded, decoded
     if flash_maxsim:
         half = documents.with_values(documents.values.half())
-        time("flash-maxsim", lambda: [flash(q.half(), half, own) for q, own in tensors], 2 * DIM, documents, 1e-2)
+        time(
+            "flash-maxsim",
+            lambda: [flash(q.half(), half, candidates) for q, candidates in tensors],
+            2 * DIM,
+            documents,
+            1e-2,
+        )
     padded = documents.padded()
-    time("PyTorch, padded", lambda: [plain(q, *padded, own) for q, own in tensors], 2 * DIM, documents, 1e-2)
+    time(
+        "PyTorch, padded",
+        lambda: [plain(q, *padded, candidates) for q, candidates in tensors],
+        2 * DIM,
+        documents,
+        1e-2,
+    )
 
 
 def main() -> None:
@@ -113,8 +134,8 @@ def main() -> None:
     report = common.Report("candidates", common.machine("flash-maxsim"), args.out)
     documents = common.texts(common.around(DOCUMENT_TOKENS, QUERIES * CANDIDATES), DIM)
     queries = common.texts(torch.full((QUERIES,), QUERY_TOKENS, device=common.DEVICE), DIM)
-    numbers = torch.randperm(len(documents), device=common.DEVICE)
-    lists = Ragged.from_lengths(numbers, [CANDIDATES] * QUERIES)
+    doc_idx = torch.randperm(len(documents), device=common.DEVICE)
+    lists = Ragged.from_lengths(doc_idx, [CANDIDATES] * QUERIES)
     measure(report, [(queries[b : b + 1], lists[b : b + 1]) for b in range(TURNS)], documents)
     measure(report, [(queries, lists)], documents)
     report.finish()

@@ -1,13 +1,14 @@
-"""What the GPU benchmarks share: the machine, fair timing, the two floors, a check before each timing, the table.
+"""What the GPU benchmarks share: machine, timing, lower bounds of times, a check before each timing, the table.
 
 The device's own two rates are measured first: copying within its memory (bytes read and written), and a bf16 product of
-8192³. What a kernel must read, write and multiply, over these, is the least time it can take: "× floor" compares.
+8192³. The bytes that a kernel must read and write, and the products it must compute, divided by these rates, give the
+least time it can take, its floor; "× floor" is the measured time divided by it.
 
-Short kernels are captured in a CUDA graph that goes through several sets of inputs, together larger than the L2 cache,
-so that neither the host's launches nor the cache count; "with launch" is the time of the same calls made one by one.
-Data are random, never zeros. Nothing is timed whose results were not compared with float32 beforehand.
+Short kernels are captured in a CUDA graph over several sets of inputs, together larger than the L2 cache, so that
+neither the host's launches nor the cache affect the time; "with launch" is the time of the same calls one by one. Data
+are random, never zeros. Every result is compared with float32 before it is timed.
 
-With `--dry` everything runs on the CPU, kernels in Triton's interpreter, at sizes that only show that it runs.
+With `--dry` everything runs on the CPU, kernels in Triton's interpreter, at sizes that only show that it works.
 Import this module before anything that may import Triton.
 """
 
@@ -34,6 +35,8 @@ import torch
 from torch import Tensor
 
 from colbertz import Ragged
+from colbertz.kernels.arrays import Texts
+from colbertz.maxsim import Backend
 
 ROOT = Path(__file__).parents[2]
 DRY = "--dry" in sys.argv
@@ -42,6 +45,8 @@ sys.path.append(str(ROOT / "benchmarks"))  # after this folder, so that `common`
 if DRY:
     sys.path.append(str(ROOT / "tests"))
     importlib.import_module("interpreter").mend()
+# The `backend` of colbertz.maxsim: in a dry run Triton's kernels, in its interpreter, for tensors on the CPU.
+BACKEND: Backend | None = "triton" if DRY else None
 # Bytes that a round over several sets of inputs moves at least: a few times the L2 cache.
 _ROUND = 1 << 29
 Calls = Sequence[Callable[[], Any]]
@@ -58,28 +63,21 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def interpret() -> None:
-    """In a dry run `colbertz.maxsim` takes its Triton kernels, for tensors on the CPU."""
-    if DRY:
-        module: Any = importlib.import_module("colbertz.maxsim")
-        module._has_kernels = lambda queries: queries.dtype != torch.float64
-
-
 # -- the machine -----------------------------------------------------------------------------------------------------
 
 
 def versions(*packages: str) -> dict[str, str]:
-    found = {}
+    by_name = {}
     for name in ("torch", "triton", *packages):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            by_name[name] = metadata.version(name)
+    return by_name
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """The device and versions that the figures belong to, and the device's own two rates."""
+    """The device, the versions, and the device's two rates."""
     if not DRY and not torch.cuda.is_available():
-        sys.exit("there is no CUDA device; --dry shows on the CPU that everything runs")
+        sys.exit("there is no CUDA device; --dry runs everything on the CPU")
     about: dict[str, Any] = {"device": "dry run on the CPU" if DRY else torch.cuda.get_device_name()}
     about |= {"python": platform.python_version(), **versions(*packages), "CUDA": torch.version.cuda}
     return about | {"copy GB/s": copy_rate() / 1e9, "matmul TFLOP/s": matmul_rate() / 1e12}
@@ -108,25 +106,25 @@ def floor_ms(about: dict[str, Any], nbytes: float, flops: float = 0) -> float:
 
 
 def sets_for(nbytes: int) -> int:
-    """How many sets of inputs of this size a round goes through."""
+    """The number of sets of inputs of this size in a round."""
     return 2 if DRY else max(2, min(16, -(-_ROUND // nbytes)))
 
 
 def event_ms(run: Callable[[], Any], repeats: int = 10) -> float:
-    """The median time of a call on the device, in milliseconds; what the host takes to launch it can count too."""
+    """The median time of a call on the device, in milliseconds; it may include the time of the launch."""
     for _ in range(0 if DRY else 2):
         run()
-    taken = []
+    times = []
     for _ in range(1 if DRY else repeats):
         with stopwatch() as watch:
             run()
-        taken.append(watch.ms())
-    return statistics.median(taken)
+        times.append(watch.ms())
+    return statistics.median(times)
 
 
 @dataclass
 class Stopwatch:
-    """The time that a `with stopwatch()` took on the device; to be asked for afterwards."""
+    """The time that a `with stopwatch()` block took on the device; call `ms` after the block."""
 
     start: Any
     end: Any
@@ -172,7 +170,7 @@ def round_of(calls: Calls) -> Callable[[], None]:
 
 
 def graph_ms(calls: Calls, repeats: int = 20) -> float:
-    """The median time of a call, over replays of a graph of all of them: no launches by the host between kernels."""
+    """The median time of a call in replays of one graph of all calls, without launches by the host in between."""
     run = round_of(calls)
     if DRY:
         return event_ms(run) / len(calls)
@@ -192,7 +190,7 @@ class WrongError(Exception):
 
 
 def relative_error(out: Tensor, expected: Tensor) -> float:
-    """‖out - expected‖ / ‖expected‖; NaN is infinitely wrong."""
+    """‖out - expected‖ / ‖expected‖; infinity if it is NaN."""
     out, expected = (x.detach().double().cpu().flatten() for x in (out, expected))
     if out.shape != expected.shape:
         raise WrongError(f"{len(out)} numbers instead of {len(expected)}")
@@ -216,7 +214,7 @@ def maxsim_pair(query: Tensor, document: Tensor) -> Tensor:
 
 
 def unit(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Random vectors of length 1, made a part at a time."""
+    """Random vectors of length 1, made in parts to save memory."""
     out = torch.empty(*shape, dtype=dtype, device=DEVICE)
     for part in out.view(-1, shape[-1]).split(1 << 20):
         part.copy_(torch.nn.functional.normalize(torch.randn(part.shape, device=DEVICE), dim=1))
@@ -232,17 +230,22 @@ def texts(lengths: Tensor, dim: int = 128, dtype: torch.dtype = torch.bfloat16) 
     return Ragged.from_lengths(unit(int(lengths.sum()), dim, dtype=dtype), lengths)
 
 
+def arrays_of(texts: Ragged) -> Texts:
+    """The texts in the form that launchers of kernels take."""
+    return Texts(texts.values, texts.offsets)
+
+
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Report:
-    """Rows as they come: each is printed and on disk before the next, since a lent machine's time may run out.
+    """The rows of a benchmark: each is printed and written to disk at once, since time on a lent machine may run out.
 
     Attributes:
-        name: of results/gpu_NAME.json.
+        name: NAME in results/gpu_NAME.json.
         about: the machine.
-        out: where the JSON goes instead.
+        out: a file for the JSON instead of that one.
     """
 
     name: str
@@ -257,12 +260,12 @@ class Report:
         path = self.out or (None if DRY else ROOT / f"benchmarks/results/gpu_{self.name}.json")
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            said = json.dumps({"machine": self.about, "rows": self.rows}, indent=2, ensure_ascii=False)
-            path.write_text(said + "\n")
+            content = json.dumps({"machine": self.about, "rows": self.rows}, indent=2, ensure_ascii=False)
+            path.write_text(content + "\n")
 
     @contextlib.contextmanager
     def attempt(self, row: dict[str, Any], *, ours: bool) -> Iterator[None]:
-        """What goes wrong inside becomes the row's note, and the script goes on; if it is `ours`, it ends with 1."""
+        """Make an error inside the row's note and go on; if the row is `ours`, the script exits with 1 at the end."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 a failure of one contender must not cost the others
@@ -285,14 +288,14 @@ class Report:
         graph: bool = True,
         repeats: int = 20,
     ) -> float | None:
-        """Make the calls, compare what the first returns, time them, and add the row.
+        """Make the calls, check the result of the first, time them, and add the row.
 
         Args:
             row: what is timed.
             calls: makes one call for each set of inputs.
             verify: the error of a result; raises `WrongError` if it is too large.
             figures: the row's figures by milliseconds a call.
-            ours: whether a failure fails the script.
+            ours: whether an error makes the script fail.
             graph: whether the calls can be captured; else they are timed one by one.
             repeats: rounds that are timed.
 
@@ -300,16 +303,16 @@ class Report:
             The milliseconds, or None if it failed.
         """
         with self.attempt(row, ours=ours):
-            made = calls()
-            error = verify(made[0]())
-            launched = event_ms(round_of(made), repeats) / len(made)
-            ms = graph_ms(made, repeats) if graph else launched
+            all_calls = calls()
+            error = verify(all_calls[0]())
+            launched = event_ms(round_of(all_calls), repeats) / len(all_calls)
+            ms = graph_ms(all_calls, repeats) if graph else launched
             self.add(row | {"ms": ms, "with launch": launched, **figures(ms), "error": error})
             return ms
         return None
 
     def finish(self) -> None:
-        """Print everything as tables; fail if something of ours did."""
+        """Print all rows as tables; exit with an error if a row of ours has one."""
         print("\n" + ", ".join(f"{key} {text(value)}" for key, value in self.about.items()))
         for _, group in groupby(self.rows, key=lambda row: next(iter(row))):
             print(table(list(group)))
@@ -322,7 +325,7 @@ def text(value: Any) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows under each other; a column for every key that any of them has."""
+    """A table with a column for every key that any row has."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [keys, *([text(row.get(key, "")) for key in keys] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]

@@ -1,11 +1,11 @@
 """MaxSim of one query with many documents on the GPU, beside flash-maxsim and PyTorch; no gradient.
 
 32 query tokens, 128 dimensions, bf16; documents of 300 or 1,024 tokens each, of different lengths ("ragged", even from
-63 to 137 % of the mean), or in a byte a number. Goals: at most 1.3 × floor, and never slower than flash-maxsim.
+63 to 137 % of the mean), also in one byte per value. Goals: at most 1.3 × floor, and never slower than flash-maxsim.
 
-"compiled" is `torch.compile` with `max-autotune-no-cudagraphs`: it is captured in a graph like everyone else. Whoever
-needs padding gets the documents padded already, with a mask. flash-maxsim takes part where it can be imported; its
-packed form would turn bf16 into float16 at every call, so it gets float16. Writes results/gpu_maxsim.json.
+"compiled" is `torch.compile` with `max-autotune-no-cudagraphs`; it is captured in a graph like the others. Contenders
+that need padding get padded documents and a mask. flash-maxsim is measured where it is installed; its packed form would
+convert bf16 to float16 in every call, so it gets float16. Writes results/gpu_maxsim.json.
 """
 
 import importlib.util
@@ -30,11 +30,11 @@ if importlib.util.find_spec("flash_maxsim") and not common.DRY:
 
 
 def ours(queries: Ragged, documents: Ragged, scales: Tensor | None = None) -> Tensor:
-    return maxsim(queries.values, queries.offsets, documents.values, documents.offsets, scales)[0][0]
+    return maxsim(common.arrays_of(queries), common.arrays_of(documents), scales=scales)[0][0]
 
 
 def plain(query: Tensor, documents: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scores (A,) of a query (S, E) with documents (A, T, E), of which those where `mask` (A, T) count."""
+    """Scores (A,) of a query (S, E) with documents (A, T, E), without tokens where `mask` (A, T) is false."""
     scores = torch.einsum("se,ate->ast", query, documents)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], -torch.inf)
@@ -43,9 +43,9 @@ def plain(query: Tensor, documents: Tensor, mask: Tensor | None = None) -> Tenso
 
 def verify(queries: Ragged, documents: Ragged, limit: float, scores: Tensor) -> float:
     """Against float32, over the first documents and the last."""
-    some = [*range(min(CHECKED, len(documents))), -1]
-    expected = torch.stack([common.maxsim_pair(queries[0], documents[a]) for a in some])
-    return common.check(scores[some], expected, limit)
+    checked = [*range(min(CHECKED, len(documents))), -1]
+    expected = torch.stack([common.maxsim_pair(queries[0], documents[a]) for a in checked])
+    return common.check(scores[checked], expected, limit)
 
 
 def fixed_contenders(sets: list[tuple[Ragged, Ragged]], tokens: int) -> dict[str, Callable[[], common.Calls]]:
@@ -84,7 +84,7 @@ def ragged_contenders(sets: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[
 
 
 def compiled() -> Callable[..., Tensor]:
-    if common.DRY:  # no compiler is needed to see that it runs
+    if common.DRY:  # a dry run needs no compiler
         return plain
     torch._dynamo.reset()
     return torch.compile(plain, mode="max-autotune-no-cudagraphs", dynamic=False)
@@ -93,7 +93,7 @@ def compiled() -> Callable[..., Tensor]:
 def figures(
     report: common.Report, queries: Ragged, documents: Ragged, first: float | None, ms: float
 ) -> dict[str, Any]:
-    """Beside the floor, and beside ours, which is timed `first`."""
+    """Times in relation to the floor, and to ours, which is `first` ms."""
     nbytes = documents.values.nbytes + queries.values.nbytes + 4 * len(documents)
     if documents.values.itemsize == 1:
         nbytes += 4 * len(documents.values)  # the scales
@@ -119,14 +119,14 @@ def measure(
 
 
 def bytes_of(report: common.Report, row: dict[str, Any], sets: list[tuple[Ragged, Ragged]]) -> None:
-    """Documents in int8 and float8; they are compared with what the bytes stand for."""
+    """Time documents in int8 and float8; scores are compared with those of the dequantised values."""
     for dtype in BYTES:
         coded = [(q, *quantised(d, dtype)) for q, d in sets]
         queries, documents, scales = coded[0]
         decoded = documents.with_values(documents.values.float() * scales[:, None])
         report.time(
             row | {"documents in": str(dtype).removeprefix("torch."), "contender": "colbertz"},
-            lambda coded=coded: [partial(ours, *one) for one in coded],
+            lambda coded=coded: [partial(ours, *arguments) for arguments in coded],
             partial(verify, queries, decoded, 1e-4),
             partial(figures, report, queries, documents, None),
             ours=True,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from colbertz.kernels import reference
+from colbertz.kernels.arrays import CodedDocuments, PostingLists, Probes
 from colbertz.kernels.cpu.residuals import reversed_bits
 from colbertz.kernels.triton import kmeans, posting_lists
 from colbertz.kernels.triton import residuals as coding
@@ -45,7 +46,7 @@ CHECKED = 16
 
 @dataclass
 class Coded:
-    """A collection as the kernels want it."""
+    """A collection without residuals, which differ from row to row of the table."""
 
     offsets: Tensor
     codes: Tensor
@@ -56,8 +57,11 @@ class Coded:
     def lengths(self) -> Tensor:
         return self.offsets.diff()
 
-    def tokens(self, document: int) -> slice:
-        return slice(int(self.offsets[document]), int(self.offsets[document + 1]))
+    def tokens(self, doc_idx: int) -> slice:
+        return slice(int(self.offsets[doc_idx]), int(self.offsets[doc_idx + 1]))
+
+    def documents(self, packed: Tensor) -> CodedDocuments:
+        return CodedDocuments(self.offsets, self.codes, packed, self.norms)
 
 
 def collection() -> Coded:
@@ -69,7 +73,7 @@ def collection() -> Coded:
     return Coded(offsets, codes, norms, common.unit(CENTROIDS, DIM, dtype=torch.float32))
 
 
-def some_candidates(num_queries: int, n: int) -> Tensor:
+def random_candidates(num_queries: int, n: int) -> Tensor:
     lists = [torch.randperm(DOCUMENTS, device=common.DEVICE)[:n] for _ in range(num_queries)]
     return torch.stack(lists).int()
 
@@ -94,8 +98,8 @@ def residual_row(
     queries = common.unit(num_queries, QUERY_TOKENS, DIM, dtype=dtype)
     by_bucket = torch.linspace(-0.15, 0.15, 1 << nbits, device=common.DEVICE).to(dtype)
     weights = by_bucket[torch.from_numpy(reversed_bits(nbits)).long()]
-    head = (queries, coded.centroids if exact else table_of(coded, queries))
-    sets = [some_candidates(num_queries, n) for _ in range(2)]
+    table = coded.centroids if exact else table_of(coded, queries)
+    sets = [random_candidates(num_queries, n) for _ in range(2)]
     kernel = exact_maxsim if exact else residual_maxsim
 
     def expected(b: int, document: int) -> Tensor:
@@ -104,7 +108,7 @@ def residual_row(
         residual = by_bucket.float()[reference.unpack_buckets(packed[tokens].cpu(), nbits).to(common.DEVICE)]
         if exact:
             return common.maxsim_pair(queries[b], (coded.centroids[codes] + residual) * norms)
-        scores = head[1][codes, b].float() + residual @ queries[b].float().T
+        scores = table[codes, b].float() + residual @ queries[b].float().T
         return (scores * norms).amax(0).sum()
 
     num_tokens = int(coded.lengths[sets[0].long()].sum())
@@ -123,19 +127,19 @@ def residual_row(
             "× floor": ms / floor,
         }
 
-    tail = (coded.offsets, coded.codes, packed, weights, coded.norms)
+    documents = coded.documents(packed)
     report.time(
         {"kernel": kernel.__name__, "nbits": nbits, "queries": num_queries, "candidates of each": n},
-        lambda: [partial(kernel, *head, some, *tail) for some in sets],
+        lambda: [partial(kernel, queries, table, candidates, documents, weights) for candidates in sets],
         partial(verify, expected, sets[0], 1e-4 if exact else 2e-3),
         figures,
         ours=True,
     )
 
 
-def centroid_row(report: common.Report, coded: Coded, num_queries: int, n: int) -> None:
+def centroid_row(report: common.Report, coded: Coded, packed: Tensor, num_queries: int, n: int) -> None:
     table = table_of(coded, common.unit(num_queries, QUERY_TOKENS, DIM))
-    sets = [some_candidates(num_queries, n) for _ in range(2)]
+    sets = [random_candidates(num_queries, n) for _ in range(2)]
 
     def expected(b: int, document: int) -> Tensor:
         return table[coded.codes[coded.tokens(document)].long(), b].float().amax(0).sum()
@@ -149,54 +153,54 @@ def centroid_row(report: common.Report, coded: Coded, num_queries: int, n: int) 
 
     report.time(
         {"by codes": "centroid_maxsim", "queries": num_queries, "candidates of each": n},
-        lambda: [partial(centroid_maxsim, table, some, coded.offsets, coded.codes) for some in sets],
+        lambda: [partial(centroid_maxsim, table, candidates, coded.documents(packed)) for candidates in sets],
         partial(verify, expected, sets[0], 1e-4),
         figures,
         ours=True,
     )
 
 
-def postings(coded: Coded) -> tuple[Tensor, Tensor]:
-    """Each cell's documents, sorted, without repetitions: (postings,) int32 and (K + 1,) int64."""
+def postings(coded: Coded) -> PostingLists:
+    """The documents of each cell."""
     documents = torch.arange(DOCUMENTS, device=common.DEVICE).repeat_interleave(coded.lengths)
     keys = torch.unique(coded.codes.long() * DOCUMENTS + documents)
     bounds = torch.arange(CENTROIDS + 1, device=common.DEVICE) * DOCUMENTS
-    return (keys % DOCUMENTS).int(), torch.searchsorted(keys, bounds)
+    return PostingLists((keys % DOCUMENTS).int(), torch.searchsorted(keys, bounds))
 
 
-def some_cells(rows: int) -> tuple[Tensor, Tensor]:
-    """(rows, PROBES) int32 cells, different ones in a row, and what they are worth, falling."""
+def random_probes(rows: int) -> Probes:
+    """PROBES different cells in each row, with random gains."""
     first = torch.randint(CENTROIDS, (rows, 1), dtype=torch.int32, device=common.DEVICE)
     cells = (first + 7 * torch.arange(PROBES, dtype=torch.int32, device=common.DEVICE)) % CENTROIDS
     gains = torch.randint(1, 1000, (rows, PROBES), dtype=torch.int32, device=common.DEVICE)
-    return cells, gains.sort(dim=1, descending=True).values.contiguous()
+    return Probes(cells, gains.sort(dim=1, descending=True).values.contiguous())
 
 
-def walk_row(report: common.Report, lists: Tensor, list_offsets: Tensor, num_queries: int) -> None:
-    sets = [some_cells(num_queries * QUERY_TOKENS) for _ in range(4)]
+def walk_row(report: common.Report, lists: PostingLists, num_queries: int) -> None:
+    sets = [random_probes(num_queries * QUERY_TOKENS) for _ in range(4)]
     query_of = torch.arange(num_queries, dtype=torch.int32, device=common.DEVICE).repeat_interleave(QUERY_TOKENS)
 
-    def walk(cells: Tensor, gains: Tensor) -> Tensor:
+    def walk(probes: Probes) -> Tensor:
         gained = torch.zeros(num_queries, DOCUMENTS, dtype=torch.int32, device=common.DEVICE)
-        posting_lists.walk_lists(cells, gains, query_of, lists, list_offsets, gained)
+        posting_lists.walk_lists(probes, query_of, lists, gained)
         return gained
 
     def check(gained: Tensor) -> float:
-        """The last query's, in whole numbers: a better cell's gain is written over a worse one's."""
+        """Exact for the last query: the gains of a token's cells are written worst first, so the best one remains."""
         expected = torch.zeros(DOCUMENTS, dtype=torch.int64, device=common.DEVICE)
         for cells, gains in zip(*(part[-QUERY_TOKENS:].tolist() for part in sets[0])):
             best = torch.zeros_like(expected)
             for cell, gain in reversed(list(zip(cells, gains))):
-                best[lists[list_offsets[cell] : list_offsets[cell + 1]].long()] = gain
+                best[lists.doc_idx[lists.offsets[cell] : lists.offsets[cell + 1]].long()] = gain
             expected += best
         return common.check(gained[-1], expected, 0)
 
-    walked = int(list_offsets.diff()[sets[0][0].long()].sum())
+    walked = int(lists.offsets.diff()[sets[0].cells.long()].sum())
     # Sums are zeroed; each posting is read, and a sum read and written.
     floor = common.floor_ms(report.about, 4 * num_queries * DOCUMENTS + 12 * walked)
     report.time(
         {"by lists": "walk_lists", "queries": num_queries, "probes": PROBES, "postings": walked},
-        lambda: [partial(walk, *one) for one in sets],
+        lambda: [partial(walk, probes) for probes in sets],
         check,
         lambda ms: {"Gpostings/s": walked / ms / 1e6, "floor ms": floor, "× floor": ms / floor},
         ours=True,
@@ -208,13 +212,14 @@ def encode_row(report: common.Report, coded: Coded, tokens: Tensor, codes: Tenso
     weights = torch.linspace(-0.2, 0.2, 1 << nbits, device=common.DEVICE)
 
     def check(out: tuple[Tensor, ...]) -> float:
-        some = [*range(CHECKED), *range(-CHECKED, 0)]
-        packed, inverse_norms, distances = (part[some].cpu() for part in out)
-        own, own_codes, centroids = tokens[some].float().cpu(), codes[some].long().cpu(), coded.centroids.cpu()
-        expected = reference.encode_residuals(own, centroids, own_codes, cutoffs.cpu())
-        vectors = reference.decode_residuals(centroids, own_codes, expected, weights.cpu())
-        common.check(distances, (own - centroids[own_codes]).norm(dim=1), 1e-5)
-        common.check(inverse_norms, 1 / vectors.norm(dim=1), 1e-3)
+        checked = [*range(CHECKED), *range(-CHECKED, 0)]
+        packed, inverse_norms, distances = (part[checked].cpu() for part in out)
+        vectors, centroids = tokens[checked].float().cpu(), coded.centroids.cpu()
+        vector_codes = codes[checked].long().cpu()
+        expected = reference.encode_residuals(vectors, centroids, vector_codes, cutoffs.cpu())
+        decoded = reference.decode_residuals(centroids, vector_codes, expected, weights.cpu())
+        common.check(distances, (vectors - centroids[vector_codes]).norm(dim=1), 1e-5)
+        common.check(inverse_norms, 1 / decoded.norm(dim=1), 1e-3)
         return common.check(packed, expected, 0)
 
     nbytes = tokens.nbytes + codes.nbytes + len(tokens) * (DIM * nbits // 8 + 8)
@@ -243,9 +248,9 @@ def nearest_rows(report: common.Report, dtype: torch.dtype, repeats: int) -> Non
 
     def check(codes: Tensor) -> float:
         """The score of the chosen centroid against the best one's: ties and rounding may choose another."""
-        some = torch.linspace(0, len(tokens) - 1, 512).long().to(codes.device)
-        scores = tokens[some].float() @ centroids.float().T
-        return common.check(scores.gather(1, codes[some].long()[:, None]), scores.amax(1), 1e-3)
+        checked = torch.linspace(0, len(tokens) - 1, 512).long().to(codes.device)
+        scores = tokens[checked].float() @ centroids.float().T
+        return common.check(scores.gather(1, codes[checked].long()[:, None]), scores.amax(1), 1e-3)
 
     flops = 2 * len(tokens) * len(centroids) * DIM
     floor = common.floor_ms(report.about, tokens.nbytes + centroids.nbytes, flops)
@@ -296,10 +301,10 @@ def main() -> None:
             residual_row(report, coded, nbits, packed, num_queries, n, exact=False)
         residual_row(report, coded, nbits, packed, *EXACT, exact=True)
     for num_queries, n in SEARCHES:
-        centroid_row(report, coded, num_queries, n)
+        centroid_row(report, coded, packed, num_queries, n)
     lists = postings(coded)
     for num_queries, _ in SEARCHES:
-        walk_row(report, *lists, num_queries)
+        walk_row(report, lists, num_queries)
     tokens = common.unit(CODED_TOKENS, DIM, dtype=torch.float16)
     codes = torch.randint(CENTROIDS, (CODED_TOKENS,), dtype=torch.int32, device=common.DEVICE)
     for nbits in NBITS:

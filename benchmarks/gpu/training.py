@@ -1,14 +1,14 @@
 """MaxSim of all pairs of a contrastive batch on the GPU, forward and backward, through `colbertz.maxsim`.
 
 16,384 queries and documents of 39 and 187 tokens (even from 63 to 137 % of that), 128 dimensions, bf16. A query's
-tokens are noisy copies of some of its document's; how noisy differs from query to query, from lost among the others to
-found at once, so that the loss at temperature 0.02 leaves as few pairs with a gradient as training does. "passed over"
-is the share of the others by kernels/triton/maxsim_backward.py. Once more smaller, and there with a random gradient for
-every pair too, the worst case.
+tokens are noisy copies of some of its document's tokens. The noise differs from query to query: with the strongest the
+document is lost among the others, with the weakest it ranks first. So the loss at temperature 0.02 gives as few pairs a
+gradient as training does. "passed over" is the share of pairs that kernels/triton/maxsim_backward.py skips. A smaller
+batch is measured too, also with a random gradient for every pair, the worst case.
 
-Queries go through in parts, as many at a time as scores and places of maxima leave room for; "queries at a time" says
-how many. The forward pass includes writing the places; TFLOP/s count the products of the tokens alone. Goals: the
-forward pass at half of the matmul rate, the backward pass no longer than the forward pass.
+Queries are scored in parts, as many at a time as the memory has room for their scores and places of maxima; "queries at
+a time" says how many. The forward pass includes writing the places; TFLOP/s count only the products of the tokens.
+Goals: the forward pass at half of the matmul rate, the backward pass no longer than the forward pass.
 
 Writes results/gpu_training.json.
 """
@@ -30,7 +30,7 @@ DIM = common.sized(128, 32)
 QUERY_TOKENS, DOCUMENT_TOKENS = common.sized((39, 187), (6, 20))
 TRAINED, DENSE = common.sized((16_384, 2048), (6, 4))
 TEMPERATURE = 0.02
-# What a query's tokens keep of the document's, from least to most, with noise of length 1.
+# The factor of the document's token in a query's token, smallest and largest; the noise has length 1.
 KEPT = (0.1, 0.7)
 REPEATS = common.sized(3, 1)
 # The share of the free memory that scores, their gradients and the places may take.
@@ -49,13 +49,14 @@ class Step:
 
 
 def batch(count: int) -> tuple[Ragged, Ragged]:
-    """As many queries as documents; query i is about document i."""
+    """`count` queries and `count` documents; query i is about document i."""
     documents = common.texts(common.around(DOCUMENT_TOKENS, count), DIM)
     lengths = common.around(QUERY_TOKENS, count)
-    own = torch.arange(count, device=common.DEVICE).repeat_interleave(lengths)
-    chosen = documents.offsets[own] + (torch.rand(len(own), device=common.DEVICE) * documents.lengths[own]).long()
-    kept = (KEPT[0] + (KEPT[1] - KEPT[0]) * torch.rand(count, device=common.DEVICE))[own]
-    tokens = kept[:, None] * documents.values[chosen].float() + common.unit(len(own), DIM).float()
+    doc_idx = torch.arange(count, device=common.DEVICE).repeat_interleave(lengths)
+    places = (torch.rand(len(doc_idx), device=common.DEVICE) * documents.lengths[doc_idx]).long()
+    kept = (KEPT[0] + (KEPT[1] - KEPT[0]) * torch.rand(count, device=common.DEVICE))[doc_idx]
+    copied = documents.values[documents.offsets[doc_idx] + places].float()
+    tokens = kept[:, None] * copied + common.unit(len(doc_idx), DIM).float()
     return Ragged.from_lengths(F.normalize(tokens, dim=1).bfloat16(), lengths), documents
 
 
@@ -70,57 +71,57 @@ def loss_gradient(scores: Tensor, first: int) -> Tensor:
 def step(queries: Ragged, documents: Ragged, gradient: Callable[[Tensor], Tensor]) -> Step:
     inputs = [texts.map(lambda values: values.detach().requires_grad_()) for texts in (queries, documents)]
     with common.stopwatch() as forward:
-        scores = maxsim(*inputs)
+        scores = maxsim(*inputs, backend=common.BACKEND)
     grads = gradient(scores)
     with common.stopwatch() as backward:
         dqueries, ddocuments = torch.autograd.grad(scores, [texts.values for texts in inputs], grads)
     return Step(forward.ms(), backward.ms(), grads, dqueries, ddocuments)
 
 
-def at_a_time(queries: Ragged, documents: Ragged) -> int:
-    """Queries whose scores (float32, six times: scores, logits, softmax, gradients) and places fit the memory."""
+def queries_at_a_time(queries: Ragged, documents: Ragged) -> int:
+    """As many queries as fit the memory with six float32 values per score, and the places of the maxima."""
     if common.DRY:
         return -(-len(queries) // 2)
     place = 1 if int(documents.lengths.max()) <= 256 else 2
-    for_one = len(documents) * (6 * 4 + place * int(queries.lengths.max()))
+    bytes_per_query = len(documents) * (6 * 4 + place * int(queries.lengths.max()))
     count = len(queries)
-    while count * for_one > SHARE * torch.cuda.mem_get_info()[0]:
+    while count * bytes_per_query > SHARE * torch.cuda.mem_get_info()[0]:
         count = -(-count // 2)
     return count
 
 
-def check_gradients(queries: Ragged, documents: Ragged, found: Step) -> float:
-    """Two texts of either side against float32 over all of the other."""
+def check_gradients(queries: Ragged, documents: Ragged, step: Step) -> float:
+    """Compare the gradients of two queries and of two documents with float32 over all pairs."""
     padded, mask = documents.float().padded()
-    got, expected = [], []
-    for b in strongest(found.grads.abs().sum(1)):
+    computed, expected = [], []
+    for b in strongest(step.grads.abs().sum(1)):
         scores = torch.einsum("se,ate->sat", queries[b].float(), padded).masked_fill(~mask, -torch.inf)
         nearest = padded[torch.arange(len(documents), device=scores.device), scores.argmax(2)]
-        expected.append(torch.einsum("a,sae->se", found.grads[b], nearest))
-        got.append(queries.with_values(found.dqueries)[b])
-    error = common.check(torch.cat(got), torch.cat(expected), 2e-2)
-    got, expected = [], []
+        expected.append(torch.einsum("a,sae->se", step.grads[b], nearest))
+        computed.append(queries.with_values(step.dqueries)[b])
+    error = common.check(torch.cat(computed), torch.cat(expected), 2e-2)
+    computed, expected = [], []
     query_of = torch.arange(len(queries), device=common.DEVICE).repeat_interleave(queries.lengths)
     tokens = queries.values.float()
-    for a in strongest(found.grads.abs().sum(0)):
+    for a in strongest(step.grads.abs().sum(0)):
         places = (tokens @ documents[a].float().T).argmax(1)
         sums = torch.zeros(len(documents[a]), DIM, device=common.DEVICE)
-        expected.append(sums.index_add(0, places, found.grads[query_of, a][:, None] * tokens))
-        got.append(documents.with_values(found.ddocuments)[a])
-    return max(error, common.check(torch.cat(got), torch.cat(expected), 2e-2))
+        expected.append(sums.index_add(0, places, step.grads[query_of, a][:, None] * tokens))
+        computed.append(documents.with_values(step.ddocuments)[a])
+    return max(error, common.check(torch.cat(computed), torch.cat(expected), 2e-2))
 
 
 def strongest(sums: Tensor) -> tuple[int, int]:
-    """The text with the most gradient in the first half, and in the second."""
+    """The text with the largest sum in the first half, and in the second."""
     half = len(sums) // 2
     return int(sums[:half].argmax()), half + int(sums[half:].argmax())
 
 
 def check_scores(queries: Ragged, documents: Ragged) -> float:
-    """A few rows and columns of the scores against float32."""
+    """Compare a few rows and columns of the scores with float32."""
     rows, columns = ([0, count // 2, count - 1] for count in (len(queries), len(documents)))
     with torch.no_grad():
-        scores = maxsim(queries, documents)
+        scores = maxsim(queries, documents, backend=common.BACKEND)
     expected = [[float(common.maxsim_pair(queries[b], documents[a])) for a in columns] for b in rows]
     return common.check(scores[rows][:, columns], torch.tensor(expected), 1e-4)
 
@@ -129,7 +130,7 @@ def measure(report: common.Report, kind: str, count: int) -> None:
     row: dict[str, Any] = {"gradient": kind, "queries × documents": f"{count} × {count}"}
     with report.attempt(row, ours=True):
         queries, documents = batch(count)
-        size = at_a_time(queries, documents)
+        size = queries_at_a_time(queries, documents)
         parts = [(first, queries[first : first + size]) for first in range(0, count, size)]
 
         def gradient(first: int) -> Callable[[Tensor], Tensor]:
@@ -138,9 +139,9 @@ def measure(report: common.Report, kind: str, count: int) -> None:
             return lambda scores: loss_gradient(scores, first)
 
         error = check_scores(parts[0][1], documents)
-        found = step(parts[0][1], documents, gradient(0))  # compiles, and chooses configurations
-        error = max(error, check_gradients(parts[0][1], documents, found))
-        del found
+        first_step = step(parts[0][1], documents, gradient(0))  # compiles, and chooses configurations
+        error = max(error, check_gradients(parts[0][1], documents, first_step))
+        del first_step
         times, passed, peak = [], [], 0
         for _ in range(REPEATS):
             common.reset_peak()
@@ -179,7 +180,6 @@ def measure(report: common.Report, kind: str, count: int) -> None:
 def main() -> None:
     args = common.arguments(__doc__).parse_args()
     torch.manual_seed(0)
-    common.interpret()
     report = common.Report("training", common.machine(), args.out)
     measure(report, "contrastive", TRAINED)
     measure(report, "dense", DENSE)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, require_parent
-from colbertz.corpus.rows import read_texts, require_file
+from colbertz.corpus.documents import read_texts
+from colbertz.corpus.formats import NAMES
+from colbertz.corpus.lines import require_file
 from colbertz.errors import UserError
 from colbertz.files import replaced_file
 
@@ -26,7 +28,7 @@ _SUFFIXES = (".safetensors", ".npz")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "texts", metavar="TEXTS", help="a text a line, or .jsonl with `text` (and `title`); .gz too; - for stdin"
+        "texts", metavar="TEXTS", help=f"{NAMES} with `text` (and `title`), else a text a line; .gz too; - for stdin"
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="file to write; its name ends in .safetensors or .npz"

@@ -6,7 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
-from colbertz.corpus.rows import read_corpus, require_file
+from colbertz.corpus.documents import read_documents
+from colbertz.corpus.formats import NAMES
+from colbertz.corpus.lines import require_file
 
 if TYPE_CHECKING:
     from colbertz.searcher import Searcher
@@ -14,9 +16,12 @@ if TYPE_CHECKING:
 HELP = "encode a corpus and write a searchable index"
 EXAMPLES = """\
   colbertz index --corpus corpus.jsonl --out my-index
-  colbertz index --corpus corpus.jsonl.gz --out my-index --model lightonai/ColBERT-Zero --nbits 2
+  colbertz index --corpus corpus.parquet --out my-index --model lightonai/ColBERT-Zero --nbits 2
 """
-CORPUS_HELP = "JSON lines with _id, text and perhaps title; other fields are kept as metadata; .gz too; - for stdin"
+CORPUS_HELP = (
+    f"{NAMES} with _id (or id), text and perhaps title; other columns are kept as metadata; text files may be .gz; "
+    "- for JSON lines from stdin"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +60,11 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
     from colbertz.searcher import Searcher
 
     started = time.perf_counter()
-    ids, texts, metadata = itertools.tee(read_corpus(corpus), 3)
+    ids, texts, metadata = itertools.tee(read_documents(corpus), 3)
     searcher = Searcher.build(
         out,
         load_model(args),
-        (row.text for row in texts),
+        (row.text or "" for row in texts),
         ids=(row.id for row in ids),
         metadata=(row.metadata for row in metadata),
         nbits=args.nbits,

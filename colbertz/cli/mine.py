@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, positive, require_parent
+from colbertz.corpus.formats import NAMES
 from colbertz.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ _REASONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--pairs", metavar="FILE", help="JSON lines with query and document; .gz too; - for stdin")
+    data.add_argument(
+        "--pairs", metavar="FILE", help=f"{NAMES} with query and document; .gz too; - for JSON lines from stdin"
+    )
     data.add_argument("--data", metavar="DIR", help="BEIR's layout: corpus.jsonl, queries.jsonl, qrels/; .gz too")
     parser.add_argument(
         "--split", metavar="NAME", help="with --data: mine for the queries of qrels/NAME.tsv (default: train)"

@@ -19,7 +19,8 @@ from colbertz.cli.options import (
     require_parent,
     torch_dtype,
 )
-from colbertz.corpus.rows import read_queries
+from colbertz.corpus.documents import read_queries
+from colbertz.corpus.formats import NAMES
 from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
 
@@ -84,7 +85,7 @@ def _add_output_arguments(parser: "argparse._ArgumentGroup") -> None:
         "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal (default: auto)"
     )
     parser.add_argument(
-        "--queries", metavar="FILE", help="with --run: JSON lines with _id and text, or lines of id, tab, text"
+        "--queries", metavar="FILE", help=f"with --run: {NAMES} with _id and text; .tsv has lines of id, tab, text"
     )
     parser.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
 

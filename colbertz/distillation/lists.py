@@ -20,7 +20,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from colbertz.corpus.rows import read_rows, require_file
+from colbertz.corpus.formats import read_rows
+from colbertz.corpus.lines import require_file
 from colbertz.distillation.negatives import MinedQuery
 from colbertz.errors import UserError
 from colbertz.evaluation import Collection, read_beir, runs

@@ -1,15 +1,22 @@
 """Judging how well documents are found.
 
-collections.py    queries, documents and which of them answer which, from BEIR directories or held-out pairs
-layouts.py        directories in other layouts: MS MARCO, LongEmbed, NanoBEIR
-named.py          collections by name, from the hub
-exact.py          metrics of a model on a collection, searched exhaustively, as training looks at them
-runs.py           TREC runs
-measures.py       the field's measures of a run, by ir_measures
-significance.py   intervals, and whether two runs differ
+| file            | what it does                                                                            |
+|-----------------|-----------------------------------------------------------------------------------------|
+| collections.py  | a test collection: queries, documents, and which document answers which query           |
+| layouts.py      | reads collections from directories as BEIR, MS MARCO, LongEmbed and NanoBEIR have them  |
+| named.py        | collections by name from the Hugging Face hub, and the text lengths that belong to them |
+| retrieve.py     | searches a collection with a model: exactly, with an index, or ranking another run anew |
+| runs.py         | reads and writes TREC runs, and reads TREC judgements (qrels)                           |
+| metrics.py      | nDCG, MRR and recall in plain Python, for training and the demo: these need no extra    |
+| measures.py     | every measure of the field, query by query, by ir_measures: for figures and comparisons |
+| significance.py | confidence intervals, and whether two runs differ by more than chance                   |
+
+The two sets of measures differ on purpose. `metrics` averages over queries that have a relevant document; `measures`
+counts the others as 0, as trec_eval does. Where every query has one, both give the same values (there is a test).
 """
 
-from colbertz.evaluation.collections import Collection, from_pairs, read_beir
-from colbertz.evaluation.exact import evaluate
+from colbertz.evaluation.collections import Collection, from_pairs
+from colbertz.evaluation.layouts import read_beir
+from colbertz.evaluation.retrieve import evaluate
 
 __all__ = ["Collection", "evaluate", "from_pairs", "read_beir"]

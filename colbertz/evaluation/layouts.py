@@ -5,30 +5,35 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from colbertz.corpus.rows import read_queries, read_rows
-from colbertz.errors import UserError, require
-from colbertz.evaluation.collections import Collection, from_judgements, plain_or_gz, read_beir, read_qrels
+from colbertz.corpus import parquet
+from colbertz.corpus.documents import read_documents, read_queries
+from colbertz.corpus.formats import find_file, read_rows
+from colbertz.corpus.lines import plain_or_gz
+from colbertz.corpus.rows import Row
+from colbertz.errors import UserError
+from colbertz.evaluation.collections import Collection, from_judgements
+from colbertz.evaluation.runs import read_qrels
 
-# Queries and judgements of the TREC Deep Learning tracks, by the names by which one speaks of them.
+# Queries and judgements of the TREC Deep Learning tracks, by the usual short names of the tracks.
 _TRACKS = {
     "dl19": ("msmarco-test2019-queries.tsv", "2019qrels-pass.txt"),
     "dl20": ("msmarco-test2020-queries.tsv", "2020qrels-pass.txt"),
 }
-_PARQUET = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 
 
 def read(directory: str | Path, split: str | None) -> list[Collection]:
     """Read a directory in BEIR's layout, or in that of MS MARCO, LongEmbed or NanoBEIR.
 
     Args:
-        directory: what `read_beir`, `read_msmarco`, `read_longembed` or `read_nanobeir` reads.
+        directory: as `read_beir`, `read_msmarco`, `read_longembed` or `read_nanobeir` reads it.
         split: as there; None for test in BEIR's layout.
 
     Returns:
         One collection; only `read_longembed` may give more.
 
     Raises:
-        FileNotFoundError, ValueError: as these.
+        FileNotFoundError, UserError: as these.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -45,6 +50,43 @@ def read(directory: str | Path, split: str | None) -> list[Collection]:
     return [read_beir(directory, split or "test")]
 
 
+def read_beir(
+    directory: str | Path, split: str, *, qrels: str | Path | None = None, name: str | None = None
+) -> Collection:
+    """Read BEIR's layout: corpus.jsonl, queries.jsonl and qrels/<split>.tsv, each perhaps .gz.
+
+    Corpus and queries may also be in another format of `colbertz.corpus`, with the columns `_id` and `text`.
+
+    Args:
+        directory: where corpus and queries are.
+        split: which judgements.
+        qrels: the directory of the judgements; None for `directory`/qrels.
+        name: what to call the collection; None for the directory's name.
+
+    Raises:
+        FileNotFoundError: if a file is missing, naming the splits that there are.
+        UserError: for a row that cannot be read, or as `read_qrels` and `from_judgements`.
+    """
+    directory = Path(directory)
+    name = name or directory.name
+    texts = []
+    for part in ("corpus", "queries"):
+        path = find_file(directory, part)
+        if path is None:
+            raise FileNotFoundError(
+                f"{directory} has no {part}.jsonl or {part}.jsonl.gz; is it a directory in BEIR's layout?"
+            )
+        texts.append((document.id, document.text or "") for document in read_documents(str(path)))
+    corpus, queries = texts
+    folder = Path(qrels or directory / "qrels")
+    path = plain_or_gz(folder / f"{split}.tsv")
+    if path is None:
+        splits = {file.name.removesuffix(".gz").removesuffix(".tsv") for file in folder.glob("*.tsv*")}
+        known = ", ".join(sorted(splits)) or "none"
+        raise FileNotFoundError(f"there is no {folder / split}.tsv; the splits of {name} are: {known}")
+    return from_judgements(name, corpus, queries, read_qrels(path), path)
+
+
 def read_msmarco(directory: Path, split: str) -> Collection:
     """Read MS MARCO's passages as they are distributed, each file perhaps .gz.
 
@@ -55,20 +97,20 @@ def read_msmarco(directory: Path, split: str) -> Collection:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: for a line that is not as it should be, or as `read_qrels` and `from_judgements`.
+        UserError: for a line that cannot be read, or as `read_qrels` and `from_judgements`.
     """
     names = ("collection.tsv", *_TRACKS.get(split, (f"queries.{split}.tsv", f"qrels.{split}.tsv")))
-    found = [plain_or_gz(directory / name) for name in names]
-    collection, queries, qrels = found
+    paths = [plain_or_gz(directory / name) for name in names]
+    collection, queries, qrels = paths
     if collection is None or queries is None or qrels is None:
-        missing = next(name for name, path in zip(names, found) if path is None)
+        missing = next(name for name, path in zip(names, paths) if path is None)
         raise FileNotFoundError(
             f"{directory} has no {missing}, which the split {split!r} needs; the splits of MS MARCO are: "
             f"dev.small, dev, train, {', '.join(_TRACKS)}"
         )
-    texts, asked = ((line.id, line.text) for line in read_queries(str(collection))), read_queries(str(queries))
-    name = f"{directory.name}, {split}"
-    return from_judgements(name, texts, ((line.id, line.text) for line in asked), read_qrels(qrels), qrels)
+    # Passages have the form of queries: an id, a tab and a text on each line.
+    texts, query_texts = (((line.id, line.text) for line in read_queries(str(path))) for path in (collection, queries))
+    return from_judgements(f"{directory.name}, {split}", texts, query_texts, read_qrels(qrels), qrels)
 
 
 def read_longembed(directory: Path, split: str | None) -> list[Collection]:
@@ -82,12 +124,12 @@ def read_longembed(directory: Path, split: str | None) -> list[Collection]:
         split: a context length; None for all.
 
     Returns:
-        A collection for each context length that was asked for; where there are several, their query ids begin with
-        the length and a slash, so that all of them can stand in one run.
+        A collection for each context length. Where there are several, their query ids begin with the length and a
+        slash, so that all of them can be in one run.
 
     Raises:
         FileNotFoundError: if a file or the split is missing.
-        ValueError: for a row that is not as it should be, or as `from_judgements`.
+        UserError: for a row that cannot be read, or as `from_judgements`.
     """
     files = {}
     for part in ("corpus", "queries", "qrels"):
@@ -95,21 +137,21 @@ def read_longembed(directory: Path, split: str | None) -> list[Collection]:
         if path is None:
             raise FileNotFoundError(f"{directory} has no {part}.jsonl; LongEmbed has it beside the others")
         files[part] = list(read_rows(str(path)))
-    lengths = sorted({row["context_length"] for row, _ in files["qrels"] if "context_length" in row})
+    lengths = sorted({row.values["context_length"] for row in files["qrels"] if "context_length" in row.values})
     if split is not None and split not in map(str, lengths):
         known = ", ".join(map(str, lengths)) or "none, it is one collection"
         raise FileNotFoundError(f"{directory.name} has no split {split!r}; its splits are: {known}")
-    wanted = [length for length in lengths if split in (None, str(length))] or [None]
+    chosen = [length for length in lengths if split in (None, str(length))] or [None]
     collections = []
-    for length in wanted:
+    for length in chosen:
         rows = {part: _of_length(files[part], length) for part in files}
-        mark = f"{length}/" if len(wanted) > 1 else ""
-        queries = ((mark + query, text) for query, text in _pairs(rows["queries"], "qid", "text"))
-        gains: dict[str, dict[str, float]] = {}
-        for query, document in _pairs(rows["qrels"], "qid", "doc_id"):
-            gains.setdefault(mark + query, {})[document] = 1.0
+        prefix = f"{length}/" if len(chosen) > 1 else ""
+        queries = ((prefix + query_id, text) for query_id, text in _pairs(rows["queries"], "qid", "text"))
+        qrels: dict[str, dict[str, float]] = {}
+        for query_id, doc_id in _pairs(rows["qrels"], "qid", "doc_id"):
+            qrels.setdefault(prefix + query_id, {})[doc_id] = 1.0
         name = directory.name if length is None else f"{directory.name}-{length}"
-        collections.append(from_judgements(name, _pairs(rows["corpus"], "doc_id", "text"), queries, gains, directory))
+        collections.append(from_judgements(name, _pairs(rows["corpus"], "doc_id", "text"), queries, qrels, directory))
     return collections
 
 
@@ -123,49 +165,44 @@ def read_nanobeir(directory: Path, split: str | None, *, name: str | None = None
 
     Raises:
         FileNotFoundError: if there is no such split.
-        ValueError: for a file without these columns, or as `from_judgements`.
-        MissingExtra: without pyarrow, which the extra `eval` installs.
+        UserError: for a file without these columns, or as `from_judgements`.
+        MissingExtra: without pyarrow, which the extras `parquet` and `eval` install.
     """
-    matches = (_PARQUET.fullmatch(path.name) for path in (directory / "corpus").glob("*.parquet"))
+    matches = (_SHARD.fullmatch(path.name) for path in (directory / "corpus").glob("*.parquet"))
     splits = sorted({match[1] for match in matches if match})
     split = splits[0] if split is None and len(splits) == 1 else split
     if split not in splits:
-        asked = "give a split" if split is None else f"there is no split {split!r}"
-        raise FileNotFoundError(f"{directory}: {asked}; the splits are: {', '.join(splits) or 'none'}")
+        problem = "give a split" if split is None else f"there is no split {split!r}"
+        raise FileNotFoundError(f"{directory}: {problem}; the splits are: {', '.join(splits) or 'none'}")
     corpus, queries = (_columns(directory / part, split, "_id", "text") for part in ("corpus", "queries"))
-    gains: dict[str, dict[str, float]] = {}
-    for query, document, gain in _columns(directory / "qrels", split, "query-id", "corpus-id", score=1):
-        gains.setdefault(query, {})[document] = float(gain)
-    return from_judgements(name or split, corpus, queries, gains, directory / "qrels" / split)
+    qrels: dict[str, dict[str, float]] = {}
+    for query_id, doc_id, gain in _columns(directory / "qrels", split, "query-id", "corpus-id", score=1):
+        qrels.setdefault(query_id, {})[doc_id] = float(gain)
+    return from_judgements(name or split, corpus, queries, qrels, directory / "qrels" / split)
 
 
-def _of_length(rows: list[tuple[dict[str, Any], str]], length: int | None) -> list[tuple[dict[str, Any], str]]:
-    return rows if length is None else [(row, where) for row, where in rows if row.get("context_length") == length]
+def _of_length(rows: list[Row], length: int | None) -> list[Row]:
+    return rows if length is None else [row for row in rows if row.values.get("context_length") == length]
 
 
-def _pairs(rows: Iterable[tuple[dict[str, Any], str]], first: str, second: str) -> Iterator[tuple[str, str]]:
-    for row, where in rows:
+def _pairs(rows: Iterable[Row], first: str, second: str) -> Iterator[tuple[str, str]]:
+    for values, where in rows:
         for name in (first, second):
-            if not isinstance(row.get(name), str | int):
-                raise UserError(f"{where}: `{name}` must be a string, found {row.get(name)!r:.60}")
-        yield str(row[first]), str(row[second])
+            if not isinstance(values.get(name), str | int):
+                raise UserError(f"{where}: `{name}` must be a string, found {values.get(name)!r:.60}")
+        yield str(values[first]), str(values[second])
 
 
 def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator[tuple[Any, ...]]:
-    """Rows of the named columns, and of those that have a default if they are not there."""
-    parquet = require("pyarrow.parquet", "eval")
-
+    """The values of the named columns, and of those that have a default if the file does not have them."""
     paths = sorted(folder.glob(f"{split}-?????-of-?????.parquet"))
     if not paths:
         raise FileNotFoundError(f"there is no {folder / split}-00000-of-00001.parquet")
     for path in paths:
-        table = parquet.read_table(path)
-        missing = [name for name in names if name not in table.column_names]
+        with parquet.opened(str(path)) as file:
+            columns = file.schema_arrow.names
+        missing = [name for name in names if name not in columns]
         if missing:
-            raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(table.column_names)}")
-        kept = [table[name].to_pylist() for name in names]
-        kept += [
-            table[name].to_pylist() if name in table.column_names else [default] * len(table)
-            for name, default in defaults.items()
-        ]
-        yield from zip(*kept)
+            raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(columns)}")
+        for values, _ in parquet.read(str(path), [name for name in (*names, *defaults) if name in columns]):
+            yield tuple((defaults | values)[name] for name in (*names, *defaults))

@@ -1,4 +1,7 @@
-"""The field's measures by their usual names, computed by ir_measures (with pytrec_eval underneath)."""
+"""The measures of the field by their usual names, computed by ir_measures (which calls pytrec_eval).
+
+Training uses the three of `colbertz.evaluation.metrics` instead, which need no extra package.
+"""
 
 from collections.abc import Mapping, Sequence
 from subprocess import SubprocessError
@@ -13,10 +16,10 @@ DEFAULT = ("nDCG@10", "MRR@10", "MAP", "R@100", "P@10")
 
 
 def parse(names: Sequence[str]) -> dict[str, Any]:
-    """ir_measures' objects by the names they were asked for: nDCG@10, MRR@10, MAP, R@100, P@5, Success@1 …
+    """The objects of ir_measures for names such as nDCG@10, MRR@10, MAP, R@100, P@5, Success@1.
 
     Raises:
-        ValueError: for a name that is no measure.
+        UserError: for a name that is no measure.
         MissingExtra: without ir_measures, which the extra `eval` installs.
     """
     ir_measures = require("ir_measures", "eval")
@@ -30,61 +33,61 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def check(gains: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> None:
-    """Whether these measures can be computed from these gains: to be asked before a search rather than after it.
+def check(qrels: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> None:
+    """Check that these measures can be computed from these judgements: call it before a search rather than after it.
 
     Raises:
-        ValueError, MissingExtra: as `per_query`.
+        UserError, MissingExtra: as `per_query`.
     """
-    query, row = next(iter(gains.items()))
-    per_query(gains, {query: {next(iter(row)): 1.0}}, names)
+    query_id, gains = next(iter(qrels.items()))
+    per_query(qrels, {query_id: {next(iter(gains)): 1.0}}, names)
 
 
 def deepest(names: Sequence[str]) -> int:
-    """The largest k of measures such as R@1000, which so many documents of each query are needed for; 0 without one."""
+    """The largest k of measures such as R@1000, which need k documents of each query; 0 without such a measure."""
     return max((measure.params.get("cutoff", 0) for measure in parse(names).values()), default=0)
 
 
 def per_query(
-    gains: Mapping[str, Mapping[str, float]], run: Run, names: Sequence[str] = DEFAULT
+    qrels: Mapping[str, Mapping[str, float]], run: Run, names: Sequence[str] = DEFAULT
 ) -> dict[str, dict[str, float]]:
-    """Each measure of each query, {measure: {query id: value}}; a query for which nothing was found counts 0.
+    """Each measure of each query, {measure: {query id: value}}; a query without hits counts 0.
 
     Args:
-        gains: query id -> document id -> gain of all that was judged; queries that are not here do not count, and
+        qrels: query id -> document id -> gain of every judged document. Queries that are not here do not count, and
             those without a relevant document count 0.
-        run: what was found. Equal scores are ordered as trec_eval orders them, by document id from the last.
+        run: the hits. Those of equal scores are ordered as trec_eval orders them, by document id from the last.
         names: measures.
 
     Raises:
-        ValueError: for a name that is no measure or one that cannot be computed, a gain that is not a whole number, or
+        UserError: for a name that is no measure or one that cannot be computed, a gain that is not a whole number, or
             if no query of the run is judged.
         MissingExtra: as `parse`.
     """
     measures = parse(names)
-    odd = {gain for row in gains.values() for gain in row.values() if not float(gain).is_integer()}
-    if odd:
-        raise UserError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(odd)}")
-    if not run.keys() & gains.keys():
+    fractions = {gain for gains in qrels.values() for gain in gains.values() if not float(gain).is_integer()}
+    if fractions:
+        raise UserError(f"gains must be whole numbers, as in trec_eval's qrels; there is {min(fractions)}")
+    if not run.keys() & qrels.keys():
         raise UserError("no query of the run is judged; do run and qrels belong together?")
     ir_measures = require("ir_measures", "eval")
 
-    qrels = {query: {id: int(gain) for id, gain in row.items()} for query, row in gains.items()}
-    ranked = {query: _places(scores) for query, scores in run.items() if scores}
-    # By what ir_measures calls it: MRR@10 and RR@10 are one.
-    found: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(gains, 0.0) for measure in measures.values()}
+    whole = {query_id: {doc_id: int(gain) for doc_id, gain in gains.items()} for query_id, gains in qrels.items()}
+    ranked = {query_id: _without_ties(scores) for query_id, scores in run.items() if scores}
+    # The keys are ir_measures' own names, since two names of ours, such as MRR@10 and RR@10, may be one measure.
+    values: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(qrels, 0.0) for measure in measures.values()}
     try:
-        for metric in ir_measures.iter_calc(list(measures.values()), qrels, ranked):
-            found[str(metric.measure)][metric.query_id] = float(metric.value)
+        for metric in ir_measures.iter_calc(list(measures.values()), whole, ranked):
+            values[str(metric.measure)][metric.query_id] = float(metric.value)
     except (ValueError, AssertionError, RuntimeError, SubprocessError, OSError) as error:
         raise UserError(f"ir_measures cannot compute all of {', '.join(names)}: {error}") from error
-    return {name: dict(found[str(measure)]) for name, measure in measures.items()}
+    return {name: dict(values[str(measure)]) for name, measure in measures.items()}
 
 
-def _places(scores: Mapping[str, float]) -> dict[str, float]:
-    """The scores made whole numbers without ties, in trec_eval's order: single precision, equal ones by id, backwards.
+def _without_ties(scores: Mapping[str, float]) -> dict[str, float]:
+    """Whole numbers in trec_eval's order: by score in single precision, and for equal ones by id, from the last.
 
-    Of ir_measures' programs each has another order: that of MRR@10 the reverse.
+    The programs that ir_measures calls order ties differently: the one for MRR@10 has the reverse order.
     """
     single = np.array(list(scores.values()), np.float32).tolist()
-    return {id: float(place) for place, (_, id) in enumerate(sorted(zip(single, scores)))}
+    return {doc_id: float(place) for place, (_, doc_id) in enumerate(sorted(zip(single, scores)))}

@@ -1,8 +1,10 @@
-"""Retrieval metrics over ranked lists of ids: pure functions, without torch, averaged over queries.
+"""Three metrics of ranked lists in plain Python, averaged over queries, for training and the demo.
 
-A ranking is a sequence of document ids, best first. What is relevant is given a query at a time, either as a set of ids
-or as a mapping from id to gain (0 counts as not relevant); only `ndcg` looks at the size of a gain. A query without any
-relevant document is left out of the mean, where trec_eval counts 0, and lists shorter than `k` simply end.
+Published figures and comparisons of runs come from `colbertz.evaluation.measures`, which needs an extra package.
+
+A ranking is a sequence of document ids, best first. The relevant documents of each query are a set of ids, or a mapping
+from id to gain (0 is not relevant); only `ndcg` uses the size of a gain. A query without any relevant document is left
+out of the mean, where trec_eval counts 0. A ranking may be shorter than `k`.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -17,40 +19,40 @@ def mrr(rankings: Sequence[Sequence[Hashable]], relevant: Sequence[Relevant], k:
     """Mean reciprocal rank of the first relevant document among the first `k`; 0 where there is none.
 
     Raises:
-        ValueError: if the lists do not match, no query has a relevant document, or `k` is below 1.
+        UserError: if the lists do not match, no query has a relevant document, or `k` is below 1.
     """
 
-    def one(ranking: Sequence[Hashable], gains: Mapping[Hashable, float]) -> float:
+    def of_query(ranking: Sequence[Hashable], gains: Mapping[Hashable, float]) -> float:
         return next((1 / rank for rank, document in enumerate(ranking, 1) if document in gains), 0.0)
 
-    return _mean(one, rankings, relevant, k)
+    return _mean(of_query, rankings, relevant, k)
 
 
 def recall(rankings: Sequence[Sequence[Hashable]], relevant: Sequence[Relevant], k: int = 10) -> float:
     """Mean share of the relevant documents that are among the first `k`.
 
     Raises:
-        ValueError: as for `mrr`.
+        UserError: as for `mrr`.
     """
 
-    def one(ranking: Sequence[Hashable], gains: Mapping[Hashable, float]) -> float:
+    def of_query(ranking: Sequence[Hashable], gains: Mapping[Hashable, float]) -> float:
         return len(gains.keys() & set(ranking)) / len(gains)
 
-    return _mean(one, rankings, relevant, k)
+    return _mean(of_query, rankings, relevant, k)
 
 
 def ndcg(rankings: Sequence[Sequence[Hashable]], relevant: Sequence[Relevant], k: int = 10) -> float:
     """Mean normalised discounted cumulative gain at `k`: gain / log2(rank + 1), as trec_eval's `ndcg_cut` and BEIR.
 
     Raises:
-        ValueError: as for `mrr`.
+        UserError: as for `mrr`.
     """
 
-    def one(ranking: Sequence[Hashable], gains: Mapping[Hashable, float]) -> float:
+    def of_query(ranking: Sequence[Hashable], gains: Mapping[Hashable, float]) -> float:
         ideal = sorted(gains.values(), reverse=True)[:k]
         return _dcg([gains.get(document, 0.0) for document in ranking]) / _dcg(ideal)
 
-    return _mean(one, rankings, relevant, k)
+    return _mean(of_query, rankings, relevant, k)
 
 
 def _dcg(gains: Sequence[float]) -> float:
@@ -58,7 +60,7 @@ def _dcg(gains: Sequence[float]) -> float:
 
 
 def _mean(
-    one: Callable[[Sequence[Hashable], Mapping[Hashable, float]], float],
+    of_query: Callable[[Sequence[Hashable], Mapping[Hashable, float]], float],
     rankings: Sequence[Sequence[Hashable]],
     relevant: Sequence[Relevant],
     k: int,
@@ -74,7 +76,7 @@ def _mean(
         gains = judged if isinstance(judged, Mapping) else dict.fromkeys(judged, 1.0)
         gains = {document: float(gain) for document, gain in gains.items() if gain > 0}
         if gains:
-            values.append(one(ranking[:k], gains))
+            values.append(of_query(ranking[:k], gains))
     if not values:
         raise UserError("no query has a relevant document, so there is nothing to average")
     return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""How far a mean over queries can be trusted, and whether one run is better than another."""
+"""Confidence intervals of means over queries, and whether one run is better than another."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from colbertz.errors import UserError
 
 _RESAMPLES = 10_000
-_AT_ONCE = 500  # resamples in memory together
+_BATCH = 500  # resamples in memory at once
 
 
 @dataclass(frozen=True)
@@ -22,30 +22,30 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """The mean difference of two runs on the same queries, and how often chance alone makes one as large.
+    """The mean difference of two runs on the same queries.
 
     Attributes:
-        p: of a two-sided paired randomisation test.
+        p: how often chance alone gives a difference as large, by a two-sided paired randomisation test.
     """
 
     p: float
 
 
 def estimate(values: Mapping[str, float], seed: int = 0) -> Estimate:
-    """The mean of queries' values with a bootstrap interval (Efron 1979; percentiles of 10,000 resamples)."""
+    """The mean of the queries' values with a bootstrap interval (Efron 1979; percentiles of 10,000 resamples)."""
     array = np.array(list(values.values()))
     low, high = np.quantile(_resampled(array, seed), (0.025, 0.975))
     return Estimate(float(array.mean()), float(low), float(high))
 
 
 def difference(values: Mapping[str, float], others: Mapping[str, float], seed: int = 0) -> Difference:
-    """How much larger `values` are than `others`, query by query.
+    """The mean of `values` minus `others`, query by query.
 
-    The test flips the signs of queries' differences at random, 10,000 times (Smucker et al. 2007, A Comparison of
+    The test flips the signs of the queries' differences at random, 10,000 times (Smucker et al. 2007, A Comparison of
     Statistical Significance Tests for Information Retrieval Evaluation).
 
     Raises:
-        ValueError: if they are not of the same queries.
+        UserError: if they are not of the same queries.
     """
     if values.keys() != others.keys():
         only = sorted(values.keys() ^ others.keys())[0]
@@ -54,16 +54,16 @@ def difference(values: Mapping[str, float], others: Mapping[str, float], seed: i
     low, high = np.quantile(_resampled(array, seed), (0.025, 0.975))
     generator = np.random.default_rng(seed)
     larger = 0
-    for _ in range(0, _RESAMPLES, _AT_ONCE):
-        signs = generator.integers(0, 2, (_AT_ONCE, len(array))) * 2 - 1
+    for _ in range(0, _RESAMPLES, _BATCH):
+        signs = generator.integers(0, 2, (_BATCH, len(array))) * 2 - 1
         larger += int((np.abs((signs * array).mean(1)) >= abs(array.mean()) - 1e-12).sum())
     return Difference(float(array.mean()), float(low), float(high), (larger + 1) / (_RESAMPLES + 1))
 
 
 def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means of 10,000 samples of as many queries, drawn with replacement."""
+    """(10_000,) means of samples with replacement, each of as many queries as there are."""
     generator = np.random.default_rng(seed)
-    size = (_AT_ONCE, len(values))
+    size = (_BATCH, len(values))
     return np.concatenate(
-        [values[generator.integers(0, len(values), size)].mean(1) for _ in range(0, _RESAMPLES, _AT_ONCE)]
+        [values[generator.integers(0, len(values), size)].mean(1) for _ in range(0, _RESAMPLES, _BATCH)]
     )

@@ -1,8 +1,9 @@
-"""The guard against stages that do not fit together.
+"""A check that consecutive stages of training read texts in the same way.
 
 Prompts, lengths and tokenisation must be the same from one stage to the next, or quality is lost (ColBERT-Zero, arXiv
-2602.16609: prompts that are added, or left out, in a later stage only). A trained checkpoint therefore carries a record
-of what its texts looked like, and a run that starts from it and would read texts differently stops before it begins.
+2602.16609: prompts that are added or left out in a later stage only). A trained checkpoint therefore contains a record
+of how its texts became tokens. A run that starts from this checkpoint and differs from the record is refused before its
+first step.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from colbertz.errors import UserError
 from colbertz.files import write_atomically
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.assemble import resolve
@@ -18,6 +20,7 @@ from colbertz.models.checkpoint.read import read_json
 from colbertz.models.tokenizer import ColBERTSettings
 from colbertz.training.config import ModelConfig
 
+# File of the record in a checkpoint.
 RECORD = "training.json"
 
 _RECORDED = (
@@ -33,17 +36,17 @@ _RECORDED = (
 )
 
 
-class Mismatch(ValueError):
-    """A stage would read texts differently from the one before it."""
+class Mismatch(UserError):
+    """A stage would read texts differently from the stage before it."""
 
 
 def describe(model: ColBERT) -> dict[str, Any]:
-    """What decides how texts become tokens, under the names that the configuration has for them."""
-    content = model.tokenizer.backend.to_str().encode()
-    return {**_of_settings(model.settings), "tokenizer": hashlib.sha256(content).hexdigest()}
+    """Everything that determines how texts become tokens, under the names of the settings."""
+    tokenizer = model.tokenizer.backend.to_str().encode()
+    return {**_describe_settings(model.settings), "tokenizer": hashlib.sha256(tokenizer).hexdigest()}
 
 
-def _of_settings(settings: ColBERTSettings) -> dict[str, Any]:
+def _describe_settings(settings: ColBERTSettings) -> dict[str, Any]:
     values = {name: getattr(settings, name) for name in _RECORDED}
     values["skiplist_words"] = sorted(values["skiplist_words"])
     return {**values, "query_prompt": settings.prompt("query"), "document_prompt": settings.prompt("document")}
@@ -56,12 +59,13 @@ def save(model: ColBERT, directory: Path) -> None:
 
 
 def check(config: ModelConfig, model: ColBERT) -> None:
-    """Compare a model about to be trained with the checkpoint it starts from.
+    """Compare a model that is about to be trained with the checkpoint that it starts from.
 
-    The checkpoint's record counts; without one, its own settings. A bare encoder has neither and fits everything.
+    It is compared with the record in the checkpoint, or without a record with the checkpoint's settings. A bare encoder
+    has neither and is not checked.
 
     Raises:
-        Mismatch: naming every setting that differs and that `config.allow_mismatch` does not allow to.
+        Mismatch: with every setting that differs and is not allowed to by `config.allow_mismatch`.
     """
     if config.init is None or config.allow_mismatch is True:
         return
@@ -70,19 +74,19 @@ def check(config: ModelConfig, model: ColBERT) -> None:
     if (directory / RECORD).is_file():
         before = read_json(directory / RECORD)
     elif source.projections or source.stanford:
-        before = _of_settings(source.settings)
+        before = _describe_settings(source.settings)
     else:
         return
-    allowed = config.allow_mismatch or []
+    may_differ = config.allow_mismatch or []
     now = describe(model)
     differences = [
         f"{name} was {before[name]!r:.60} and is {now[name]!r:.60}"
         for name in now
-        if name in before and name not in allowed and now[name] != before[name]
+        if name in before and name not in may_differ and now[name] != before[name]
     ]
     if differences:
         raise Mismatch(
             f"{config.init} was trained on texts that look different from this run's, which costs quality: "
-            f"{'; '.join(differences)}. Set model.allow_mismatch to the names of these settings, or to true, "
-            "if that is meant; else set them as they were"
+            f"{'; '.join(differences)}. Set these settings as they were, or, if the differences are intended, set "
+            "model.allow_mismatch to the names of the settings or to true"
         )

@@ -1,11 +1,11 @@
-"""Several training processes: who we are, and a gather of documents that gradients flow through.
+"""Several training processes: rank and size of this process, and a gather of documents that passes gradients.
 
-Started by `torchrun`, which sets RANK, LOCAL_RANK and WORLD_SIZE; without them there is one process.
+`torchrun` starts the processes and sets RANK, LOCAL_RANK and WORLD_SIZE; without these variables there is one process.
 
 Each process scores its own queries against the documents of all processes. In the backward pass a document's gradient
-is the sum of what all processes' queries have to say about it. DDP then averages parameter gradients over processes,
-and since every process took the mean over an equal share of the queries, that is exactly the gradient of the mean over
-the global batch: the same numbers as one process with the whole batch, scale included.
+is the sum of the gradients from the queries of all processes. DDP then averages parameter gradients over the processes.
+Because every process took the mean over an equal share of the queries, this average is exactly the gradient of the mean
+over the global batch: the same numbers as one process with the whole batch, scale included.
 """
 
 import gc
@@ -31,9 +31,9 @@ class World:
     """The processes of this run.
 
     Attributes:
-        rank: the number of this process.
-        size: how many there are.
-        device: where this one computes.
+        rank: the index of this process.
+        size: the number of processes.
+        device: the device of this process.
     """
 
     rank: int
@@ -42,6 +42,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the first process, which prints, evaluates and writes."""
         return self.rank == 0
 
 
@@ -49,7 +50,7 @@ class World:
 def world() -> Iterator[World]:
     """Join the processes that torchrun started, and leave them at the end: NCCL between GPUs, gloo between CPUs.
 
-    Within the block it may be asked for again, by each of several stages, and gives the same processes.
+    Calls may be nested, as where a recipe runs several stages: the inner ones yield the same processes.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -59,24 +60,24 @@ def world() -> Iterator[World]:
     if size == 1 or dist.is_initialized():
         yield World(dist.get_rank() if size > 1 else 0, size, device)
         return
-    # While the first process evaluates, the others wait.
+    # The others wait while the first process evaluates, which takes longer than the default timeout of ten minutes.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield World(dist.get_rank(), size, device)
-        dist.barrier()  # nobody leaves while others still talk to them
+        dist.barrier()  # no process leaves while others still exchange data with it
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # they hold the model
+        traceback.clear_frames(error.__traceback__)  # the frames keep the model alive
         raise
     finally:
-        # DDP sits in reference cycles and has threads of its own: left to the end of the interpreter, which stops
-        # threads in the middle of C++ code, they abort the process now and then. So it has to go first, and whoever
-        # makes it makes it in a function that is over by now.
+        # DDP has threads of its own and is part of reference cycles. If it is still alive when the interpreter exits,
+        # its threads are stopped in the middle of C++ code, which sometimes aborts the process. It must be freed before
+        # that, so callers create DDP in a function that has returned by now.
         gc.collect()
         dist.destroy_process_group()
 
 
 def gather(texts: Ragged) -> Ragged:
-    """The texts of all processes in order of rank, with gradient; as they are if there is one process.
+    """The texts of all processes in order of rank, with gradient; `texts` itself if there is one process.
 
     Every process must call this, and must use the result in a loss of equal weight.
     """
@@ -86,7 +87,10 @@ def gather(texts: Ragged) -> Ragged:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n, …) of all processes in order of rank, with gradient; n may differ. Conditions as for `gather`."""
+    """The rows (n, …) of all processes in order of rank, with gradient; n may differ between processes.
+
+    Every process must call this, as for `gather`.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
     gathered: Tensor = _Gather.apply(rows)
@@ -102,27 +106,27 @@ def mean(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def maximum(number: int) -> int:
-    """The largest of the processes' numbers."""
+def maximum(value: int) -> int:
+    """The largest of the processes' values."""
     if not dist.is_initialized():
-        return number
-    largest = _exchangeable(number)
+        return value
+    largest = _on_exchange_device(value)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 
 
-def from_first(number: float) -> float:
-    """The first process's number."""
+def from_first(value: float) -> float:
+    """The first process's value."""
     if not dist.is_initialized():
-        return number
-    shared = _exchangeable(number)
+        return value
+    shared = _on_exchange_device(value)
     dist.broadcast(shared, 0)
     return float(shared)
 
 
-def _exchangeable(number: float) -> Tensor:
-    """A number where the processes can exchange it."""
-    return torch.tensor(number, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+def _on_exchange_device(value: float) -> Tensor:
+    """A scalar on the device from which the backend can send it: NCCL only sends from GPUs."""
+    return torch.tensor(value, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def any_of(text: str) -> str:
@@ -143,7 +147,10 @@ def mean_gradients(module: nn.Module) -> None:
 
 @contextmanager
 def no_sync(network: nn.Module) -> Iterator[None]:
-    """A backward pass in here adds to the gradients of this process; the first one outside exchanges the sums."""
+    """Within this context backward passes add to the gradients of this process and exchange nothing.
+
+    The first backward pass after it exchanges the sums.
+    """
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(False)
         yield
@@ -164,9 +171,8 @@ def _gather_rows(rows: Tensor) -> Tensor:
     counts = rows.new_zeros(dist.get_world_size(), dtype=torch.int64)
     counts[dist.get_rank()] = len(rows)
     dist.all_reduce(counts)
-    # The collective wants equal shapes, so everyone sends as many rows as the longest has.
-    most = int(counts.max())
-    sent = rows.new_zeros(most, *rows.shape[1:])
+    # all_gather needs equal shapes, so every process fills up its rows to the largest number of rows.
+    sent = rows.new_zeros(int(counts.max()), *rows.shape[1:])
     sent[: len(rows)] = rows
     received = [torch.empty_like(sent) for _ in counts]
     dist.all_gather(received, sent)
@@ -174,6 +180,8 @@ def _gather_rows(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
+    """Gathers rows; the gradient of a row is the sum of the gradients that all processes have for it."""
+
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.num_rows = torch.tensor(len(rows), device=rows.device)

@@ -1,4 +1,4 @@
-"""Metrics of a run: a JSON line for each report, a progress bar, and TensorBoard's event files if wanted."""
+"""Metrics of a run: JSON lines, a progress bar and, if configured, TensorBoard and Weights & Biases."""
 
 import hashlib
 import importlib.util
@@ -17,7 +17,7 @@ from colbertz.training.config import TrainingConfig, dump
 
 Report = Callable[[int, Mapping[str, float]], None]
 
-# What the progress bar shows, in this order; all of it is in metrics.jsonl.
+# Metrics that the progress bar shows, in this order, with their labels.
 _IN_BAR = {"loss": "loss", "ndcg@10": "nDCG@10", "pairs/s": "pairs/s"}
 
 
@@ -25,12 +25,17 @@ _IN_BAR = {"loss": "loss", "ndcg@10": "nDCG@10", "pairs/s": "pairs/s"}
 def metrics_log(
     directory: Path, num_steps: int, config: TrainingConfig, *, start: int = 0, enabled: bool = True
 ) -> Iterator[Report]:
-    """A function that records `{name: value}` for a step.
+    """Yield a function that records `{name: value}` for a step.
 
-    Metrics go to `metrics.jsonl` and, if the configuration wants them, `tensorboard/` under `directory` and Weights &
-    Biases; and to a progress bar or, without a terminal, a line. A run that goes on after step `start` keeps the lines
-    up to there, one that starts anew replaces those of the run before. With `enabled` false, as in all processes but
-    the first, the function does nothing.
+    Metrics are written to `metrics.jsonl` and, if configured, to `tensorboard/` and to Weights & Biases. They are shown
+    on a progress bar or, without a terminal, as lines on stderr.
+
+    Args:
+        directory: directory of the run.
+        num_steps: number of steps of the whole run.
+        config: the run's settings.
+        start: steps that were done before; lines of `metrics.jsonl` up to this step are kept, and later ones removed.
+        enabled: whether the function records anything; false in all processes but the first.
     """
     if not enabled:
         yield lambda step, metrics: None
@@ -56,7 +61,8 @@ def metrics_log(
             shown.update({label: metrics[name] for name, label in _IN_BAR.items() if name in metrics})
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
-            # The bar forgets, so evaluations stay above it; without a terminal there is no bar.
+            # The bar shows the latest values only, so evaluations are also printed above it. Without a terminal there
+            # is no bar, and everything is printed.
             if "loss" not in metrics or not sys.stderr.isatty():
                 values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
                 tqdm.write(f"step {step:>6,} of {num_steps:,}: {values}", file=sys.stderr)
@@ -71,14 +77,14 @@ def metrics_log(
 
 
 def _keep_lines(path: Path, last_step: int) -> None:
-    """Drop the lines of later steps, which are about to be made again."""
+    """Drop the lines of steps after `last_step`, which are about to be trained again."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     kept = [line for line in lines if last_step and _step_of(line) <= last_step]
     write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of metrics; infinite for one that a crash cut short."""
+    """The step of a line of metrics; infinite for an incomplete line, which a crash leaves."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
@@ -86,21 +92,21 @@ def _step_of(line: str) -> float:
 
 
 def check_reporters(config: TrainingConfig) -> None:
-    """Look for TensorBoard and Weights & Biases before anything is written.
+    """Check that TensorBoard and Weights & Biases are installed if they are configured.
 
     Raises:
-        ValueError: if one is wanted and not installed.
+        UserError: if one is configured and not installed.
     """
-    wanted = {
+    reporters = {
         "tensorboard": (config.tensorboard, 'pip install "colbertz[train]"'),
         "wandb": (config.wandb, "pip install wandb"),
     }
-    for name, (is_wanted, command) in wanted.items():
-        if is_wanted and importlib.util.find_spec(name) is None:
+    for name, (is_configured, command) in reporters.items():
+        if is_configured and importlib.util.find_spec(name) is None:
             raise UserError(f"{name} is set but not installed; run {command} or unset it")
 
 
-def _tensorboard(directory: Path):  # type: ignore[no-untyped-def]  # the type is only there with the extra
+def _tensorboard(directory: Path):  # type: ignore[no-untyped-def]  # the type exists only with the extra
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(directory))
@@ -109,7 +115,7 @@ def _tensorboard(directory: Path):  # type: ignore[no-untyped-def]  # the type i
 def _wandb(directory: Path, config: TrainingConfig):  # type: ignore[no-untyped-def]  # as above
     import wandb
 
-    # The same run for the same directory, so that one that is resumed goes on there too.
-    name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
+    # The id depends on the directory only, so a resumed run continues the same run of Weights & Biases.
+    run_id = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
     settings = yaml.safe_load(dump(config))
-    return wandb.init(project=config.wandb, id=name, resume="allow", dir=str(directory), config=settings)
+    return wandb.init(project=config.wandb, id=run_id, resume="allow", dir=str(directory), config=settings)

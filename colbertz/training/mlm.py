@@ -1,10 +1,10 @@
-"""Masked language modelling (Devlin et al. 2018, section 3.1), the warm-up of an encoder before any retrieval.
+"""Masked language modelling (Devlin et al. 2018, section 3.1), to warm up an encoder before it learns retrieval.
 
 As for ModernBERT (arXiv 2412.13663, section 2.2.2) 30 % of the tokens are predicted. Of these, 80 % are replaced by
-`[MASK]`, 10 % by a random token, and 10 % stay. The head is ModernBERT's: a product, GELU, a norm, and the token
-embeddings themselves as the last layer. It is used nowhere else and not saved with the model.
+`[MASK]`, 10 % by a random token, and 10 % stay. The head is ModernBERT's: a linear layer, GELU, a norm, and the token
+embeddings as the output layer. It is not saved with the model.
 
-Legend: N tokens of the batch, M masked ones, H hidden size, V tokens of the vocabulary.
+Legend: N tokens of the batch, M tokens to predict, H hidden size, V tokens of the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -19,32 +19,38 @@ from colbertz.models.encoders.modernbert import ModernBert
 from colbertz.models.tokenizer import ColBERTTokenizer
 from colbertz.ragged import Ragged
 
+# Shares of the tokens to predict that are replaced by [MASK], and by a random token; the others stay.
+_SHARE_MASKED = 0.8
+_SHARE_RANDOM = 0.1
+
 
 @dataclass(frozen=True)
 class Masked:
-    """A batch to be restored.
+    """A batch in which tokens are to be predicted.
 
     Attributes:
-        ids: the texts, with holes.
-        places: (M,) int64, the tokens to predict, as rows of `ids.values`.
-        targets: (M,) int64, what they were.
+        ids: the texts, with tokens replaced.
+        positions: (M,) int64, the tokens to predict, as indices into `ids.values`.
+        targets: (M,) int64, their original ids.
     """
 
     ids: Ragged
-    places: Tensor
+    positions: Tensor
     targets: Tensor
 
 
 def mask(ids: Ragged, tokenizer: ColBERTTokenizer, share: float) -> Masked:
-    """Choose the tokens to predict and hide most of them; draws from PyTorch's own generator, as dropout does.
+    """Choose the tokens to predict and replace most of them.
+
+    Draws from PyTorch's global random number generator, as dropout does.
 
     Args:
         ids: texts of token ids.
-        tokenizer: that made them; its special tokens are neither predicted nor drawn in place of others.
-        share: of the tokens to predict, on average.
+        tokenizer: the tokenizer that made the ids; its special tokens are never predicted and never drawn at random.
+        share: share of the tokens to predict, on average.
 
     Raises:
-        ValueError: if there is no mask token.
+        UserError: if the tokenizer has no mask token.
     """
     values, backend = ids.values, tokenizer.backend
     mask_id = backend.token_to_id(tokenizer.special_tokens.get("mask_token", ""))
@@ -53,13 +59,14 @@ def mask(ids: Ragged, tokenizer: ColBERTTokenizer, share: float) -> Masked:
     special = torch.tensor([backend.token_to_id(token) for token in tokenizer.special_tokens.values()])
     special = special.to(values.device)
     ordinary = ~torch.isin(values, special)
-    places = ((torch.rand(len(values), device=values.device) < share) & ordinary).nonzero()[:, 0]
-    targets = values[places]
-    fate = torch.rand(len(places), device=values.device)
-    drawn = torch.randint(tokenizer.vocab_size, (len(places),), device=values.device)
-    drawn = torch.where(torch.isin(drawn, special), mask_id, drawn)
-    shown = torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, drawn, targets))
-    return Masked(ids.with_values(values.index_put((places,), shown)), places, targets)
+    positions = ((torch.rand(len(values), device=values.device) < share) & ordinary).nonzero()[:, 0]
+    targets = values[positions]
+    draw = torch.rand(len(positions), device=values.device)
+    random_ids = torch.randint(tokenizer.vocab_size, (len(positions),), device=values.device)
+    random_ids = torch.where(torch.isin(random_ids, special), mask_id, random_ids)
+    kept_or_random = torch.where(draw < _SHARE_MASKED + _SHARE_RANDOM, random_ids, targets)
+    replacements = torch.where(draw < _SHARE_MASKED, mask_id, kept_or_random)
+    return Masked(ids.with_values(values.index_put((positions,), replacements)), positions, targets)
 
 
 class MaskedLanguageHead(nn.Module):
@@ -73,17 +80,17 @@ class MaskedLanguageHead(nn.Module):
 
     @classmethod
     def of(cls, encoder: ModernBert | Bert) -> "MaskedLanguageHead":
-        """The head for an encoder, with PyTorch's own random weights."""
-        rows, hidden_size = encoder.token_embeddings.weight.shape
-        return cls(hidden_size, rows)
+        """The head for an encoder, with PyTorch's default random weights."""
+        vocab_size, hidden_size = encoder.token_embeddings.weight.shape
+        return cls(hidden_size, vocab_size)
 
     def forward(self, hidden: Tensor, embeddings: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy, and the share of tokens that are predicted right.
+        """The cross-entropy, and the share of tokens that are predicted right, two scalars.
 
         Args:
             hidden: (M, H) last hidden states of the tokens to predict.
             embeddings: (V, H) the token embeddings.
-            targets: (M,) int64.
+            targets: (M,) int64, the ids to predict.
         """
         logits = self.norm(F.gelu(self.dense(hidden))) @ embeddings.T + self.bias
         right = (logits.detach().argmax(1) == targets).float()

@@ -19,6 +19,7 @@ from colbertz.training.config import ModelConfig
 from colbertz.training.distributed import World
 from colbertz.training.state import whole
 
+# Settings of ModelConfig that are also settings of a ColBERT model.
 _SETTINGS = (
     "query_length",
     "document_length",
@@ -34,20 +35,20 @@ def build_model(config: ModelConfig, seed: int) -> ColBERT:
     """A model from a checkpoint, or with random weights and a tokenizer from a file; in float32 on the CPU.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint or tokenizer.
-        ValueError: if the tokenizer cannot be read, or the checkpoint was trained on texts that looked different
+        FileNotFoundError: if the checkpoint or the tokenizer does not exist.
+        UserError: if the tokenizer cannot be read, or the checkpoint was trained on texts that were read differently
             (see `alignment`).
     """
-    chosen = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) is not None}
+    settings = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) is not None}
     prompts = {side: getattr(config, f"{side}_prompt") for side in ("query", "document")}
     prompts = {side: prompt for side, prompt in prompts.items() if prompt is not None}
     if config.init is None:
-        model = _from_scratch(config, seed, {**chosen, "prompts": prompts})
+        model = _from_scratch(config, seed, {**settings, "prompts": prompts})
     else:
         if prompts:
-            # Overrides replace the checkpoint's prompts as a whole, so those not named here are taken along.
-            chosen["prompts"] = {**find_source(resolve(config.init)).settings.prompts, **prompts}
-        model = ColBERT.from_pretrained(config.init, "cpu", embedding_dim=config.embedding_dim, seed=seed, **chosen)
+            # `prompts` replaces all prompts of the checkpoint, so the checkpoint's other prompts are added to it.
+            settings["prompts"] = {**find_source(resolve(config.init)).settings.prompts, **prompts}
+        model = ColBERT.from_pretrained(config.init, "cpu", embedding_dim=config.embedding_dim, seed=seed, **settings)
         alignment.check(config, model)
     model.encoder.gradient_checkpointing = config.gradient_checkpointing
     if config.compile:
@@ -75,10 +76,12 @@ def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, object]) -
 
 
 def spread(model: ColBERT, world: World, *, fsdp: bool) -> nn.Module:
-    """The model as the processes train it: copied to each (DDP) or sharded over them (FSDP2); itself if alone.
+    """The model as the processes train it: copied to each (DDP) or sharded over them (FSDP2).
+
+    The model itself if there is one process.
 
     Raises:
-        ValueError: if it is to be sharded over one process.
+        UserError: if `fsdp` is set and there is one process.
     """
     if fsdp:
         if world.size == 1:
@@ -91,20 +94,26 @@ def spread(model: ColBERT, world: World, *, fsdp: bool) -> nn.Module:
 
 
 def replicate(network: nn.Module, world: World) -> nn.Module:
-    """The network copied to each process (DDP); itself if alone."""
-    # Minibatches differ in number between processes; buffers, which none of the encoders trains, need no exchange.
+    """The network copied to each process (DDP); the network itself if there is one process."""
+    # Without broadcasts of buffers, processes may run different numbers of minibatches. No encoder changes its buffers.
     return network if world.size == 1 else DistributedDataParallel(network, broadcast_buffers=False)
 
 
-def spectator(model: ColBERT) -> ColBERT:
-    """A copy to evaluate and save where the trained weights are sharded or averaged; `show` fills it."""
+def copy_for_evaluation(model: ColBERT) -> ColBERT:
+    """A copy to evaluate and save where the trained weights are sharded or averaged.
+
+    `copy_weights_into` updates its weights.
+    """
     return copy.deepcopy(model).eval()
 
 
 @torch.no_grad()
-def show(copied: ColBERT | None, weights: Sequence[Tensor]) -> None:
-    """Put `weights`, one for each parameter, into a spectator. All processes must call this; None only takes part."""
-    targets = [None] * len(weights) if copied is None else list(copied.parameters())
+def copy_weights_into(model: ColBERT | None, weights: Sequence[Tensor]) -> None:
+    """Copy `weights`, one for each parameter, into a model, and gather their shards for that.
+
+    All processes must call this, because all have shards; those without a copy of the model give None.
+    """
+    targets = [None] * len(weights) if model is None else list(model.parameters())
     for target, weight in zip(targets, weights):
         full = whole(weight)
         if target is not None:

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), the course of its learning rate, and averaged weights."""
+"""AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), its learning rate at each step, and averaged weights."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from colbertz.training.config import OptimConfig
 
 
 def build(model: nn.Module, objective: nn.Module, config: OptimConfig) -> AdamW:
-    """The optimizer of the parameters that need gradients; `set_rate` gives it its rate for a step."""
+    """The optimizer of the parameters that require gradients; call `set_rate` before each step."""
     groups = parameter_groups(model, config)
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if learned:
@@ -24,15 +24,15 @@ def build(model: nn.Module, objective: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Matrices with weight decay; token embeddings with their own rate and, like norms and biases, without decay."""
+    """Groups of parameters for AdamW: only matrices decay, and token embeddings have their own learning rate."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     matrices: list[nn.Parameter] = []
-    tables: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
+    tables: list[nn.Parameter] = []  # of embeddings
+    vectors: list[nn.Parameter] = []  # norms and biases
     for parameter in model.parameters():
         if parameter.requires_grad:
-            kind = tables if id(parameter) in embeddings else matrices if parameter.dim() > 1 else vectors
-            kind.append(parameter)
+            group = tables if id(parameter) in embeddings else matrices if parameter.dim() > 1 else vectors
+            group.append(parameter)
     groups = [
         {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
         {"params": tables, "lr": config.embedding_lr or config.lr, "weight_decay": 0.0},
@@ -42,26 +42,30 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def set_rate(optimizer: Optimizer, factor: float) -> float:
-    """Give each group `factor` times its highest rate, and return that of the first group."""
+    """Set the learning rate of each group to `factor` times its highest rate, and return that of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group["peak_lr"]
     return float(optimizer.param_groups[0]["lr"])
 
 
 def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:
-    """The factor of the learning rate at each step, from 0 on: up to 1 in the warm-up, then down as configured."""
+    """A function from a step, counted from 0, to the factor of its learning rate.
+
+    The factor rises to 1 during the warm-up, then falls as configured.
+    """
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
-        left = max(0.0, (num_steps - step) / max(1, num_steps - config.warmup_steps))
-        return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[config.schedule]
+        remaining = max(0.0, (num_steps - step) / max(1, num_steps - config.warmup_steps))
+        cosine = 0.5 - 0.5 * math.cos(math.pi * remaining)
+        return {"linear": remaining, "cosine": cosine, "constant": 1.0}[config.schedule]
 
     return factor
 
 
 def clip(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients down to a total norm of `max_norm` (0: leave them) and return the norm they had."""
+    """Scale all gradients down to a total norm of `max_norm` (0: no limit) and return their norm before."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

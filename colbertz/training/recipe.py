@@ -1,4 +1,4 @@
-"""Recipes: several stages of training, each of which starts from the model of the one before.
+"""Recipes: several stages of training, each of which starts from the model of the stage before.
 
 A recipe is a YAML file with the directory of all runs and the stages, in order:
 
@@ -8,8 +8,8 @@ A recipe is a YAML file with the directory of all runs and the stages, in order:
       supervised: {config: supervised.yaml, set: {batch_size: 32}}
       distillation: {config: distillation.yaml, skip: true}
 
-`config` is the stage's own YAML file, relative to the recipe, `set` overrides settings in it, and `skip` leaves the
-stage out. The command line does the same with the stage's name in front: `--supervised.skip true`,
+`config` is the YAML file of the stage's settings, relative to the recipe; `set` overrides settings of that file; `skip`
+leaves the stage out. On the command line the stage's name comes first: `--supervised.skip true`,
 `--supervised.batch_size 32`.
 """
 
@@ -31,8 +31,8 @@ class Stage:
 
     Attributes:
         config: YAML file of its settings.
-        arguments: what overrides them, as on the command line.
-        skip: whether it is left out.
+        arguments: command line arguments that override these settings.
+        skip: whether the stage is left out.
     """
 
     config: Path
@@ -47,11 +47,14 @@ def is_recipe(argv: Sequence[str]) -> bool:
 
 
 def runs(argv: Sequence[str]) -> list[TrainingConfig]:
-    """The settings of every stage that is not skipped, in order, each starting where the one before it ends.
+    """The settings of every stage that is not skipped, in order, each starting from the model of the one before.
+
+    Args:
+        argv: command line arguments, for which `is_recipe` is true.
 
     Raises:
-        ValueError: for a key or stage that does not exist, or anything that `config.load` refuses.
-        FileNotFoundError: if the file of a stage is not there.
+        UserError: for a key or stage that does not exist, or anything that `config.load` refuses.
+        FileNotFoundError: if the file of a stage does not exist.
     """
     path = _config_of(argv)
     assert path is not None
@@ -69,49 +72,59 @@ def runs(argv: Sequence[str]) -> list[TrainingConfig]:
             stages[name] = replace(stages[name], skip=_boolean(key, value))
         else:
             stages[name] = replace(stages[name], arguments=[*stages[name].arguments, f"--{rest}={value}"])
-    found: list[TrainingConfig] = []
+    configs: list[TrainingConfig] = []
     for name, stage in stages.items():
         if stage.skip:
             continue
         arguments = ["--config", str(stage.config), f"--output={Path(output) / name}"]
-        if found:
-            arguments += [f"--model.init={Path(found[-1].output) / 'model'}", "--model.tokenizer=null"]
+        if configs:
+            arguments += [f"--model.init={Path(configs[-1].output) / 'model'}", "--model.tokenizer=null"]
         try:
-            found.append(settings.load([*arguments, *stage.arguments]))
-        except ValueError as error:
+            configs.append(settings.load([*arguments, *stage.arguments]))
+        except UserError as error:
             raise UserError(f"stage {name} of {path}: {error}") from None
-    if not found:
+    if not configs:
         raise UserError(f"{path}: all stages are skipped")
-    return found
+    return configs
 
 
 def _read(path: Path) -> tuple[str, dict[str, Stage]]:
+    """The output directory and the stages of a recipe, by name."""
     content = settings.read_yaml(path)
-    unknown = sorted(set(content) - {"output", "stages"})
-    if unknown or not isinstance(content.get("output"), str) or not isinstance(content["stages"], dict):
+    if (
+        set(content) - {"output", "stages"}
+        or not isinstance(content.get("output"), str)
+        or not isinstance(content["stages"], dict)
+    ):
         raise UserError(
-            f"{path}: a recipe has the keys output (a directory) and stages (a mapping), got {sorted(content)}"
+            f"{path}: a recipe has the keys output (a directory) and stages (a mapping), got {list(content)}"
         )
     stages = {}
     for name, stage in content["stages"].items():
-        if not isinstance(stage, dict) or set(stage) - {"config", "set", "skip"} or "config" not in stage:
-            raise UserError(
-                f"{path}: stage {name} may have the keys config, set and skip and needs config, got {stage!r}"
-            )
-        overrides = [f"--{key}={_argument(value)}" for key, value in (stage.get("set") or {}).items()]
-        stages[str(name)] = Stage(path.parent / stage["config"], overrides, bool(stage.get("skip", False)))
+        stages[str(name)] = _read_stage(path, name, stage)
     if not stages:
         raise UserError(f"{path}: the recipe has no stages")
     return content["output"], stages
 
 
+def _read_stage(path: Path, name: str, stage: Any) -> Stage:
+    if not isinstance(stage, dict) or set(stage) - {"config", "set", "skip"} or "config" not in stage:
+        raise UserError(f"{path}: stage {name} may have the keys config, set and skip and needs config, got {stage!r}")
+    config, overrides, skip = stage["config"], stage.get("set") or {}, stage.get("skip", False)
+    if not (isinstance(config, str) and isinstance(overrides, dict) and isinstance(skip, bool)):
+        raise UserError(
+            f"{path}: in stage {name} config must be the path of a file, set a mapping and skip true or false, "
+            f"got {stage!r}"
+        )
+    arguments = [f"--{key}={_argument(value)}" for key, value in overrides.items()]
+    return Stage(path.parent / config, arguments, skip)
+
+
 def _argument(value: Any) -> str:
-    """A value of YAML as it is written on the command line."""
-    return (
-        value
-        if isinstance(value, str)
-        else yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
-    )
+    """A value from YAML as text for the command line."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
 def _boolean(key: str, value: str) -> bool:
@@ -130,12 +143,12 @@ def _overrides(argv: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
-    """`--key value` and `--key=value` as pairs."""
-    found = []
+    """The keys and values of arguments `--key value` and `--key=value`."""
+    pairs = []
     arguments = iter(argv)
     for argument in arguments:
         if not argument.startswith("--"):
             raise UserError(f"expected --key value, got {argument!r}")
         key, separator, value = argument[2:].partition("=")
-        found.append((key, value if separator else next(arguments, "")))
-    return found
+        pairs.append((key, value if separator else next(arguments, "")))
+    return pairs

@@ -1,8 +1,9 @@
-"""What it takes to go on with an interrupted run as if nothing had happened.
+"""Checkpoints from which an interrupted run resumes with exactly the losses that it would have had.
 
 `<output>/checkpoints/step-00001500/` holds all tensors (weights, optimizer, moving average, random number generators of
-every process) in `tensors.safetensors` and the rest in `state.json`, with a checksum of the former. The directory
-appears by one rename when everything in it is on disk. A damaged one is passed over for the one before it.
+every process) in `tensors.safetensors` and the rest in `state.json`, with a checksum of the former. The directory is
+written under a temporary name and renamed when everything in it is on disk. A damaged checkpoint is skipped, and the
+one before it is used.
 """
 
 import json
@@ -28,17 +29,17 @@ _STATE = "state.json"
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run is. The attributes' names are keys in state.json.
 
     Attributes:
-        step: steps done.
-        window: what each step since the last report measured.
-        best: the best value so far of the metric that decides, with its step.
-        best_step: its step.
-        stale: evaluations since then.
+        step: number of steps done.
+        window: loss, accuracy and gradient norm of each step since the last report.
+        best: the best value so far of `eval.metric`; None before the first evaluation.
+        best_step: the step of that evaluation.
+        stale: number of evaluations since then.
         judged: step of the last evaluation.
-        bad_rows: rows that were passed over.
-        first_bad_row: what was wrong with the first of them that this process read.
+        bad_rows: number of rows that were skipped.
+        first_bad_row: what was wrong with the first bad row that this process read.
     """
 
     step: int = 0
@@ -58,7 +59,7 @@ class Trained:
     Attributes:
         parameters: by name; sharded over the processes under FSDP2.
         optimizer: of these parameters.
-        average: the moving average of the parameters, in their order; empty without one.
+        average: the moving averages of the parameters, in the same order; empty without averaging.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -66,7 +67,7 @@ class Trained:
     average: list[Tensor]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor under the name that it has in a checkpoint."""
+        """The name in a checkpoint and the value of every tensor."""
         for name, parameter in self.parameters.items():
             yield f"weights.{name}", parameter.detach()
             for key, value in self.optimizer.state[parameter].items():
@@ -81,12 +82,12 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
     Args:
         output: directory of the run.
         trained: the tensors.
-        progress: how far they are.
-        keep: checkpoints to keep.
+        progress: how far the run is.
+        keep: number of checkpoints to keep.
         world: the processes.
 
     Raises:
-        OSError: if the disk is full, say; earlier checkpoints are untouched.
+        OSError: if the disk is full, for example; earlier checkpoints are untouched.
     """
     tensors = {name: whole(tensor).cpu().contiguous() for name, tensor in trained.tensors()}
     for name, state in _generators().items():
@@ -104,14 +105,13 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
 
 
 def load(output: Path, trained: Trained, world: World) -> Progress:
-    """Continue from the newest checkpoint that is whole; from nothing if there is none. All processes must call this.
+    """Restore the newest undamaged checkpoint; nothing if there are no checkpoints. All processes must call this.
 
     Raises:
-        ValueError: if there are checkpoints and all are damaged.
+        UserError: if there are checkpoints and all are damaged.
     """
-    found = checkpoints(output)
     damaged: list[str] = []
-    for directory in reversed(found):
+    for directory in reversed(checkpoints(output)):
         problem = _problem(directory)
         if problem is None:
             if damaged and world.is_main:
@@ -129,14 +129,14 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards; all processes must ask for it."""
+    """A tensor with all its shards; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """`tensor` on the device of `model` and sharded as it is."""
-    tensor = tensor.to(model.device, model.dtype)
-    return distribute_tensor(tensor, model.device_mesh, model.placements) if isinstance(model, DTensor) else tensor
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """`tensor` with the device, the dtype and the sharding of `other`."""
+    tensor = tensor.to(other.device, other.dtype)
+    return distribute_tensor(tensor, other.device_mesh, other.placements) if isinstance(other, DTensor) else tensor
 
 
 def _restore(directory: Path, trained: Trained, rank: int) -> Progress:
@@ -154,7 +154,7 @@ def _restore(directory: Path, trained: Trained, rank: int) -> Progress:
         for name, average in zip(trained.parameters, trained.average):
             average.copy_(like(tensors[f"average.{name}"], average))
     for name in _generators():
-        # A run may go on with more processes than it had; the new ones keep the state that the seed gave them.
+        # A run may resume with more processes than it had; the new ones keep the state that the seed gave them.
         state = tensors.get(f"generator.{name}.{rank}")
         if state is not None and name == "cpu":
             torch.set_rng_state(state)
@@ -164,6 +164,7 @@ def _restore(directory: Path, trained: Trained, rank: int) -> Progress:
 
 
 def _generators() -> dict[str, Tensor]:
+    """The states of PyTorch's global random number generators."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -171,15 +172,17 @@ def _generators() -> dict[str, Tensor]:
 
 
 def _problem(directory: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is undamaged."""
     try:
         expected = _read_state(directory)["sha256"]
-        found = sha256(directory / _TENSORS)
+        actual = sha256(directory / _TENSORS)
     except (OSError, ValueError, KeyError) as error:
         return str(error)
-    return None if found == expected else f"{_TENSORS} is not what was written"
+    return None if actual == expected else f"the content of {_TENSORS} has changed since it was written"
 
 
 def _read_state(directory: Path) -> dict[str, Any]:
     content = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
+    if not isinstance(content, dict):
+        raise UserError(f"{directory / _STATE} holds no keys and values")
     return content

@@ -1,4 +1,4 @@
-"""One step: a batch goes in, gradients and what was measured come out."""
+"""One step: a batch goes in, gradients and the measured loss come out."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,8 +16,16 @@ from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
 from colbertz.training.gradcache import cached_backward
-from colbertz.training.losses import Labels, Objective
 from colbertz.training.mlm import MaskedLanguageHead, mask
+from colbertz.training.objective import Labels, Objective
+from colbertz.training.run import Run
+
+
+def gradients(run: Run, batch: Batch) -> Tensor:
+    """Add a batch's gradient to every parameter's `.grad`, and return its loss and accuracy, (2,) float32."""
+    if isinstance(run.objective, MaskedLanguageHead):
+        return masked_backward(run.network, run.objective, run.model, batch, run.config, run.world)
+    return backward(run.network, run.objective, batch, run.config, run.world)
 
 
 def backward(network: nn.Module, objective: Objective, batch: Batch, config: TrainingConfig, world: World) -> Tensor:
@@ -43,22 +51,22 @@ def backward(network: nn.Module, objective: Objective, batch: Batch, config: Tra
     measured = torch.zeros(2, device=world.device)
     share = 1 / config.accumulation_steps
     no_sync = partial(distributed.no_sync, network)
-    for number, part in enumerate(_parts(batch, config.accumulation_steps), 1):
+    for count, part in enumerate(_parts(batch, config.accumulation_steps), 1):
         part = part.to(world.device, non_blocking=True)
         labels = _labels(part, config, world)
-        with nullcontext() if number == config.accumulation_steps else no_sync():
+        with nullcontext() if count == config.accumulation_steps else no_sync():
             if config.minibatch_tokens:
                 texts = (part.queries, part.documents)
-                value = cached_backward(
+                values = cached_backward(
                     encode, objective, *texts, labels, config.minibatch_tokens, share=share, no_sync=no_sync
                 )
             else:
                 queries, documents = encode(part.queries), encode(part.documents)
                 if config.loss.needs_whole_batch:
                     documents = distributed.gather(documents)
-                value = objective(queries, documents, labels)
-                (value[0] * share).backward()
-        measured += share * torch.stack([v.detach() for v in value])
+                values = objective(queries, documents, labels)
+                (values[0] * share).backward()
+        measured += share * torch.stack([value.detach() for value in values])
     distributed.mean_gradients(objective)
     return measured
 
@@ -66,13 +74,13 @@ def backward(network: nn.Module, objective: Objective, batch: Batch, config: Tra
 def masked_backward(
     network: nn.Module, head: MaskedLanguageHead, model: ColBERT, batch: Batch, config: TrainingConfig, world: World
 ) -> Tensor:
-    """As `backward`, of masked language modelling.
+    """As `backward`, for masked language modelling.
 
     Args:
-        network: the encoder as `model.spread` made it.
-        head: from its hidden states to the loss.
-        model: whose encoder it is.
-        batch: this process's share of the step's texts, of which queries and documents count alike.
+        network: the encoder as `model.replicate` made it.
+        head: computes the loss from the encoder's hidden states.
+        model: the model that the encoder belongs to.
+        batch: this process's share of the step's texts; queries and documents are treated alike.
         config: the run's settings.
         world: the processes.
 
@@ -81,49 +89,53 @@ def masked_backward(
     """
     measured = torch.zeros(2, device=world.device)
     share = 1 / config.accumulation_steps
-    for number, part in enumerate(_parts(batch, config.accumulation_steps), 1):
+    for count, part in enumerate(_parts(batch, config.accumulation_steps), 1):
         texts = Ragged.cat([part.queries.ids, part.documents.ids]).to(world.device)
         masked = mask(texts, model.tokenizer, config.loss.masked_share)
-        with nullcontext() if number == config.accumulation_steps else distributed.no_sync(network):
+        with nullcontext() if count == config.accumulation_steps else distributed.no_sync(network):
             with _autocast(config, world):
-                hidden = network(masked.ids)[masked.places]
-                value = head(hidden, model.encoder.token_embeddings.weight, masked.targets)
-            (value[0] * share).backward()
-        measured += share * torch.stack([v.detach().float() for v in value])
+                hidden = network(masked.ids)[masked.positions]
+                values = head(hidden, model.encoder.token_embeddings.weight, masked.targets)
+            (values[0] * share).backward()
+        measured += share * torch.stack([value.detach().float() for value in values])
     distributed.mean_gradients(head)
     return measured
 
 
 def _autocast(config: TrainingConfig, world: World) -> AbstractContextManager[None]:
-    kind = world.device.type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" if config.bf16 is None else config.bf16)
+    device = world.device.type
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda" if config.bf16 is None else config.bf16)
 
 
 def _labels(batch: Batch, config: TrainingConfig, world: World) -> Labels:
-    """Number the documents: over all processes where the loss compares queries with all of them."""
-    numbers = torch.arange(len(batch.documents), device=world.device)
+    """Which documents are the candidates of which query.
+
+    Documents are numbered over all processes where the loss compares a query with the documents of all of them.
+    """
+    candidates = torch.arange(len(batch.documents), device=world.device)
     keys = None
     if config.loss.needs_whole_batch:
-        counts = distributed.gather_rows(torch.tensor([len(numbers)], device=world.device))
-        numbers += counts[: world.rank].sum()
+        counts = distributed.gather_rows(torch.tensor([len(candidates)], device=world.device))
+        candidates += counts[: world.rank].sum()
         keys = distributed.gather_rows(batch.keys)
-    return Labels(Ragged.from_lengths(numbers, batch.counts), batch.scores, keys)
+    return Labels(Ragged.from_lengths(candidates, batch.counts), batch.scores, keys)
 
 
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    """The batch in `count` parts of equally many queries."""
-    if count == 1:
+def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:
+    """The batch in parts with equal numbers of queries."""
+    if num_parts == 1:
         yield batch
         return
-    size = len(batch) // count
-    ends = [0, *batch.counts.cumsum(0).tolist()]
+    size = len(batch) // num_parts
+    document_offsets = [0, *batch.counts.cumsum(0).tolist()]
     for start in range(0, len(batch), size):
-        own, others = slice(start, start + size), slice(ends[start], ends[start + size])
+        queries = slice(start, start + size)
+        documents = slice(document_offsets[start], document_offsets[start + size])
         yield replace(
             batch,
-            queries=batch.queries[own],
-            counts=batch.counts[own],
-            documents=batch.documents[others],
-            scores=None if batch.scores is None else batch.scores[others],
-            keys=batch.keys[others],
+            queries=batch.queries[queries],
+            counts=batch.counts[queries],
+            documents=batch.documents[documents],
+            scores=None if batch.scores is None else batch.scores[documents],
+            keys=batch.keys[documents],
         )

@@ -111,28 +111,3 @@ def sums_by(tokens, order, offsets, first, last, sums):  # type: ignore[no-untyp
             token = tokens[order[i]]
             for e in range(len(token)):
                 sums[k, e] += token[e]
-
-
-@numba.njit(nogil=True, cache=True)
-def count_postings(codes, offsets, num_cells):  # type: ignore[no-untyped-def]
-    """How many documents each cell holds: (num_cells,) int64."""
-    counts = np.zeros(num_cells, np.int64)
-    last = np.full(num_cells, -1, np.int64)
-    for document in range(len(offsets) - 1):
-        for t in range(offsets[document], offsets[document + 1]):
-            if last[codes[t]] != document:
-                last[codes[t]] = document
-                counts[codes[t]] += 1
-    return counts
-
-
-@numba.njit(nogil=True, cache=True)
-def fill_postings(codes, offsets, cursors, lists):  # type: ignore[no-untyped-def]
-    """Write each document once into the lists of its cells, which begin at `cursors` (int64, changed)."""
-    last = np.full(len(cursors), -1, np.int64)
-    for document in range(len(offsets) - 1):
-        for t in range(offsets[document], offsets[document + 1]):
-            if last[codes[t]] != document:
-                last[codes[t]] = document
-                lists[cursors[codes[t]]] = document
-                cursors[codes[t]] += 1

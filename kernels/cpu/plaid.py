@@ -168,48 +168,6 @@ def best_cells(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def walk_lists(  # type: ignore[no-untyped-def]
-    cells,  # (S, n_ivf_probe) int32, best first
-    gains,  # (S, n_ivf_probe) int32: what a document in the cell's list gains over one that no probed cell holds
-    lists,  # (postings,) int32: the documents of cell 0, of cell 1, …, each list sorted
-    list_offsets,  # (cells + 1,) int64; cells that are not in this segment have no list
-    first,  # the documents first … last are this call's
-    last,
-    gained,  # (num_documents,) int64 in (zeros) and out
-):
-    num_cells = len(list_offsets) - 1
-    mask = (1 << _TOKEN_BITS) - 1
-    for s in range(len(cells)):
-        for p in range(cells.shape[1]):
-            cell = cells[s, p]
-            if cell >= num_cells or gains[s, p] <= 0:
-                continue
-            gain = (np.int64(gains[s, p]) << _TOKEN_BITS) + s + 1
-            start, end = list_offsets[cell], list_offsets[cell + 1]
-            if first > 0:
-                start += np.searchsorted(lists[start:end], first)
-            for i in range(start, end):
-                document = lists[i]
-                if document >= last:
-                    break
-                before = gained[document]
-                if (before & mask) != s + 1:  # cells come best first, so the first one of a token counts
-                    gained[document] = before - (before & mask) + gain
-
-
-@numba.njit(nogil=True, cache=True)
-def reached(gained, allowed, documents, scores):  # type: ignore[no-untyped-def]
-    """The documents that `walk_lists` reached and that are `allowed` (bool, or None for all); returns their number."""
-    count = 0
-    for document in range(len(gained)):
-        if gained[document] > 0 and (allowed is None or allowed[document]):
-            documents[count] = document
-            scores[count] = gained[document] >> _TOKEN_BITS
-            count += 1
-    return count
-
-
-@numba.njit(nogil=True, cache=True)
 def select(scores, count, places):  # type: ignore[no-untyped-def]
     """The places of about the `count` highest scores (int64), in order, into `places`; returns how many.
 

@@ -1,7 +1,8 @@
 """Python threads for kernels that release the GIL: as many as PyTorch is set to use, each on one core.
 
-Not OpenMP: numba's pool beside PyTorch's spins against it, kills forked processes and is slow to compile, and with one
-parallel product after another a machine with other work on it spent nine tenths of the time in barriers.
+OpenMP is not used: numba's OpenMP threads and PyTorch's wait for each other in busy loops, crash forked processes and
+are slow to compile; and with one parallel product after another, a machine that was also doing other work spent nine
+tenths of the time in barriers.
 """
 
 import functools
@@ -15,25 +16,25 @@ import torch
 
 
 @functools.cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads in which PyTorch's operators run on one core each."""
+def pool(num_threads: int) -> ThreadPoolExecutor:
+    """A pool of threads; PyTorch's operators use one core in each of them."""
     started = threading.Barrier(num_threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # a thread takes over the global number when it first asks; then ours holds
+        torch.get_num_threads()  # the first call copies the global setting; a thread can change its own only after that
         torch.set_num_threads(1)
         started.wait()
 
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="colbertz", initializer=start)
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="colbertz", initializer=start)
     for _ in range(num_threads):
-        pool.submit(int)
+        executor.submit(int)
     started.wait()
-    # PyTorch's number holds for the thread that sets it, and for all threads that come later: put the latter back.
+    # `set_num_threads` also changes the setting of threads that are started later: restore it for these.
     torch.set_num_threads(num_threads)
-    return pool
+    return executor
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child inherits the object, but none of its threads
+os.register_at_fork(after_in_child=pool.cache_clear)  # a forked child has a copy of the pool, but none of its threads
 
 
 def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:
@@ -41,24 +42,24 @@ def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:
 
     Args:
         jobs: what to run.
-        here: let the calling thread, which would only wait, do the last one: half the cost of sharing out a little
-            work. Not for jobs that call PyTorch, which in this thread would use all cores.
+        here: run the last job in the calling thread, which would only wait: for small jobs this halves the cost of
+            starting them. Not for jobs that call PyTorch, which would use all cores in this thread.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1 or len(jobs) <= 1:
         for job in jobs:
             job()
         return
-    submitted = [_pool(num_threads).submit(job) for job in (jobs[:-1] if here else jobs)]
+    submitted = [pool(num_threads).submit(job) for job in (jobs[:-1] if here else jobs)]
     try:
         if here:
             jobs[-1]()
     finally:
-        for done in submitted:
-            done.result()
+        for future in submitted:
+            future.result()
 
 
 def parts(count: int) -> list[tuple[int, int]]:
-    """`range(count)` in consecutive parts, one for each of PyTorch's threads."""
+    """`range(count)` as consecutive parts (first, last), one for each of PyTorch's threads, at least one."""
     num_parts = max(1, min(torch.get_num_threads(), count))
     return list(pairwise(count * part // num_parts for part in range(num_parts + 1)))

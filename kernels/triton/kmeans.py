@@ -1,8 +1,8 @@
 """The two steps of k-means on the GPU, in Triton: the nearest centroid without a table of scores, and the means.
 
-    nearest    a tile of tokens meets all centroids as a query tile meets a document in maxsim.py: the place of the
-               maximum is the code
-    sums_by    a program adds up the tokens of one centroid in their order: no atomics, the same bits every time
+    nearest    a tile of tokens is multiplied with all centroids, as in maxsim.py a tile of query tokens with a
+               document: the place of the maximum is the code
+    sums_by    a program adds the tokens of one centroid in their order: no atomics, the same bits every time
 
 Legend: N tokens, E embedding dim, K centroids.
 """
@@ -15,7 +15,8 @@ from torch import Tensor
 from .maxsim import bytes_needed, tile_maxima, tile_size
 from .tuning import autotuned, load_rows, precision, row_block, size_class
 
-_TOKENS = 32  # added up at a time
+# Tokens that a program adds at a time.
+_TOKENS = 32
 
 CONFIGS = (
     triton.Config({"BLOCK_N": 128}, num_warps=8, num_stages=3),
@@ -80,9 +81,9 @@ def sums_kernel(  # type: ignore[no-untyped-def]
     dims = tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)
     total = tl.zeros([BLOCK_E], tl.float32)
     for first in tl.range(start, end, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        rows = tl.load(order + at, mask=at < end, other=0)
-        mask = (at < end)[:, None] & (dims < E)[None, :]
+        entries = first + tl.arange(0, BLOCK)
+        rows = tl.load(order + entries, mask=entries < end, other=0)
+        mask = (entries < end)[:, None] & (dims < E)[None, :]
         total += tl.sum(tl.load(tokens + rows[:, None] * E + dims[None, :], mask=mask, other=0).to(tl.float32), 0)
     tl.store(sums + centroid * E + dims, total, mask=dims < E)
 
@@ -91,7 +92,7 @@ def sums_kernel(  # type: ignore[no-untyped-def]
 
 
 def nearest(tokens: Tensor, centroids: Tensor) -> Tensor:
-    """The number of the centroid with the largest dot product, the first of equal ones: (N,) int32.
+    """The index of the centroid with the largest dot product, the first of equal ones: (N,) int32.
 
     Args:
         tokens: (N, E) float32, float16 or bfloat16.
@@ -117,17 +118,17 @@ def nearest(tokens: Tensor, centroids: Tensor) -> Tensor:
 
 
 def sums_by(tokens: Tensor, codes: Tensor, num_centroids: int) -> tuple[Tensor, Tensor]:
-    """The sum of each centroid's tokens, (K, E) float32, and how many there are, (K,) int64.
+    """The sum of each centroid's tokens, (K, E) float32, and the number of its tokens, (K,) int64.
 
     Args:
         tokens: (N, E), floating-point.
-        codes: (N,) int32, the centroid of each.
+        codes: (N,) int32, the centroid of each token.
         num_centroids: K.
     """
     dim = tokens.shape[1]
-    numbers, order = torch.sort(codes, stable=True)
+    sorted_codes, order = torch.sort(codes, stable=True)
     bounds = torch.arange(num_centroids + 1, dtype=codes.dtype, device=codes.device)
-    offsets = torch.searchsorted(numbers, bounds)
+    offsets = torch.searchsorted(sorted_codes, bounds)
     sums = torch.empty(num_centroids, dim, dtype=torch.float32, device=tokens.device)
     block_e = row_block(dim)
     grid = (num_centroids, triton.cdiv(dim, block_e))

@@ -1,8 +1,8 @@
-"""MaxSim of each query with the documents of its own list on the GPU, in Triton: for distillation and ranking again.
+"""MaxSim of each query with the documents of its own list on the GPU, in Triton: for distillation and reranking.
 
-A program scores one pair. It goes through the query BLOCK_M tokens at a time, and for each tile through the document;
-sums stay in the program, so that a score is one number written once. Documents and queries are read where they are.
-A document is read once for every BLOCK_M query tokens, which for the usual query is once.
+A program scores one pair. It takes BLOCK_M query tokens at a time, and for these reads the whole document. The sum
+stays in registers and is written once. Documents and queries are read in place. A document is read once for every
+BLOCK_M query tokens, which for most queries means once.
 
 Legend: B queries, A documents, P pairs, S query tokens, T document tokens, E embedding dim.
 """
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..arrays import Candidates, Longest, Pairs, Texts
 from . import maxsim_backward
 from .maxsim import bytes_needed, text_of_row, tile_maxima, tile_size
 from .tuning import autotuned, load_rows, precision, row_block, size_class
@@ -36,8 +37,8 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
     documents,  # (all document tokens, E)
     document_offsets,  # (A + 1,) int64
     scales,  # (all document tokens,) float32, or None
-    candidates,  # (P,) int64
-    query_of_pair,  # (P,) int32
+    doc_idx,  # (P,) int64
+    query_idx,  # (P,) int32
     scores,  # (P,) float32 out
     argmax,  # (P, longest_query) integer out: the place of each maximum in its document, or None
     longest_query,
@@ -49,13 +50,13 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
     BLOCK_N: tl.constexpr,
 ):
     pair = tl.program_id(0).to(tl.int64)
-    b, document = tl.load(query_of_pair + pair), tl.load(candidates + pair)
+    b, document = tl.load(query_idx + pair), tl.load(doc_idx + pair)
     first_token, last_token = tl.load(query_offsets + b), tl.load(query_offsets + b + 1)
     start, end = tl.load(document_offsets + document), tl.load(document_offsets + document + 1)
     total = 0.0
-    for some in range(first_token, last_token, BLOCK_M):
-        tokens = some + tl.arange(0, BLOCK_M)
-        own = tokens < last_token
+    for first in range(first_token, last_token, BLOCK_M):
+        tokens = first + tl.arange(0, BLOCK_M)
+        is_token = tokens < last_token
         rows = tl.minimum(tokens, last_token - 1)
         query = load_rows(queries, rows, 0, E, BLOCK_E)
         best, place = tile_maxima(
@@ -73,10 +74,10 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
             argmax is not None,
             PRECISION,
         )
-        total += tl.sum(tl.where(own, best, 0.0), 0)
+        total += tl.sum(tl.where(is_token, best, 0.0), 0)
         if argmax is not None:
-            at = argmax + pair * longest_query + tokens - first_token
-            tl.store(at, place.to(argmax.dtype.element_ty), mask=own)
+            target = argmax + pair * longest_query + tokens - first_token
+            tl.store(target, place.to(argmax.dtype.element_ty), mask=is_token)
     tl.store(scores + pair, total)
 
 
@@ -84,50 +85,47 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
 
 
 def maxsim_candidates(
-    queries: Tensor,
-    query_offsets: Tensor,
-    documents: Tensor,
-    document_offsets: Tensor,
-    candidates: Tensor,
-    query_of_pair: Tensor,
+    queries: Texts,
+    documents: Texts,
+    pairs: Pairs,
     longest_query: int,
+    *,
     scales: Tensor | None = None,
     argmax_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Score pairs of a query and a document. Nothing waits for the device.
+    """Score pairs of a query and a document, without host synchronisation.
 
     Args:
-        queries, query_offsets, documents, document_offsets, scales, argmax_dtype: as for `maxsim.maxsim`.
-        candidates: (P,) int64 document numbers, all of which exist.
-        query_of_pair: (P,) int32 query numbers.
+        queries, documents, scales, argmax_dtype: as for `maxsim.maxsim`.
+        pairs: P pairs; all their queries and documents must exist.
         longest_query: tokens of the longest query.
 
     Returns:
-        (P,) float32 scores, and the place of each query token's maximum, (P, longest_query), filled as far as a
-        query has tokens.
+        (P,) float32 scores; and the place of each query token's maximum in the document, (P, longest_query), where
+        columns beyond a query's tokens are not written, or None.
     """
-    num_pairs, dim = len(candidates), queries.shape[1]
-    scores = torch.empty(num_pairs, dtype=torch.float32, device=queries.device)
+    num_pairs, dim, device = len(pairs.doc_idx), queries.values.shape[1], queries.values.device
+    scores = torch.empty(num_pairs, dtype=torch.float32, device=device)
     argmax = None
     if argmax_dtype is not None:
-        argmax = torch.empty(num_pairs, longest_query, dtype=argmax_dtype, device=queries.device)
+        argmax = torch.empty(num_pairs, longest_query, dtype=argmax_dtype, device=device)
     if num_pairs:
         candidates_kernel[(num_pairs,)](
-            queries.contiguous(),
-            query_offsets,
-            documents.contiguous(),
-            document_offsets,
+            queries.values.contiguous(),
+            queries.offsets,
+            documents.values.contiguous(),
+            documents.offsets,
             scales,
-            candidates,
-            query_of_pair,
+            pairs.doc_idx,
+            pairs.query_idx,
             scores,
             argmax,
             longest_query,
             size_class(num_pairs),
             E=dim,
-            BLOCK_M=tile_size(longest_query, queries),
+            BLOCK_M=tile_size(longest_query, queries.values),
             BLOCK_E=row_block(dim),
-            PRECISION=precision(queries.dtype),
+            PRECISION=precision(queries.values.dtype),
         )
     return scores, argmax
 
@@ -135,45 +133,43 @@ def maxsim_candidates(
 # -- autograd ----------------------------------------------------------------------------------------------------
 
 
-class MaxSimCandidates(torch.autograd.Function):
-    """`maxsim_candidates` of lists, differentiable; `longest` are the tokens of the longest query and document."""
+def differentiable_maxsim_candidates(
+    queries: Texts, documents: Texts, candidates: Candidates, longest: Longest
+) -> Tensor:
+    """`maxsim_candidates` of lists, without scales, with gradients for both: (P,) float32 scores."""
+    scores: Tensor = _MaxSimCandidates.apply(*queries, *documents, *candidates, longest)
+    return scores
 
+
+class _MaxSimCandidates(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        queries: Tensor,
+        query_values: Tensor,
         query_offsets: Tensor,
-        documents: Tensor,
+        document_values: Tensor,
         document_offsets: Tensor,
-        candidates: Tensor,
+        doc_idx: Tensor,
         candidate_offsets: Tensor,
-        longest: tuple[int, int],
+        longest: Longest,
     ) -> Tensor:
-        queries, documents = queries.contiguous(), documents.contiguous()
-        query_of_pair = text_of_row(candidate_offsets, len(candidates))
-        texts = (queries, query_offsets, documents, document_offsets)
-        dtype = maxsim_backward.argmax_dtype(longest[1])
-        scores, argmax = maxsim_candidates(*texts, candidates, query_of_pair, longest[0], argmax_dtype=dtype)
-        ctx.save_for_backward(*texts, candidates, candidate_offsets, query_of_pair, argmax)
+        queries = Texts(query_values.contiguous(), query_offsets)
+        documents = Texts(document_values.contiguous(), document_offsets)
+        query_idx = text_of_row(candidate_offsets, len(doc_idx))
+        dtype = maxsim_backward.argmax_dtype(longest.document)
+        pairs = Pairs(doc_idx, query_idx)
+        scores, argmax = maxsim_candidates(queries, documents, pairs, longest.query, argmax_dtype=dtype)
+        ctx.save_for_backward(*queries, *documents, doc_idx, candidate_offsets, query_idx, argmax)
         ctx.longest = longest
         return scores
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
-        *texts, candidates, candidate_offsets, query_of_pair, argmax = ctx.saved_tensors
-        queries, query_offsets, documents, document_offsets = texts
+        *arrays, query_idx, argmax = ctx.saved_tensors
+        queries, documents, candidates = Texts(*arrays[:2]), Texts(*arrays[2:4]), Candidates(*arrays[4:])
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
         dqueries, ddocuments = maxsim_backward.of_candidates(
-            grads,
-            queries,
-            query_offsets,
-            documents,
-            document_offsets,
-            candidates,
-            candidate_offsets,
-            query_of_pair,
-            argmax,
-            ctx.longest,
-            (ctx.needs_input_grad[0], ctx.needs_input_grad[2]),
+            grads, queries, documents, candidates, query_idx, argmax, ctx.longest, needs
         )
         return dqueries, None, ddocuments, None, None, None, None

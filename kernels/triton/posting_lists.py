@@ -1,9 +1,9 @@
 """A first score for the documents in the probed cells' lists, on the GPU, in Triton.
 
-For each query token, a document counts with the best of the probed cells that hold it. A program walks one list. Before
-it adds, it looks each document up in the lists of the better cells of the same token, by binary search: whoever is
-there has been counted. So all lists are walked at the same time, and the only thing shared is a sum of integers, which
-is the same in whatever order it is made.
+For each query token, a document counts with the best of the probed cells that hold it. A program reads one list. Before
+it adds a document's gain, it looks the document up in the lists of the better cells of the same token, by binary
+search: a document that is in one of these is counted there. So all lists are read at the same time, and programs share
+only sums of integers, which do not depend on the order of addition.
 
 Legend: B queries, A documents.
 """
@@ -12,15 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..arrays import PostingLists, Probes
+
+# Documents of a list that a program handles at a time.
 _BLOCK = 128
 
 
 @triton.jit
 def walk_kernel(  # type: ignore[no-untyped-def]
     cells,  # (query tokens, n_ivf_probe) int32, best first
-    gains,  # (query tokens, n_ivf_probe) int32: what a document in the cell's list gains, falling
+    gains,  # (query tokens, n_ivf_probe) int32: what a document in the cell's list gains, descending
     query_of_token,  # (query tokens,) int32
-    lists,  # (postings,) int32: the documents of cell 0, of cell 1, …, each list sorted
+    lists,  # (postings,) int32: the documents of cell 0, of cell 1, …, each list ascending
     list_offsets,  # (cells + 1,) int64
     gained,  # (B, A) int32 in (zeros) and out
     num_documents,
@@ -33,14 +36,14 @@ def walk_kernel(  # type: ignore[no-untyped-def]
         cell = tl.load(cells + token * n_ivf_probe + probe)
         start, end = tl.load(list_offsets + cell), tl.load(list_offsets + cell + 1)
         row = gained + tl.load(query_of_token + token).to(tl.int64) * num_documents
-        for some in range(start, end, BLOCK):
-            at = some + tl.arange(0, BLOCK)
-            documents = tl.load(lists + tl.minimum(at, end - 1))
-            counts = at < end
+        for first_posting in range(start, end, BLOCK):
+            postings = first_posting + tl.arange(0, BLOCK)
+            documents = tl.load(lists + tl.minimum(postings, end - 1))
+            counts = postings < end
             for earlier in range(probe):
                 better = tl.load(cells + token * n_ivf_probe + earlier)
                 first, last = tl.load(list_offsets + better), tl.load(list_offsets + better + 1)
-                # The place of the last element that is not larger, by halves; all lanes take the same steps.
+                # Binary search for the last element that is not larger; all lanes take the same number of steps.
                 place, rest = tl.zeros([BLOCK], tl.int64) + first, last - first
                 while rest > 1:
                     half = rest // 2
@@ -51,19 +54,23 @@ def walk_kernel(  # type: ignore[no-untyped-def]
             tl.atomic_add(row + documents, gain, mask=counts, sem="relaxed")
 
 
-def walk_lists(
-    cells: Tensor, gains: Tensor, query_of_token: Tensor, lists: Tensor, list_offsets: Tensor, gained: Tensor
-) -> None:
-    """Add up what documents gain by the probed cells that hold them.
+def walk_lists(probes: Probes, query_of_token: Tensor, lists: PostingLists, gained: Tensor) -> None:
+    """Add up what documents gain from the probed cells that hold them.
 
     Args:
-        cells: (query tokens, n_ivf_probe) int32, the probed cells of each token, best first.
-        gains: likewise, int32: what a cell is worth, falling; 0 for nothing.
+        probes: the probed cells of each query token.
         query_of_token: (query tokens,) int32.
-        lists: (postings,) int32, each cell's documents, sorted.
-        list_offsets: (cells + 1,) int64.
+        lists: the documents of each cell.
         gained: (B, A) int32, zeros; the sums are added to it.
     """
-    walk_kernel[(cells.numel(),)](
-        cells, gains, query_of_token, lists, list_offsets, gained, gained.shape[1], cells.shape[1], BLOCK=_BLOCK
+    walk_kernel[(probes.cells.numel(),)](
+        probes.cells,
+        probes.gains,
+        query_of_token,
+        lists.doc_idx,
+        lists.offsets,
+        gained,
+        gained.shape[1],
+        probes.cells.shape[1],
+        BLOCK=_BLOCK,
     )

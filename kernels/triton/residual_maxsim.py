@@ -1,14 +1,14 @@
-"""MaxSim of candidates straight from their packed residuals, on the GPU, in Triton; nothing is decoded to memory.
+"""MaxSim of candidates from their packed residuals, on the GPU, in Triton, without writing decoded vectors to memory.
 
-A program scores one candidate, BLOCK_T tokens at a time: packed bytes are split into buckets, buckets become weights,
-and a matrix product with the query's tokens gives what the residual adds. Queries of more than 32 tokens take several
-turns.
+A program scores one candidate, BLOCK_T tokens at a time: packed bytes are split into buckets, buckets are replaced by
+their weights, and a matrix product with the query's tokens gives the scores of the residuals. For a query of more than
+32 tokens the program reads the document once per 32 tokens.
 
-    residual_maxsim    (centroid score from the table + residual · query) · inverse norm, in half precision: a token is
-                       E · nbits / 8 bytes of residuals, its code and norm, and a row of the table
-    exact_maxsim       the vector itself, centroid + residual times inverse norm, in float32: what decoding would give
+    residual_maxsim    (centroid score from the table + residual · query) · inverse norm, in half precision: for each
+                       token it reads E · nbits / 8 bytes of residuals, the code, the norm, and a row of the table
+    exact_maxsim       ((centroid + residual) · inverse norm) · query in float32, the score of the decoded vector
 
-Legend: B queries, n candidates of each, S query tokens of each (filled up with zeros), E embedding dim, K centroids.
+Legend: B queries, n candidates of each, S query tokens of each (padded with zeros), E embedding dim, K centroids.
 """
 
 from typing import Any
@@ -18,10 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..arrays import CodedDocuments
 from .centroid_maxsim import QUERY_TOKENS
 from .tuning import SMALLEST, autotuned, precision, product, size_class
 
-# Numbers of decoded tokens that a program holds at most.
+# Values of decoded tokens (BLOCK_T · BLOCK_E) in a program, at most.
 _DECODED = 16384
 
 CONFIGS = (
@@ -32,7 +33,7 @@ CONFIGS = (
 
 
 def bytes_needed(arguments: dict[str, Any]) -> int:
-    """Shared memory: query and decoded tokens in the form of the product; for exact ones what was measured at most."""
+    """Bytes of shared memory: the factors of the product; for exact scores three copies, the most that was measured."""
     rows, size = arguments["BLOCK_S"] + arguments["BLOCK_T"], arguments["queries"].element_size()
     if arguments["BLOCK_T"] * arguments["BLOCK_E"] > _DECODED:
         return 1 << 30
@@ -53,16 +54,16 @@ def residuals_of(  # type: ignore[no-untyped-def]
     BLOCK_E: tl.constexpr,
     NBITS: tl.constexpr,
 ):
-    """The decoded residuals (BLOCK_T, BLOCK_E); anything beyond column E."""
+    """The decoded residuals (BLOCK_T, BLOCK_E); columns beyond E hold no defined value."""
     NUM_BYTES: tl.constexpr = E * NBITS // 8
     BLOCK_BYTES: tl.constexpr = BLOCK_E * NBITS // 8
     columns = tl.arange(0, BLOCK_BYTES)
-    at = residuals + tokens[:, None] * NUM_BYTES + columns[None, :]
+    source = residuals + tokens[:, None] * NUM_BYTES + columns[None, :]
     if BLOCK_BYTES == NUM_BYTES:
-        packed = tl.load(at)
+        packed = tl.load(source)
     else:
-        packed = tl.load(at, mask=columns[None, :] < NUM_BYTES, other=0)
-    # A byte's dimensions lie beside each other, the first in its highest bits.
+        packed = tl.load(source, mask=columns[None, :] < NUM_BYTES, other=0)
+    # A byte holds consecutive dimensions, the first in its highest bits.
     if NBITS == 8:
         bits = packed
     elif NBITS == 4:
@@ -103,20 +104,20 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    at = tl.program_id(0).to(tl.int64)
-    document = tl.load(candidates + at)
+    candidate = tl.program_id(0).to(tl.int64)
+    document = tl.load(candidates + candidate)
     score = float("-inf")
     if document >= 0:
         start, end = tl.load(offsets + document), tl.load(offsets + document + 1)
-        b, dims = at // n, tl.arange(0, BLOCK_E)
+        b, dims = candidate // n, tl.arange(0, BLOCK_E)
         score = 0.0
-        for some in range(0, S, BLOCK_S):
-            columns = some + tl.arange(0, BLOCK_S)
-            query_at = queries + (b * S + columns)[:, None] * E + dims[None, :]
+        for first_column in range(0, S, BLOCK_S):
+            columns = first_column + tl.arange(0, BLOCK_S)
+            query_source = queries + (b * S + columns)[:, None] * E + dims[None, :]
             if BLOCK_E == E:
-                query = tl.load(query_at)
+                query = tl.load(query_source)
             else:
-                query = tl.load(query_at, mask=dims[None, :] < E, other=0)
+                query = tl.load(query_source, mask=dims[None, :] < E, other=0)
             best = tl.full([BLOCK_S], float("-inf"), tl.float32)
             for first in tl.range(start, end, BLOCK_T):
                 tokens = tl.minimum(first + tl.arange(0, BLOCK_T), end - 1)
@@ -124,80 +125,58 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
                 rows = tl.load(codes + tokens).to(tl.int64)
                 norms = tl.load(inverse_norms + tokens)
                 if EXACT:
-                    centroid_at = table + rows[:, None] * E + dims[None, :]
+                    centroid_source = table + rows[:, None] * E + dims[None, :]
                     if BLOCK_E == E:
-                        centroid = tl.load(centroid_at)
+                        centroid = tl.load(centroid_source)
                     else:
-                        centroid = tl.load(centroid_at, mask=dims[None, :] < E, other=0)
-                    found = product(query, (centroid + decoded) * norms[:, None], None, PRECISION)
+                        centroid = tl.load(centroid_source, mask=dims[None, :] < E, other=0)
+                    token_scores = product(query, (centroid + decoded) * norms[:, None], None, PRECISION)
                 else:
-                    of_centroids = tl.load(table + (rows[None, :] * num_queries + b) * S + columns[:, None])
-                    found = product(query, decoded, of_centroids.to(tl.float32), PRECISION) * norms[None, :]
-                best = tl.maximum(best, tl.max(found, 1))
+                    centroid_scores = tl.load(table + (rows[None, :] * num_queries + b) * S + columns[:, None])
+                    token_scores = product(query, decoded, centroid_scores.to(tl.float32), PRECISION) * norms[None, :]
+                best = tl.maximum(best, tl.max(token_scores, 1))
             score += tl.sum(tl.where(start < end, best, 0.0), 0)
-    tl.store(scores + at, score)
+    tl.store(scores + candidate, score)
 
 
 # -- launchers ---------------------------------------------------------------------------------------------------
 
 
 def residual_maxsim(
-    queries: Tensor,
-    table: Tensor,
-    candidates: Tensor,
-    offsets: Tensor,
-    codes: Tensor,
-    residuals: Tensor,
-    weights: Tensor,
-    inverse_norms: Tensor,
+    queries: Tensor, table: Tensor, candidates: Tensor, documents: CodedDocuments, weights: Tensor
 ) -> Tensor:
-    """The (B, n) float32 scores of candidates with residuals, in half precision; minus infinity where there is none.
+    """The (B, n) float32 scores of candidates with residuals, in half precision; minus infinity for a candidate of -1.
 
     Args:
-        queries: (B, S, E) float16; S is 16 or a multiple of 32, zeros where a query has fewer tokens.
+        queries: (B, S, E) float16; S is 16 or a multiple of 32, zeros beyond a query's tokens.
         table: (K, B, S) float16, the scores of centroids with query tokens.
-        candidates: (B, n) int32 document numbers, -1 for none.
-        offsets: (documents + 1,) int64.
-        codes: (document tokens,) unsigned.
-        residuals: (document tokens, E · nbits / 8) uint8.
-        weights: (2^nbits,) float16, by the bucket's bits in reverse (`residuals_cpu.reversed_bits`).
-        inverse_norms: (document tokens,) float32.
+        candidates: (B, n) int32 document indices, -1 for none.
+        documents: the documents of the index.
+        weights: (2^nbits,) float16, by the bucket's bits in reverse (`cpu.residuals.reversed_bits`).
     """
-    arrays = (table, candidates, offsets, codes, residuals, weights, inverse_norms)
-    return _scores(queries, *arrays, exact=False)
+    return _scores(queries, table, candidates, documents, weights, exact=False)
 
 
 def exact_maxsim(
-    queries: Tensor,
-    centroids: Tensor,
-    candidates: Tensor,
-    offsets: Tensor,
-    codes: Tensor,
-    residuals: Tensor,
-    weights: Tensor,
-    inverse_norms: Tensor,
+    queries: Tensor, centroids: Tensor, candidates: Tensor, documents: CodedDocuments, weights: Tensor
 ) -> Tensor:
     """The (B, n) float32 scores of candidates over their decoded vectors.
 
     Args:
         queries: (B, S, E) float32; otherwise as for `residual_maxsim`.
         centroids: (K, E) float32.
-        candidates, offsets, codes, residuals, inverse_norms: as for `residual_maxsim`.
+        candidates, documents: as for `residual_maxsim`.
         weights: (2^nbits,) float32, by the bucket's bits in reverse.
     """
-    arrays = (centroids, candidates, offsets, codes, residuals, weights, inverse_norms)
-    return _scores(queries, *arrays, exact=True)
+    return _scores(queries, centroids, candidates, documents, weights, exact=True)
 
 
 def _scores(
     queries: Tensor,
     table: Tensor,
     candidates: Tensor,
-    offsets: Tensor,
-    codes: Tensor,
-    residuals: Tensor,
+    documents: CodedDocuments,
     weights: Tensor,
-    inverse_norms: Tensor,
     *,
     exact: bool,
 ) -> Tensor:
@@ -209,11 +188,11 @@ def _scores(
             queries,
             table,
             candidates,
-            offsets,
-            codes,
-            residuals,
+            documents.offsets,
+            documents.codes,
+            documents.residuals,
             weights,
-            inverse_norms,
+            documents.inverse_norms,
             scores,
             num_queries,
             candidates.shape[1],

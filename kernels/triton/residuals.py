@@ -1,7 +1,8 @@
-"""Packing residuals into a few bits a dimension, on the GPU, in Triton; the layout is that of residuals_cpu.py.
+"""Packing residuals into a few bits a dimension, on the GPU, in Triton; the layout is that of cpu/residuals.py.
 
-A program codes BLOCK_N tokens: the residual from their centroids, the bucket of each dimension by binary search among
-the cutoffs, the bytes as sums of shifted buckets, and the norms of residual and decoded vector, all in one pass.
+A program codes BLOCK_N tokens in one pass: it computes the residuals from their centroids, finds the bucket of each
+dimension by binary search among the cutoffs, packs the buckets as sums of shifted bits, and computes the norms of the
+residual and of the decoded vector.
 
 Legend: N tokens, E embedding dim, K centroids.
 """
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from .tuning import SMALLEST
 
-# Numbers that a program holds.
-_NUMBERS = 4096
+# Values (BLOCK_N · BLOCK_E) in a program.
+_VALUES = 4096
 
 
 @triton.jit
@@ -37,37 +38,37 @@ def encode_kernel(  # type: ignore[no-untyped-def]
     NUM_BYTES: tl.constexpr = E // PER_BYTE
     tokens = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_E)
-    own = tokens < num_tokens
-    filled = own[:, None] & (dims < E)[None, :]
-    code = tl.load(codes + tokens, mask=own, other=0).to(tl.int64)
-    centroid = tl.load(centroids + code[:, None] * E + dims[None, :], mask=filled, other=0)
-    embedding = tl.load(embeddings + tokens[:, None] * E + dims[None, :], mask=filled, other=0).to(tl.float32)
-    residual = tl.where(filled, embedding - centroid, 0.0)
+    is_token = tokens < num_tokens
+    is_value = is_token[:, None] & (dims < E)[None, :]
+    code = tl.load(codes + tokens, mask=is_token, other=0).to(tl.int64)
+    centroid = tl.load(centroids + code[:, None] * E + dims[None, :], mask=is_value, other=0)
+    embedding = tl.load(embeddings + tokens[:, None] * E + dims[None, :], mask=is_value, other=0).to(tl.float32)
+    residual = tl.where(is_value, embedding - centroid, 0.0)
 
     bucket = tl.zeros([BLOCK_N, BLOCK_E], tl.int32)
     for bit in tl.static_range(NBITS):
         higher = bucket + (1 << (NBITS - 1 - bit))
         bucket = tl.where(residual > tl.load(cutoffs + higher - 1), higher, bucket)
-    decoded = tl.where(filled, centroid + tl.load(weights + bucket), 0.0)
+    decoded = tl.where(is_value, centroid + tl.load(weights + bucket), 0.0)
     norm = tl.maximum(tl.sqrt(tl.sum(decoded * decoded, 1)), 1e-12)
-    tl.store(inverse_norms + tokens, 1 / norm, mask=own)
-    tl.store(distances + tokens, tl.sqrt(tl.sum(residual * residual, 1)), mask=own)
+    tl.store(inverse_norms + tokens, 1 / norm, mask=is_token)
+    tl.store(distances + tokens, tl.sqrt(tl.sum(residual * residual, 1)), mask=is_token)
 
-    # A bucket's bits in reverse, at the place of its dimension in the byte.
+    # The bucket's bits in reverse, shifted to the place of the dimension in its byte.
     bits = tl.zeros([BLOCK_N, BLOCK_E], tl.int32)
     for bit in tl.static_range(NBITS):
         bits += ((bucket >> bit) & 1) << (NBITS - 1 - bit)
     bits = bits << (NBITS * (PER_BYTE - 1 - dims % PER_BYTE))[None, :]
     packed_bits = tl.sum(bits.reshape(BLOCK_N, BLOCK_E // PER_BYTE, PER_BYTE), 2)
     columns = tl.arange(0, BLOCK_E // PER_BYTE)
-    at = packed + tokens[:, None] * NUM_BYTES + columns[None, :]
-    tl.store(at, packed_bits.to(tl.uint8), mask=own[:, None] & (columns < NUM_BYTES)[None, :])
+    target = packed + tokens[:, None] * NUM_BYTES + columns[None, :]
+    tl.store(target, packed_bits.to(tl.uint8), mask=is_token[:, None] & (columns < NUM_BYTES)[None, :])
 
 
 def encode(
     embeddings: Tensor, centroids: Tensor, codes: Tensor, cutoffs: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Code what is left of tokens besides their centroids.
+    """Code the residuals of tokens from their centroids.
 
     Args:
         embeddings: (N, E), floating-point.
@@ -85,7 +86,7 @@ def encode(
     packed = torch.empty(num_tokens, dim * nbits // 8, dtype=torch.uint8, device=embeddings.device)
     inverse_norms, distances = torch.empty(2, num_tokens, dtype=torch.float32, device=embeddings.device)
     block_e = max(SMALLEST, triton.next_power_of_2(dim))
-    block_n = max(1, _NUMBERS // block_e)
+    block_n = max(1, _VALUES // block_e)
     if num_tokens:
         encode_kernel[(triton.cdiv(num_tokens, block_n),)](
             embeddings.contiguous(),

@@ -176,11 +176,11 @@ def test_help_ends_with_the_examples(name: str, capsys: pytest.CaptureFixture[st
 
 
 def test_help_of_train_begins_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help"]) == 0
-    guide, _, options = capsys.readouterr().out.partition("usage: ")
-    for word in ("configs/", "demo.yaml", "--dry-run", "torchrun", "output:", "--config mine.yaml"):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "--help"])
+    assert exit.value.code == 0
+    guide, _, options = capsys.readouterr().out.partition("options:")
+    assert len(guide.partition("\n\n")[0].splitlines()) <= 2, "a usage of all settings"
+    for word in ("configs/", "--dry-run", "torchrun", "--config my.yaml"):
         assert word in guide
-    for path in (ROOT / "configs").glob("*.yaml"):
-        assert path.name in guide, "a shipped configuration is not in the guide"
-    assert options.startswith("colbertz train --config FILE")
     assert "--optim.lr" in options

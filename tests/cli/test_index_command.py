@@ -46,7 +46,7 @@ ROW = {"_id": "d0", "text": ORDINARY[0]}
         (b'{"_id": "x", "text": "y", "title": 3}', "line 2: `title` must be a string, found 3"),
         (b'{"_id": "x", "text": "y", "metadata": 3}', "line 2: `metadata` must be an object, found 3"),
         (b'{"_id": "d0", "text": "again"}', "documents 0 and 1 have the same id 'd0'"),
-        (b'{"_id": "x", "text": "\xff"}', "cannot be read after line"),
+        (b'{"_id": "x", "text": "\xff"}', "line 2: not UTF-8"),
     ],
 )
 def test_bad_rows_are_named_and_nothing_is_written(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from colbertz.kernels.arrays import Candidates, CodedDocuments, Longest, Pairs, PostingLists, Probes, Texts
 from colbertz.kernels.triton import (
     centroid_maxsim,
     kmeans,
@@ -25,13 +26,13 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def texts(dtype: torch.dtype, num_queries: int, dim: int = 128, documents_dtype: torch.dtype | None = None) -> Any:
-    """Queries of 32 tokens and 100 documents of 200: values and offsets of both."""
+def texts(
+    dtype: torch.dtype, num_queries: int, dim: int = 128, documents_dtype: torch.dtype | None = None
+) -> tuple[Texts, Texts]:
+    """Queries of 32 tokens, and 100 documents of 200 tokens."""
     return (
-        empty(32 * num_queries, dim, dtype=dtype),
-        empty(num_queries + 1, dtype=torch.int64),
-        empty(20_000, dim, dtype=documents_dtype or dtype),
-        empty(101, dtype=torch.int64),
+        Texts(empty(32 * num_queries, dim, dtype=dtype), empty(num_queries + 1, dtype=torch.int64)),
+        Texts(empty(20_000, dim, dtype=documents_dtype or dtype), empty(101, dtype=torch.int64)),
     )
 
 
@@ -40,52 +41,54 @@ def quantised(dtype: torch.dtype, documents: torch.dtype, dim: int = 128) -> Any
 
 
 def candidates(dtype: torch.dtype, argmax: torch.dtype | None, documents: torch.dtype | None = None) -> Any:
-    lists = empty(64, dtype=torch.int64), empty(64, dtype=torch.int32)
+    pairs = Pairs(empty(64, dtype=torch.int64), empty(64, dtype=torch.int32))
     scales = None if documents is None else empty(20_000)
-    return maxsim_candidates.maxsim_candidates(*texts(dtype, 2, 128, documents), *lists, 32, scales, argmax)
-
-
-def all_pairs_backward(dtype: torch.dtype) -> Any:
-    return maxsim_backward.of_all_pairs(empty(4, 100), *texts(dtype, 4), empty(100, 128, dtype=torch.uint8), (32, 200))
-
-
-def candidates_backward(dtype: torch.dtype) -> Any:
-    lists = empty(64, dtype=torch.int64), empty(5, dtype=torch.int64), empty(64, dtype=torch.int32)
-    return maxsim_backward.of_candidates(
-        empty(64), *texts(dtype, 4), *lists, empty(64, 32, dtype=torch.uint8), (32, 200)
+    return maxsim_candidates.maxsim_candidates(
+        *texts(dtype, 2, 128, documents), pairs, 32, scales=scales, argmax_dtype=argmax
     )
 
 
-def coded(dim: int, nbits: int) -> Any:
-    """Offsets, codes and residuals of 100 documents of 200 tokens."""
-    return (
-        empty(101, dtype=torch.int64),
-        empty(20_000, dtype=torch.uint16),
-        empty(20_000, dim * nbits // 8, dtype=torch.uint8),
+def all_pairs_backward(dtype: torch.dtype) -> Any:
+    argmax = empty(100, 128, dtype=torch.uint8)
+    return maxsim_backward.of_all_pairs(empty(4, 100), *texts(dtype, 4), argmax, Longest(32, 200))
+
+
+def candidates_backward(dtype: torch.dtype) -> Any:
+    candidates = Candidates(empty(64, dtype=torch.int64), empty(5, dtype=torch.int64))
+    query_idx, argmax = empty(64, dtype=torch.int32), empty(64, 32, dtype=torch.uint8)
+    return maxsim_backward.of_candidates(empty(64), *texts(dtype, 4), candidates, query_idx, argmax, Longest(32, 200))
+
+
+def coded(dim: int, nbits: int, codes: torch.dtype = torch.uint16) -> CodedDocuments:
+    """100 documents of 200 tokens."""
+    return CodedDocuments(
+        offsets=empty(101, dtype=torch.int64),
+        codes=empty(20_000, dtype=codes),
+        residuals=empty(20_000, dim * nbits // 8, dtype=torch.uint8),
+        inverse_norms=empty(20_000),
     )
 
 
 def residuals_of_candidates(nbits: int, dim: int = 128, s: int = 32) -> Any:
-    arrays = (empty(2, 50, dtype=torch.int32), *coded(dim, nbits), empty(1 << nbits, dtype=torch.float16))
-    table = empty(1024, 2, s, dtype=torch.float16)
-    return residual_maxsim.residual_maxsim(empty(2, s, dim, dtype=torch.float16), table, *arrays, empty(20_000))
+    queries, table = empty(2, s, dim, dtype=torch.float16), empty(1024, 2, s, dtype=torch.float16)
+    candidates, weights = empty(2, 50, dtype=torch.int32), empty(1 << nbits, dtype=torch.float16)
+    return residual_maxsim.residual_maxsim(queries, table, candidates, coded(dim, nbits), weights)
 
 
 def exact_candidates(nbits: int, dim: int = 128) -> Any:
-    arrays = (empty(2, 50, dtype=torch.int32), *coded(dim, nbits), empty(1 << nbits))
-    return residual_maxsim.exact_maxsim(empty(2, 32, dim), empty(1024, dim), *arrays, empty(20_000))
+    candidates, weights = empty(2, 50, dtype=torch.int32), empty(1 << nbits)
+    return residual_maxsim.exact_maxsim(empty(2, 32, dim), empty(1024, dim), candidates, coded(dim, nbits), weights)
 
 
 def centroids_of_candidates(s: int, codes: torch.dtype = torch.uint16) -> Any:
-    offsets = empty(101, dtype=torch.int64)
-    table = empty(1024, 2, s, dtype=torch.float16)
-    return centroid_maxsim.centroid_maxsim(table, empty(2, 50, dtype=torch.int32), offsets, empty(20_000, dtype=codes))
+    table, candidates = empty(1024, 2, s, dtype=torch.float16), empty(2, 50, dtype=torch.int32)
+    return centroid_maxsim.centroid_maxsim(table, candidates, coded(128, 4, codes))
 
 
-def lists() -> Any:
-    cells = empty(64, 8, dtype=torch.int32)
-    of_query = empty(64, dtype=torch.int32), empty(5000, dtype=torch.int32), empty(1025, dtype=torch.int64)
-    return posting_lists.walk_lists(cells, cells, *of_query, empty(2, 100, dtype=torch.int32))
+def walked_lists() -> None:
+    probes = Probes(empty(64, 8, dtype=torch.int32), empty(64, 8, dtype=torch.int32))
+    lists = PostingLists(empty(5000, dtype=torch.int32), empty(1025, dtype=torch.int64))
+    posting_lists.walk_lists(probes, empty(64, dtype=torch.int32), lists, empty(2, 100, dtype=torch.int32))
 
 
 def encoding(dtype: torch.dtype, nbits: int, dim: int = 128) -> Any:
@@ -144,7 +147,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     **{f"residuals of {s} query tokens": partial(residuals_of_candidates, 4, 128, s) for s in (16, 64, 128)},
     **{f"centroids of {s} query tokens": partial(centroids_of_candidates, s) for s in (16, 32, 64, 128)},
     "centroids of wide codes": partial(centroids_of_candidates, 32, torch.int32),
-    "posting lists": lists,
+    "posting lists": walked_lists,
     **{
         f"coding {dtype} to {nbits} bits": partial(encoding, dtype, nbits)
         for dtype in (torch.float16, torch.float32)

@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from embeddings import gradients, random_texts, reference_scores
+from embeddings import arrays_of, gradients, random_texts, reference_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 pytest.importorskip("triton")
 
+from colbertz.kernels.arrays import Candidates, Longest, Pairs
 from colbertz.kernels.triton import maxsim, maxsim_backward, maxsim_candidates
-from colbertz.maxsim import _all_pairs_on_gpu, _candidates_on_gpu, _longest, quantised
+from colbertz.maxsim import maxsim as public_maxsim
+from colbertz.maxsim import maxsim_candidates as public_maxsim_candidates
+from colbertz.maxsim import quantised
 from colbertz.ragged import Ragged
 
 FORMS = ["all pairs", "lists"]
@@ -27,8 +30,8 @@ ALL_CONFIGS = [
 
 def scores_of(queries: Ragged, documents: Ragged, lists: Ragged | None = None, scales: Tensor | None = None) -> Tensor:
     if lists is None:
-        return _all_pairs_on_gpu(queries, documents, scales)
-    return _candidates_on_gpu(queries, documents, lists, scales)
+        return public_maxsim(queries, documents, scales=scales, backend="triton")
+    return public_maxsim_candidates(queries, documents, lists, scales=scales, backend="triton").values
 
 
 def lists_of(form: str, queries: Ragged, documents: Ragged) -> Ragged | None:
@@ -79,15 +82,13 @@ def check(queries: Ragged, documents: Ragged, form: str, device: torch.device) -
 
 def places(queries: Ragged, documents: Ragged, lists: Ragged | None, dtype: torch.dtype) -> Tensor:
     """The places of the maxima, (A, all query tokens) or (P, tokens of the longest query)."""
-    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+    texts = (arrays_of(queries), arrays_of(documents))
     if lists is None:
-        argmax = maxsim.maxsim(*texts, argmax_dtype=dtype)[1]
+        _, argmax = maxsim.maxsim(*texts, argmax_dtype=dtype)
     else:
-        query_of_pair = maxsim.text_of_row(lists.offsets, len(lists.values))
-        longest = _longest(queries, documents)[0]
-        argmax = maxsim_candidates.maxsim_candidates(*texts, lists.values, query_of_pair, longest, argmax_dtype=dtype)[
-            1
-        ]
+        pairs = Pairs(lists.values, maxsim.text_of_row(lists.offsets, len(lists.values)))
+        longest = int(queries.lengths.max())
+        _, argmax = maxsim_candidates.maxsim_candidates(*texts, pairs, longest, argmax_dtype=dtype)
     assert argmax is not None and argmax.dtype == dtype
     return argmax
 
@@ -282,9 +283,9 @@ def test_places_of_every_type(dtype: torch.dtype, form: str, device: torch.devic
             row = argmax[a, start : start + len(query)] if lists is None else argmax[3 * b + a, : len(query)]
             assert torch.equal(row.long(), (query @ document.T).argmax(1))
     if lists is None:
-        texts = (queries.values, queries.offsets, documents.values, documents.offsets)
         weights = torch.ones(2, 3, device=device)
-        given = maxsim_backward.of_all_pairs(weights, *texts, argmax, (20, 256))
+        texts = (arrays_of(queries), arrays_of(documents))
+        given = maxsim_backward.of_all_pairs(weights, *texts, argmax, Longest(20, 256))
         true = gradients(scores_of(*[text.map(torch.Tensor.requires_grad_) for text in (queries, documents)]),
                          queries, documents, weights=weights)  # fmt: skip
         assert all(mine is not None and torch.equal(mine, theirs) for mine, theirs in zip(given, true))
@@ -372,19 +373,19 @@ def worst_gradient(form: str, many: str, negligible: float, device: torch.device
     else:
         queries = Ragged.from_lengths(axes.repeat_interleave(3, 0), [3] * 200)
         documents = Ragged.from_lengths(both[:1], [1])
-    texts = [part.to(device) for text in (queries, documents) for part in (text.values, text.offsets)]
+    texts = [arrays_of(text.to(device)) for text in (queries, documents)]
     grads = torch.full((200,), maxsim_backward.NEGLIGIBLE / 200, device=device)
     grads[0] = 1
-    more: Any = {"longest": (3, 1), "needs": (many == "documents", many == "queries"), "negligible": negligible}
+    more: Any = {"longest": Longest(3, 1), "needs": (many == "documents", many == "queries"), "negligible": negligible}
     if form == "all pairs":
         argmax = torch.zeros(len(documents), 3 * len(queries), dtype=torch.uint8, device=device)
         given = maxsim_backward.of_all_pairs(grads.view(len(queries), len(documents)), *texts, argmax, **more)
     else:
-        numbers = torch.arange(200, device=device) % len(documents)
+        doc_idx = torch.arange(200, device=device) % len(documents)
         offsets = torch.arange(len(queries) + 1, device=device) * (200 // len(queries))
         argmax = torch.zeros(200, 3, dtype=torch.uint8, device=device)
-        of = maxsim.text_of_row(offsets, 200)
-        given = maxsim_backward.of_candidates(grads, *texts, numbers, offsets, of, argmax, **more)
+        query_idx = maxsim.text_of_row(offsets, 200)
+        given = maxsim_backward.of_candidates(grads, *texts, Candidates(doc_idx, offsets), query_idx, argmax, **more)
     gradient = given[many == "queries"]
     assert gradient is not None and given[many == "documents"] is None
     return gradient.cpu()
@@ -446,11 +447,11 @@ def test_gradients_that_overflowed_are_not_passed_over(value: float, form: str, 
 @pytest.mark.gpu
 def test_a_captured_graph_gives_the_same_scores(device: torch.device) -> None:
     queries, documents = (random_texts(lengths, 128).detach().to(device) for lengths in ([3, 140], [70, 0, 5]))
-    numbers, query_of_pair = torch.tensor([0, 2, 1], device=device), torch.tensor([0, 1, 1], device=device).int()
-    texts = (queries.values, queries.offsets, documents.values, documents.offsets)
+    pairs = Pairs(torch.tensor([0, 2, 1], device=device), torch.tensor([0, 1, 1], device=device).int())
+    texts = (arrays_of(queries), arrays_of(documents))
 
     def run() -> tuple[Tensor, Tensor]:
-        return maxsim.maxsim(*texts)[0], maxsim_candidates.maxsim_candidates(*texts, numbers, query_of_pair, 140)[0]
+        return maxsim.maxsim(*texts)[0], maxsim_candidates.maxsim_candidates(*texts, pairs, 140)[0]
 
     run()  # tunes and compiles
     graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""The kernels of the search against plain numpy, on this processor's code path and on those of others."""
+"""The kernels of the CPU search against plain NumPy, with the instructions of this processor and of others."""
 
 import os
 import subprocess
@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from colbertz.kernels.cpu import plaid as plaid_cpu
-from colbertz.kernels.cpu import residuals as residuals_cpu
-from colbertz.kernels.cpu import simd
+from colbertz.kernels.cpu import plaid, simd
+from colbertz.kernels.cpu.residuals import buckets_of_byte, reversed_bits
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
+from colbertz.kernels.cpu.simd.decode import LOOKUP, emit_decode_16
+from colbertz.kernels.cpu.simd.dot import PATH, emit_dot_rows
+from colbertz.kernels.cpu.simd.llvm import cpu_features
 
-# Dimensions whose decoded rows need filling too, and those that need more than one 16-byte step.
+# Among these are dimensions whose decoded rows need padding, and some that need more than one 16-byte step.
 SHAPES = [(dim, nbits) for dim in (8, 16, 24, 96, 128, 256) for nbits in (1, 2, 4, 8)]
 LENGTHS = [3, 1, 0, 4, 5, 31, 100, 1, 0, 8]
 
@@ -36,7 +38,7 @@ def dot_rows(tokens, start, stride, groups, queries, query_start, out):  # type:
 @pytest.mark.parametrize("groups", [1, 2, 3, 8, 33])
 @pytest.mark.parametrize("extreme", [False, True])
 def test_dot_rows(groups: int, extreme: bool, rng: np.random.Generator) -> None:
-    """The extremes are those whose sums of two products saturate 16 bits if a token had 8."""
+    """With the extreme values the sums of two products would saturate 16 bits if tokens had 8 bits instead of 7."""
     width = 4 * groups
     tokens = rng.integers(0, 128, 3 + ROWS * (width + 5), dtype=np.uint8)
     queries = rng.integers(-127, 128, (2, groups, COLUMNS, 4), dtype=np.int8)
@@ -51,21 +53,21 @@ def test_dot_rows(groups: int, extreme: bool, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(("dim", "nbits"), SHAPES)
 def test_decode_row(dim: int, nbits: int, rng: np.random.Generator) -> None:
-    order = plaid_cpu.byte_order(dim, nbits)
+    order = plaid.byte_order(dim, nbits)
     assert sorted(order[order >= 0]) == list(range(dim))
     assert len(order) % 4 == 0
     packed = rng.integers(0, 256, (2, dim * nbits // 8), dtype=np.uint8)
     weights = rng.integers(0, 128, 1 << nbits, dtype=np.uint8)  # by bucket
     levels = np.zeros(max(16, 1 << nbits), np.uint8)
-    levels[residuals_cpu.reversed_bits(nbits)] = weights
+    levels[reversed_bits(nbits)] = weights
     out = np.full(7 + len(order) + 3, 255, np.uint8)
     stride = len(order) // (8 // nbits)
-    plaid_cpu.decode_row(packed.reshape(-1), packed.shape[1], packed.shape[1], nbits, levels, out, 7, stride)
-    expected = weights[residuals_cpu.buckets_of_byte(nbits)[packed[1]]].reshape(-1)
+    plaid.decode_row(packed.reshape(-1), packed.shape[1], packed.shape[1], nbits, levels, out, 7, stride)
+    expected = weights[buckets_of_byte(nbits)[packed[1]]].reshape(-1)
     np.testing.assert_array_equal(out[7:-3][order >= 0], expected[order[order >= 0]])
     assert (out[:7] == 255).all()
     assert (out[-3:] == 255).all()
-    assert (out[7:-3][order < 0] == 255).all(), "filling is left as it was"
+    assert (out[7:-3][order < 0] == 255).all(), "padding was written"
 
 
 def random_rows(count: int, dim: int, rng: np.random.Generator) -> np.ndarray:
@@ -77,7 +79,7 @@ def tables(
     centroids: np.ndarray, query: np.ndarray, order: np.ndarray, bounds: list[int]
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The tables of centroid scores and the size of a step of the fine one."""
-    packed_centroids, packed = plaid_cpu.pack_centroids(centroids, order), plaid_cpu.pack_query(query, order)
+    packed_centroids, packed = plaid.pack_centroids(centroids, order), plaid.pack_query(query, order)
     longest = packed.longest * packed_centroids.longest * 1.02
     factors = packed.units * np.float32(packed_centroids.unit / longest * 32767)
     blocks = len(packed.units) // COLUMNS
@@ -85,7 +87,7 @@ def tables(
     coarse = np.full((blocks, len(centroids), COLUMNS), -1, np.int8)
     for block in range(blocks):
         for first, last in pairwise(bounds):
-            plaid_cpu.score_centroids(
+            plaid.score_centroids(
                 packed_centroids.rows,
                 first,
                 last,
@@ -102,19 +104,19 @@ def tables(
 @pytest.mark.parametrize(("dim", "nbits"), SHAPES)
 @pytest.mark.parametrize(("num_centroids", "num_tokens"), [(1, 1), (37, 32), (64, 70)])
 def test_score_centroids(dim: int, nbits: int, num_centroids: int, num_tokens: int, rng: np.random.Generator) -> None:
-    order = plaid_cpu.byte_order(dim, nbits)
+    order = plaid.byte_order(dim, nbits)
     centroids, query = random_rows(num_centroids, dim, rng), random_rows(num_tokens, dim, rng)
     middle = num_centroids // 2 // ROWS * ROWS
     fine, coarse, unit = tables(centroids, query, order, [0, middle, num_centroids])
     rows = fine.transpose(0, 2, 1).reshape(-1, num_centroids)
-    # In integers it is exact: the same sums from bytes, up to one step where a half is cut off.
-    packed_centroids, packed = plaid_cpu.pack_centroids(centroids, order), plaid_cpu.pack_query(query, order)
+    # The integer sums are exact; a score differs by at most one step, because fractions are cut off.
+    packed_centroids, packed = plaid.pack_centroids(centroids, order), plaid.pack_query(query, order)
     bytes_ = packed.rows.reshape(-1, len(order) // 4, COLUMNS, 4).transpose(0, 2, 1, 3).reshape(-1, len(order))
     products = bytes_.astype(np.int64) @ (packed_centroids.rows[:num_centroids].astype(np.int64) - 64).T
     exact = products * packed.units[:, None].astype(np.float64) * packed_centroids.unit / unit
     assert np.abs(rows - exact).max() <= 1.5
     assert np.abs(coarse.transpose(0, 2, 1).reshape(-1, num_centroids) - exact * 127 / 32767).max() <= 1.01
-    # And near to what the bytes stand for.
+    # And the scores are close to those of the vectors before they were rounded to bytes.
     np.testing.assert_allclose(rows[:num_tokens] * unit, query @ centroids.T, atol=0.03)
     assert (rows[num_tokens:] == 0).all()
 
@@ -124,39 +126,14 @@ def test_best_cells(n: int, rng: np.random.Generator) -> None:
     fine = rng.integers(-20, 20, (2, 50, COLUMNS), dtype=np.int16)  # many are equal
     fine[1, :, 5] = -(1 << 15)
     cells, scores = np.empty((COLUMNS, n), np.int32), np.empty((COLUMNS, n), np.int32)
-    plaid_cpu.best_cells(fine, 1, 10, 17, cells, scores)
+    plaid.best_cells(fine, 1, 10, 17, cells, scores)
     for j in range(COLUMNS):
         if j == 5:
-            continue  # the lowest number of all stands for no score
+            continue  # the lowest int16 means that there is no score
         expected = 10 + np.argsort(-fine[1, 10:17, j].astype(int), kind="stable")[:n]
         np.testing.assert_array_equal(cells[j, : len(expected)], expected)
         np.testing.assert_array_equal(scores[j, : len(expected)], fine[1, expected, j])
         assert (scores[j, len(expected) :] < -(1 << 15)).all()
-
-
-@pytest.mark.parametrize("parts", [[0, 40], [0, 13, 14, 40]])
-def test_walk_lists_and_reached(parts: list[int], rng: np.random.Generator) -> None:
-    lists = [np.flatnonzero(rng.random(40) < 0.3) for _ in range(12)]
-    offsets = np.cumsum([0, *map(len, lists)])
-    cells = np.stack([rng.permutation(15)[:4] for _ in range(6)]).astype(np.int32)  # 12 … 14 have no list here
-    gains = -np.sort(-rng.integers(0, 30000, (6, 4)), axis=1).astype(np.int32)
-    gains[2, 2:] = 0
-    gained = np.zeros(40, np.int64)
-    for first, last in pairwise(parts):
-        walked = (cells, gains, np.concatenate(lists).astype(np.int32), offsets, first, last, gained)
-        plaid_cpu.walk_lists(*walked)
-    expected = np.zeros(40, np.int64)
-    for s in range(6):
-        for document in range(40):
-            inside = [gains[s, p] for p in range(4) if cells[s, p] < 12 and document in lists[cells[s, p]]]
-            expected[document] += max(inside, default=0)
-    allowed = rng.random(40) < 0.5
-    for mask in (None, allowed):
-        numbers, scores = np.empty(40, np.int64), np.empty(40, np.int64)
-        count = plaid_cpu.reached(gained, mask, numbers, scores)
-        wanted = np.flatnonzero((expected > 0) & (True if mask is None else mask))
-        np.testing.assert_array_equal(numbers[:count], wanted)
-        np.testing.assert_array_equal(scores[:count], expected[wanted])
 
 
 @pytest.mark.parametrize("spread", [1, 50, 10**6])
@@ -164,11 +141,11 @@ def test_select(spread: int, rng: np.random.Generator) -> None:
     for size, count in ((1, 1), (10, 10), (1000, 1), (1000, 300), (1000, 999)):
         scores = rng.integers(-spread, spread, size)
         places = np.empty(count, np.int64)
-        taken = plaid_cpu.select(scores, count, places)
+        taken = plaid.select(scores, count, places)
         chosen = places[:taken]
         assert taken == count
         assert (np.diff(chosen) > 0).all()
-        # Nothing left out is better by more than a level; where levels are single scores, the first of equals count.
+        # No score left out is higher by more than a level; where a level is one score, the first of equals are taken.
         left = np.setdiff1d(np.arange(size), chosen)
         level = -(-(int(scores.max()) - int(scores.min()) + 1) // 2048)
         if len(left):
@@ -185,7 +162,7 @@ def test_centroid_maxsim(dtype: type, num_tokens: int, rng: np.random.Generator)
     codes = rng.integers(0, 50, offsets[-1]).astype(dtype)
     documents = rng.permutation(len(LENGTHS))
     scores = np.full(len(documents), 77, np.int64)
-    plaid_cpu.centroid_maxsim(coarse, num_tokens, documents, 1, len(documents) - 1, offsets, codes, scores)
+    plaid.centroid_maxsim(coarse, num_tokens, documents, 1, len(documents) - 1, offsets, codes, scores)
     table = coarse.transpose(0, 2, 1).reshape(-1, 50)[:num_tokens].astype(int)
     expected = [
         table[:, codes[offsets[d] : offsets[d + 1]]].max(1).sum() if LENGTHS[d] else 0 for d in documents.tolist()
@@ -196,7 +173,7 @@ def test_centroid_maxsim(dtype: type, num_tokens: int, rng: np.random.Generator)
 @pytest.mark.parametrize(("dim", "nbits"), SHAPES)
 @pytest.mark.parametrize(("num_tokens", "dtype"), [(1, np.uint16), (32, np.uint32), (45, np.uint16)])
 def test_residual_maxsim(dim: int, nbits: int, num_tokens: int, dtype: type, rng: np.random.Generator) -> None:
-    order = plaid_cpu.byte_order(dim, nbits)
+    order = plaid.byte_order(dim, nbits)
     centroids, query = random_rows(40, dim, rng), random_rows(num_tokens, dim, rng)
     fine, _, unit = tables(centroids, query, order, [0, 40])
     offsets = np.cumsum([0, *LENGTHS])
@@ -206,16 +183,16 @@ def test_residual_maxsim(dim: int, nbits: int, num_tokens: int, dtype: type, rng
     low, step = -0.3, 0.005
     by_bucket = rng.integers(0, 128, 1 << nbits, dtype=np.uint8)
     levels = np.zeros(max(16, 1 << nbits), np.uint8)
-    levels[residuals_cpu.reversed_bits(nbits)] = by_bucket
-    packed = plaid_cpu.pack_query(query, order)
+    levels[reversed_bits(nbits)] = by_bucket
+    packed = plaid.pack_query(query, order)
     factors = packed.units * np.float32(step)
     shifts = packed.units * packed.sums * np.float32(low)
     documents = rng.permutation(len(LENGTHS))
     scores = np.full(len(documents), 77, np.float32)
     arrays = (offsets, codes, residuals, nbits, levels, len(order), norms, scores)
     head = (fine, np.float32(unit), packed.rows, factors, shifts, num_tokens)
-    plaid_cpu.residual_maxsim(*head, documents, 1, len(documents) - 1, *arrays)
-    weights = low + step * by_bucket[residuals_cpu.buckets_of_byte(nbits)[residuals]].reshape(len(codes), dim)
+    plaid.residual_maxsim(*head, documents, 1, len(documents) - 1, *arrays)
+    weights = low + step * by_bucket[buckets_of_byte(nbits)[residuals]].reshape(len(codes), dim)
     bytes_ = packed.rows.reshape(-1, len(order) // 4, COLUMNS, 4).transpose(0, 2, 1, 3).reshape(-1, len(order))
     rounded = np.zeros((num_tokens, dim))
     rounded[:, order[order >= 0]] = (bytes_ * packed.units[:, None])[:num_tokens, order >= 0]
@@ -235,11 +212,11 @@ def test_exact_maxsim(dim: int, nbits: int, num_tokens: int, dtype: type, rng: n
     codes = rng.integers(0, 40, offsets[-1]).astype(dtype)
     residuals = rng.integers(0, 256, (offsets[-1], dim * nbits // 8), dtype=np.uint8)
     norms = rng.uniform(0.5, 1.5, offsets[-1]).astype(np.float32)
-    weights = rng.normal(0, 0.1, 1 << nbits).astype(np.float32)[residuals_cpu.buckets_of_byte(nbits)]
+    weights = rng.normal(0, 0.1, 1 << nbits).astype(np.float32)[buckets_of_byte(nbits)]
     documents = rng.permutation(len(LENGTHS))
     scores = np.full(len(documents), 77, np.float32)
-    plaid_cpu.exact_maxsim(
-        *(plaid_cpu.float_blocks(query), num_tokens, documents, 1, len(documents) - 1, offsets),
+    plaid.exact_maxsim(
+        *(plaid.float_blocks(query), num_tokens, documents, 1, len(documents) - 1, offsets),
         *(centroids, codes, residuals, weights, norms, scores),
     )
     decoded = (centroids[codes] + weights[residuals].reshape(len(codes), dim)) * norms[:, None]
@@ -253,21 +230,21 @@ def test_exact_maxsim(dim: int, nbits: int, num_tokens: int, dtype: type, rng: n
 # -- other processors ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif("COLBERTZ_TEST_PATH" in os.environ, reason="this is the other processor")
-@pytest.mark.skipif(not {"avx2", "fma"} <= simd.cpu_features(), reason="an x86 processor can stand in for older ones")
+@pytest.mark.skipif("COLBERTZ_TEST_PATH" in os.environ, reason="runs as the other processor")
+@pytest.mark.skipif(not {"avx2", "fma"} <= cpu_features(), reason="an x86 processor can run the code of older ones")
 @pytest.mark.parametrize(
     ("cpu", "features", "path"),
     [("haswell", "+sse4.2,+ssse3,+avx,+avx2,+fma", "avx2 ssse3"), ("x86-64", "", " ")],
 )
 def test_the_same_on_other_processors(cpu: str, features: str, path: str, tmp_path: Path) -> None:
-    """Integers are compared exactly by the tests above, so all paths give the same ones."""
+    """The tests above compare integers exactly, so with every choice of instructions they must be the same."""
     environment = os.environ | {
         "NUMBA_CPU_NAME": cpu,
         "NUMBA_CPU_FEATURES": features,
         "NUMBA_CACHE_DIR": str(tmp_path),
         "COLBERTZ_TEST_PATH": path,
     }
-    # Only those that depend on it, since compiling everything anew takes half a minute.
+    # Only the tests that depend on the instructions, since compiling all kernels takes half a minute.
     chosen = "path or dot_rows or decode_row or score_centroids or (residual_maxsim and uint16)"
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -275,8 +252,8 @@ def test_the_same_on_other_processors(cpu: str, features: str, path: str, tmp_pa
 
 
 @pytest.mark.skipif("COLBERTZ_TEST_PATH" not in os.environ, reason="run by the test above")
-def test_the_path_is_the_wanted_one() -> None:
-    assert f"{simd.PATH} {simd.LOOKUP}" == os.environ["COLBERTZ_TEST_PATH"]
+def test_the_path_is_the_expected_one() -> None:
+    assert f"{PATH} {LOOKUP}" == os.environ["COLBERTZ_TEST_PATH"]
 
 
 def assembly(emit: Any, num_pointers: int, num_sizes: int) -> str:
@@ -297,15 +274,15 @@ def assembly(emit: Any, num_pointers: int, num_sizes: int) -> str:
     return str(machine.emit_assembly(parsed))
 
 
-def test_arm_multiplies_and_looks_up_at_an_instruction() -> None:
+def test_arm_has_one_instruction_for_a_product_and_one_for_a_look_up() -> None:
     def dot(builder: ir.IRBuilder, tokens: Any, queries: Any, out: Any, stride: Any, groups: Any) -> None:
-        rows = simd.emit_dot_rows(builder, "dotprod", tokens, stride, groups, queries)
+        rows = emit_dot_rows(builder, "dotprod", tokens, stride, groups, queries)
         for place, vector in enumerate(vector for row in rows for vector in row):
             target = builder.gep(out, [ir.Constant(ir.IntType(64), 16 * place)])
             builder.store(vector, builder.bitcast(target, vector.type.as_pointer()), align=1)
 
     def decode(builder: ir.IRBuilder, packed: Any, table: Any, out: Any, stride: Any) -> None:
-        simd.emit_decode_16(builder, "neon", 4, packed, table, out, stride)
+        emit_decode_16(builder, "neon", 4, packed, table, out, stride)
 
     assert assembly(dot, 3, 2).count("sdot\t") == ROWS * COLUMNS * 4 // 16
     assert assembly(decode, 3, 1).count("tbl\t") == 2

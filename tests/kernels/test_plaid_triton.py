@@ -13,6 +13,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from colbertz.kernels import reference
+from colbertz.kernels.arrays import CodedDocuments, PostingLists, Probes
 from colbertz.kernels.cpu.residuals import reversed_bits
 from colbertz.kernels.triton import centroid_maxsim, kmeans, posting_lists, residual_maxsim, residuals
 
@@ -22,7 +23,7 @@ NUM_CENTROIDS = 50
 
 @dataclass
 class Coded:
-    """Documents coded in plain PyTorch, and what they stand for."""
+    """Documents coded in plain PyTorch, and the vectors that the codes stand for."""
 
     centroids: Tensor
     weights: Tensor
@@ -40,8 +41,11 @@ class Coded:
         order = torch.from_numpy(reversed_bits(len(self.weights).bit_length() - 1)).long()
         return torch.empty_like(self.weights).index_copy_(0, order.to(self.weights.device), self.weights)
 
-    def document(self, number: int) -> slice:
-        return slice(int(self.offsets[number]), int(self.offsets[number + 1]))
+    def arrays(self) -> CodedDocuments:
+        return CodedDocuments(self.offsets, self.codes, self.residuals, self.inverse_norms)
+
+    def tokens(self, doc_idx: int) -> slice:
+        return slice(int(self.offsets[doc_idx]), int(self.offsets[doc_idx + 1]))
 
 
 def coded(doclens: list[int], dim: int, nbits: int, codes_dtype: torch.dtype = torch.uint16) -> Coded:
@@ -70,8 +74,8 @@ def expected(queries: Tensor, tokens: Tensor, candidates: Tensor, documents: Cod
     return torch.tensor(
         [
             [
-                -torch.inf if number < 0 else reference.maxsim_pair(query, tokens[documents.document(number)])
-                for number in row
+                -torch.inf if doc_idx < 0 else reference.maxsim_pair(query, tokens[documents.tokens(doc_idx)])
+                for doc_idx in row
             ]
             for query, row in zip(queries, candidates.tolist())
         ]
@@ -100,17 +104,17 @@ def test_scores_of_candidates(
     by_centroids = expected(queries, tokens, CANDIDATES, documents)
     decoded = expected(queries, documents.decoded, CANDIDATES, documents)
 
-    own = documents.to(device)
-    table = (own.centroids.half().float() @ queries.to(device).flatten(0, 1).T).unflatten(1, (3, s)).half()
+    moved = documents.to(device)
+    table = (moved.centroids.half().float() @ queries.to(device).flatten(0, 1).T).unflatten(1, (3, s)).half()
     candidates = CANDIDATES.to(device)
-    ours = centroid_maxsim.centroid_maxsim(table, candidates, own.offsets, own.codes).cpu()
+    ours = centroid_maxsim.centroid_maxsim(table, candidates, moved.arrays()).cpu()
     torch.testing.assert_close(ours, by_centroids, atol=s * 1e-3, rtol=0)
-    arrays = (candidates, own.offsets, own.codes, own.residuals)
-    half = own.by_bits().half(), own.inverse_norms
-    ours = residual_maxsim.residual_maxsim(queries.to(device).half(), table, *arrays, *half).cpu()
+    half_queries, half_weights = queries.to(device).half(), moved.by_bits().half()
+    ours = residual_maxsim.residual_maxsim(half_queries, table, candidates, moved.arrays(), half_weights).cpu()
     torch.testing.assert_close(ours, decoded, atol=s * 1e-3, rtol=0)
-    exact = own.by_bits(), own.inverse_norms
-    ours = residual_maxsim.exact_maxsim(queries.to(device), own.centroids, *arrays, *exact).cpu()
+    ours = residual_maxsim.exact_maxsim(
+        queries.to(device), moved.centroids, candidates, moved.arrays(), moved.by_bits()
+    ).cpu()
     torch.testing.assert_close(ours, decoded, atol=1e-5, rtol=1e-6)
 
 
@@ -119,9 +123,10 @@ def test_scores_of_candidates(
 def test_every_packing_is_read(nbits: int, dim: int, device: torch.device) -> None:
     documents, queries = coded([3, 40], dim, nbits), padded_queries([5], 16, dim)
     candidates = torch.tensor([[0, 1]], dtype=torch.int32)
-    own = documents.to(device)
-    arrays = (candidates.to(device), own.offsets, own.codes, own.residuals, own.by_bits(), own.inverse_norms)
-    ours = residual_maxsim.exact_maxsim(queries.to(device), own.centroids, *arrays).cpu()
+    moved = documents.to(device)
+    ours = residual_maxsim.exact_maxsim(
+        queries.to(device), moved.centroids, candidates.to(device), moved.arrays(), moved.by_bits()
+    ).cpu()
     torch.testing.assert_close(ours, expected(queries, documents.decoded, candidates, documents), atol=1e-5, rtol=1e-6)
 
 
@@ -130,11 +135,15 @@ def test_every_configuration_of_residual_maxsim(
     config: object, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents, queries = coded([40, 7], 32, 2).to(device), padded_queries([9], 16, 32).to(device)
-    arrays = (torch.tensor([[0, 1]], dtype=torch.int32, device=device), documents.offsets, documents.codes)
-    arrays = (*arrays, documents.residuals, documents.by_bits(), documents.inverse_norms)
-    first = residual_maxsim.exact_maxsim(queries, documents.centroids, *arrays)
+    candidates = torch.tensor([[0, 1]], dtype=torch.int32, device=device)
+
+    def scores() -> Tensor:
+        arrays, weights = documents.arrays(), documents.by_bits()
+        return residual_maxsim.exact_maxsim(queries, documents.centroids, candidates, arrays, weights)
+
+    first = scores()
     monkeypatch.setattr(residual_maxsim.residual_maxsim_kernel, "configs", [config])
-    torch.testing.assert_close(residual_maxsim.exact_maxsim(queries, documents.centroids, *arrays), first)
+    torch.testing.assert_close(scores(), first)
 
 
 @pytest.mark.parametrize("config", centroid_maxsim.CONFIGS, ids=str)
@@ -142,25 +151,24 @@ def test_every_configuration_of_centroid_maxsim(
     config: object, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents, table = coded([40, 7, 100], 32, 2).to(device), torch.randn(NUM_CENTROIDS, 2, 32, device=device).half()
-    arrays = (torch.tensor([[0, 1, -1], [2, 0, 2]], dtype=torch.int32, device=device), documents.offsets)
-    first = centroid_maxsim.centroid_maxsim(table, *arrays, documents.codes)
+    candidates = torch.tensor([[0, 1, -1], [2, 0, 2]], dtype=torch.int32, device=device)
+    first = centroid_maxsim.centroid_maxsim(table, candidates, documents.arrays())
     monkeypatch.setattr(centroid_maxsim.centroid_maxsim_kernel, "configs", [config])
-    assert torch.equal(centroid_maxsim.centroid_maxsim(table, *arrays, documents.codes), first)
+    assert torch.equal(centroid_maxsim.centroid_maxsim(table, candidates, documents.arrays()), first)
 
 
 def test_everything_returned_was_written(device: torch.device, poison: Callable[[], None]) -> None:
-    """With sizes that fill no block, and documents that are none."""
+    """With sizes that are no multiples of a block, and candidates of -1."""
 
     def run() -> list[Tensor]:
         torch.manual_seed(1)
         documents, queries = coded(DOCLENS, 24, 2).to(device), padded_queries([5, 16, 1], 16, 24).to(device)
-        arrays = (CANDIDATES.to(device), documents.offsets, documents.codes)
-        packed = (*arrays, documents.residuals, documents.by_bits(), documents.inverse_norms)
+        candidates, arrays, weights = CANDIDATES.to(device), documents.arrays(), documents.by_bits()
         tokens, codes = documents.decoded, documents.codes.int()
         buckets = torch.linspace(-1, 1, 3, device=device), documents.weights
         return [
-            centroid_maxsim.centroid_maxsim(torch.ones(NUM_CENTROIDS, 3, 16, device=device).half(), *arrays),
-            residual_maxsim.exact_maxsim(queries, documents.centroids, *packed),
+            centroid_maxsim.centroid_maxsim(torch.ones(NUM_CENTROIDS, 3, 16, device=device).half(), candidates, arrays),
+            residual_maxsim.exact_maxsim(queries, documents.centroids, candidates, arrays, weights),
             *residuals.encode(tokens, documents.centroids, codes, *buckets),
             kmeans.nearest(tokens, documents.centroids),
             *kmeans.sums_by(tokens, codes, NUM_CENTROIDS + 3),
@@ -175,7 +183,7 @@ def test_everything_returned_was_written(device: torch.device, poison: Callable[
 
 
 def walked(cells: Tensor, gains: Tensor, query_of_token: Tensor, lists: list[Tensor], num_documents: int) -> Tensor:
-    """What documents gain, by going through all lists: for each token the best of the cells that hold it."""
+    """What documents gain, computed list by list: for each token the gain of the best cell that holds the document."""
     gained = torch.zeros(int(query_of_token.max()) + 1, num_documents, dtype=torch.int32)
     for token, query in enumerate(query_of_token.tolist()):
         best = torch.zeros(num_documents, dtype=torch.int32)
@@ -187,7 +195,9 @@ def walked(cells: Tensor, gains: Tensor, query_of_token: Tensor, lists: list[Ten
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 12), st.integers(1, 6), st.integers(0, 1000))
-def test_lists_are_walked_as_if_one_after_the_other(num_documents: int, num_cells: int, tokens: int, seed: int) -> None:
+def test_lists_walked_in_parallel_give_the_sums_of_one_after_the_other(
+    num_documents: int, num_cells: int, tokens: int, seed: int
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     sizes = torch.randint(0, num_documents + 1, (num_cells,)).tolist()
@@ -198,9 +208,9 @@ def test_lists_are_walked_as_if_one_after_the_other(num_documents: int, num_cell
     query_of_token = torch.randint(0, 3, (tokens,)).int()
     gained = torch.zeros(int(query_of_token.max()) + 1, num_documents, dtype=torch.int32, device=device)
     offsets = F.pad(torch.tensor(sizes).cumsum(0), (1, 0))
-    posting_lists.walk_lists(
-        *(x.to(device) for x in (cells, gains, query_of_token, torch.cat(lists).int(), offsets)), gained
-    )
+    probes = Probes(cells.to(device), gains.to(device))
+    postings = PostingLists(torch.cat(lists).int().to(device), offsets.to(device))
+    posting_lists.walk_lists(probes, query_of_token.to(device), postings, gained)
     assert torch.equal(gained.cpu(), walked(cells, gains, query_of_token, lists, num_documents))
 
 
@@ -216,17 +226,17 @@ def test_coding_is_that_of_the_reference(nbits: int, dim: int, device: torch.dev
     values = (tokens.float() - centroids[codes]).flatten()
     count = 1 << nbits
     cutoffs = values.quantile(torch.arange(1, count) / count)
-    cutoffs[len(cutoffs) // 2] = values[5]  # a value that is a cutoff belongs below it
+    cutoffs[len(cutoffs) // 2] = values[5]  # a value equal to a cutoff belongs to the bucket below it
     cutoffs, weights = cutoffs.sort().values, values.quantile((torch.arange(count) + 0.5) / count)
-    found = residuals.encode(*(x.to(device) for x in (tokens, centroids, codes, cutoffs, weights)))
-    packed, inverse_norms, distances = (x.cpu() for x in found)
+    encoded = residuals.encode(*(x.to(device) for x in (tokens, centroids, codes, cutoffs, weights)))
+    packed, inverse_norms, distances = (x.cpu() for x in encoded)
     assert torch.equal(packed, reference.encode_residuals(tokens.float(), centroids, codes.long(), cutoffs))
     decoded = reference.decode_residuals(centroids, codes.long(), packed, weights)
     torch.testing.assert_close(inverse_norms, 1 / decoded.norm(dim=1))
     torch.testing.assert_close(distances, (tokens.float() - centroids[codes]).norm(dim=1))
 
 
-def test_nothing_is_coded_to_nothing(device: torch.device) -> None:
+def test_no_tokens_are_coded_to_no_bytes(device: torch.device) -> None:
     centroids = torch.randn(9, 8, device=device)
     codes = torch.zeros(0, dtype=torch.int32, device=device)
     buckets = torch.zeros(3, device=device), torch.zeros(4, device=device)
@@ -261,7 +271,7 @@ def test_the_first_of_equal_centroids_is_the_nearest(device: torch.device) -> No
 @pytest.mark.parametrize("dim", [8, 96, 320])
 def test_sums_of_the_tokens_of_each_centroid(dim: int, device: torch.device) -> None:
     tokens, codes = torch.randn(300, dim), torch.randint(0, 7, (300,), dtype=torch.int32)
-    codes[codes == 3] = 4  # nobody is nearest to 3
+    codes[codes == 3] = 4  # no token is nearest to 3
     sums, counts = kmeans.sums_by(tokens.to(device), codes.to(device), 9)
     assert counts.tolist() == torch.bincount(codes, minlength=9).tolist() and not sums[[3, 7, 8]].any()
     torch.testing.assert_close(sums.cpu(), torch.zeros(9, dim).index_add_(0, codes, tokens))

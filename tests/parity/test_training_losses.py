@@ -21,7 +21,7 @@ from colbertz.maxsim import maxsim
 from colbertz.training import losses
 from colbertz.training.config import LossConfig
 from colbertz.training.gradcache import cached_backward
-from colbertz.training.losses import Labels, Objective
+from colbertz.training.objective import Labels, Objective
 
 QUERIES = ORDINARY[:5]
 WAYS = 3

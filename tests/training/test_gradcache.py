@@ -17,10 +17,11 @@ from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training import distributed, gradcache
 from colbertz.training.config import DataConfig, LossConfig, SourceConfig, TrainingConfig
+from colbertz.training.data import Batch
 from colbertz.training.gradcache import cached_backward, embed
-from colbertz.training.loop import Run, prepare
-from colbertz.training.losses import Labels, Objective
 from colbertz.training.model import build_model
+from colbertz.training.objective import Labels, Objective
+from colbertz.training.run import Run, prepare
 from colbertz.training.step import backward
 
 ONE = distributed.World(0, 1, torch.device("cpu"))
@@ -51,8 +52,17 @@ def configured(folder: Path, loss: str, **changes: object) -> TrainingConfig:
 def gradients(run: Run) -> dict[str, torch.Tensor]:
     """Of the run's second step, with the loss among them."""
     measured = backward(run.network, run.objective, run.batches[1], run.config, run.world)
-    found = {name: p.grad.clone() for name, p in run.trained.parameters.items() if p.grad is not None}
-    return found | {"loss": distributed.mean(measured)[:1]}
+    return gradients_of(run) | {"loss": distributed.mean(measured)[:1]}
+
+
+def gradients_of(run: Run) -> dict[str, torch.Tensor]:
+    """The gradients that the run's parameters have now."""
+    return {name: p.grad.clone() for name, p in run.trained.parameters.items() if p.grad is not None}
+
+
+def labels_of(batch: Batch) -> Labels:
+    """The labels of a batch of one process, in which each query's documents are its candidates."""
+    return Labels(Ragged.from_lengths(torch.arange(len(batch.documents)), batch.counts), batch.scores, batch.keys)
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -71,16 +81,19 @@ def test_cached_gradients_are_those_of_the_whole_batch(loss: str, tmp_path: Path
     assert_same(gradients(prepare(replace(config, minibatch_tokens=MINIBATCH), ONE)), expected)
 
 
-def test_scoring_the_queries_in_chunks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_the_queries_in_chunks_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path)
     config = configured(tmp_path, "learned temperature", minibatch_tokens=MINIBATCH)
     expected = gradients(prepare(config, ONE))
-    monkeypatch.setattr(gradcache, "_CHUNK_BYTES", 5400)
     run = prepare(config, ONE)
     queries = Ragged.from_lengths(torch.randn(40, 16), [4] * 10)
     documents = Ragged.from_lengths(torch.randn(90, 16), [3] * 30)
-    assert len(gradcache._chunks(run.objective, queries, documents)) == 2
-    assert_same(gradients(run), expected)
+    assert len(gradcache.query_chunks(run.objective, queries, documents, chunk_bytes=5400)) == 2
+    batch = run.batches[1]
+    measured = cached_backward(
+        run.network, run.objective, batch.queries, batch.documents, labels_of(batch), MINIBATCH, chunk_bytes=5400
+    )
+    assert_same(gradients_of(run) | {"loss": measured[0][None]}, expected)
 
 
 def test_on_a_gpu_chunks_take_a_share_of_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +101,7 @@ def test_on_a_gpu_chunks_take_a_share_of_free_memory(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 << 30)
     for free, expected in ((70 << 30, 32 << 30), (15 << 30, 8 << 30), (1 << 28, 1 << 30)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
-        assert gradcache._chunk_bytes(torch.device("cuda")) == expected
+        assert gradcache.default_chunk_bytes(torch.device("cuda")) == expected
 
 
 def test_parts_of_a_batch_accumulate_to_the_whole(tmp_path: Path) -> None:
@@ -111,7 +124,7 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
         if isinstance(module, Attention):
             module.dropout = 0.3
     batch = prepare(config, ONE).batches[0]
-    labels = Labels(Ragged.from_lengths(torch.arange(len(batch.documents)), batch.counts), None, batch.keys)
+    labels = labels_of(batch)
     objective = Objective(config.loss)
 
     def encode(tokens: Tokens) -> Ragged:
@@ -132,7 +145,7 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
             _, minibatches = embed(encode, tokens, MINIBATCH)
         assert len(minibatches) > 3
         parts = [encode(minibatch.tokens) for minibatch in minibatches]
-        sides.append(Ragged.cat(parts)[torch.cat([minibatch.numbers for minibatch in minibatches]).argsort()])
+        sides.append(Ragged.cat(parts)[torch.cat([minibatch.positions for minibatch in minibatches]).argsort()])
     objective(*sides, labels)[0].backward()
     for name, parameter in model.named_parameters():
         # In half precision autocast adds up a weight's gradients in another order.

@@ -15,7 +15,7 @@ import torch
 from toy_training import pairs, settings, write
 
 from colbertz.evaluation import Collection, evaluate, from_pairs
-from colbertz.evaluation.exact import best
+from colbertz.evaluation.retrieve import exact_search
 from colbertz.models import ColBERT
 from colbertz.training import config, losses, main
 from colbertz.training.alignment import Mismatch
@@ -189,7 +189,7 @@ def test_the_best_over_blocks_are_those_of_the_whole_matrix(folder: Path) -> Non
     model = build_model(replace(chosen.model, embedding_dim=8), seed=3)
     queries, documents = model.encode_query(all_pairs().queries), model.encode_document(all_pairs().documents)
     whole = model.similarity(queries, documents)
-    scores, found = best(queries, (documents[i : i + 7] for i in range(0, len(documents), 7)), 10)
+    scores, found = exact_search(queries, (documents[i : i + 7] for i in range(0, len(documents), 7)), 10)
     torch.testing.assert_close(scores, whole.topk(10).values)
     torch.testing.assert_close(whole.gather(1, found), scores)
 

@@ -27,11 +27,11 @@ def test_share_and_fate_of_hidden_tokens(model: ColBERT) -> None:
     torch.manual_seed(0)
     ids = Ragged.from_lengths(torch.randint(5, model.tokenizer.vocab_size - 2, (60_000,)), [20] * 3000)
     masked = mask(ids, model.tokenizer, 0.3)
-    assert len(masked.places) / 60_000 == pytest.approx(0.3, abs=0.01)
-    assert torch.equal(masked.targets, ids.values[masked.places])
-    untouched = torch.ones(60_000, dtype=torch.bool).index_fill(0, masked.places, False)
+    assert len(masked.positions) / 60_000 == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(masked.targets, ids.values[masked.positions])
+    untouched = torch.ones(60_000, dtype=torch.bool).index_fill(0, masked.positions, False)
     assert torch.equal(masked.ids.values[untouched], ids.values[untouched])
-    shown = masked.ids.values[masked.places]
+    shown = masked.ids.values[masked.positions]
     hidden = (shown == model.tokenizer.backend.token_to_id("[MASK]")).float().mean()
     kept = (shown == masked.targets).float().mean()
     # A random token is now and then a special one, for which [MASK] stands in, or the right one.
@@ -45,7 +45,7 @@ def test_special_tokens_are_neither_predicted_nor_drawn(model: ColBERT) -> None:
     texts = model.tokenizer.documents(["parse a date", "sort"] * 2000).ids
     masked = mask(texts, model.tokenizer, 0.5)
     assert not torch.isin(masked.targets, torch.tensor(special)).any()
-    shown = masked.ids.values[masked.places]
+    shown = masked.ids.values[masked.positions]
     others = shown[shown != model.tokenizer.backend.token_to_id("[MASK]")]
     assert not torch.isin(others, torch.tensor(special)).any()
 
@@ -55,12 +55,12 @@ def test_loss_is_the_cross_entropy_of_the_hidden_tokens(model: ColBERT) -> None:
     head = MaskedLanguageHead.of(model.encoder)
     masked = mask(model.tokenizer.documents(["parse a date string", "sort a list"]).ids, model.tokenizer, 0.6)
     weight = model.encoder.token_embeddings.weight
-    loss, accuracy = head(model.encoder(masked.ids)[masked.places], weight, masked.targets)
+    loss, accuracy = head(model.encoder(masked.ids)[masked.positions], weight, masked.targets)
     states = model.encoder(masked.ids)
     logits = F.layer_norm(F.gelu(states @ head.dense.weight.T), states.shape[-1:], head.norm.weight) @ weight.T
-    expected = [-logits[place].log_softmax(0)[target] for place, target in zip(masked.places, masked.targets)]
+    expected = [-logits[position].log_softmax(0)[target] for position, target in zip(masked.positions, masked.targets)]
     torch.testing.assert_close(loss, torch.stack(expected).mean())
-    assert accuracy == (logits[masked.places].argmax(1) == masked.targets).float().mean()
+    assert accuracy == (logits[masked.positions].argmax(1) == masked.targets).float().mean()
 
 
 def test_a_run_lowers_the_loss_and_the_next_stage_starts_from_its_encoder(tmp_path: Path) -> None:

@@ -107,6 +107,10 @@ def test_mistakes_on_the_command_line_are_named(folder: Path, more: list[str], m
             "stage one may have the keys config, set and skip",
         ),
         ("output: x\nstages: {one: one.yaml}", "stage one may have the keys"),
+        ("output: x\nstages: {one: {config: 3}}", "in stage one config must be the path of a file"),
+        ("output: x\nstages: {one: {config: one.yaml, set: 3}}", "in stage one .*set a mapping.*'set': 3"),
+        ("output: x\nstages: {one: {config: one.yaml, skip: maybe}}", "in stage one .*skip true or false"),
+        ("output: x\nstages: {}\n3: 4", "keys output .* and stages"),
     ],
 )
 def test_mistakes_in_the_file_are_named(folder: Path, content: str, message: str) -> None:

@@ -25,6 +25,7 @@ import torch
 
 from colbertz.index.store.segment import Segment
 from colbertz.index.store.snapshot import Snapshot
+from colbertz.kernels.cpu import lists
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.threads import parts, run
@@ -200,10 +201,10 @@ class _Cascade:
         numbers, scores = [], []
         for segment, allowed, first_number in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
             gained = np.zeros(len(segment), np.int64)
-            walk = functools.partial(plaid_cpu.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
+            walk = functools.partial(lists.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
             run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
             reached, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
-            count = plaid_cpu.reached(gained, allowed, reached, first_scores)
+            count = lists.reached(gained, allowed, reached, first_scores)
             numbers.append(reached[:count] + first_number)
             scores.append(first_scores[:count])
         return np.concatenate(numbers), np.concatenate(scores)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from colbertz.index.search.cascade import LONGEST_QUERY, Effort, Found, Plan, plan
 from colbertz.index.search.placement import Placed, Shard
+from colbertz.kernels.arrays import CodedDocuments, PostingLists, Probes
 from colbertz.kernels.triton import centroid_maxsim, posting_lists, residual_maxsim
 from colbertz.ragged import Ragged
 
@@ -145,7 +146,8 @@ def _first_candidates(shard: Shard, table: Tensor, stages: Plan, allowed: Tensor
     query_of_token = torch.arange(num_queries * s, dtype=torch.int32, device=table.device) // s
     gained = torch.zeros(num_queries, len(shard), dtype=torch.int32, device=table.device)
     cells = cells[:, :-1].int().contiguous()
-    posting_lists.walk_lists(cells, gains, query_of_token, shard.lists, shard.list_offsets, gained)
+    lists = PostingLists(shard.lists, shard.list_offsets)
+    posting_lists.walk_lists(Probes(cells, gains), query_of_token, lists, gained)
     # Documents that no list holds come last, but they come: there may be fewer others than are wanted.
     gained += 1
     if allowed is not None:
@@ -159,14 +161,12 @@ def refined(
 ) -> tuple[Tensor, Tensor]:
     """Stages 3 to 5 for candidates (B or 1, n) int32; results are those of `cascade`."""
     candidates = candidates.expand(len(queries), -1).contiguous()
-    documents = (shard.offsets, shard.codes)
-    codes = (*documents, shard.residuals)
+    documents = CodedDocuments(shard.offsets, shard.codes, shard.residuals, shard.inverse_norms)
     if candidates.shape[1] > stages.n_residual:
-        scores = centroid_maxsim.centroid_maxsim(table, candidates, *documents)
+        scores = centroid_maxsim.centroid_maxsim(table, candidates, documents)
         candidates = _best(candidates, scores, stages.n_residual)
     if candidates.shape[1] > stages.n_exact:
-        half_weights = shard.codec.half_weights
-        scores = residual_maxsim.residual_maxsim(half, table, candidates, *codes, half_weights, shard.inverse_norms)
+        scores = residual_maxsim.residual_maxsim(half, table, candidates, documents, shard.codec.half_weights)
         candidates = _best(candidates, scores, stages.n_exact)
     return _exact(shard, queries, candidates), candidates.long()
 
@@ -189,8 +189,8 @@ def _all(shard: Shard) -> Tensor:
 
 def _exact(shard: Shard, queries: Tensor, candidates: Tensor) -> Tensor:
     codec = shard.codec
-    arrays = (shard.offsets, shard.codes, shard.residuals, codec.weights, shard.inverse_norms)
-    return residual_maxsim.exact_maxsim(queries, codec.centroids, candidates, *arrays)
+    documents = CodedDocuments(shard.offsets, shard.codes, shard.residuals, shard.inverse_norms)
+    return residual_maxsim.exact_maxsim(queries, codec.centroids, candidates, documents, codec.weights)
 
 
 def _best(candidates: Tensor, scores: Tensor, count: int) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colbertz.errors import UserError
-from colbertz.kernels.cpu import attention as attention_cpu
+from colbertz.kernels.cpu.attention import bf16_attention, uses_bf16_attention
 from colbertz.ragged import Ragged
 
 # A band mask over a whole text costs L×L. From this many windows on, blocks of one window with a halo cost less.
@@ -64,10 +64,10 @@ class Packing:
         lengths = ids.lengths.tolist()
         if any(a > b for a, b in pairwise(lengths)):
             order = ids.lengths.argsort(stable=True)
-            rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order]
-            restore = rows.values.argsort()
+            rows = ids.with_values(torch.arange(len(ids.values), device=ids.device))[order].values
+            restore = rows.argsort()
             ids = ids[order]
-            attended = None if attended is None else attended[rows.values]
+            attended = None if attended is None else attended[rows]
             lengths.sort()
         positions, longest = _positions(ids), max(lengths, default=0)
         filled = attended is None and _uses_products(weight)
@@ -134,7 +134,7 @@ def _uses_flash(weight: Tensor) -> bool:
 
 def _uses_products(weight: Tensor) -> bool:
     """Whether kernels/cpu/attention.py is for an encoder with this weight."""
-    return weight.device.type == "cpu" and attention_cpu.is_for(_dtype(weight))
+    return weight.device.type == "cpu" and uses_bf16_attention(_dtype(weight))
 
 
 def _dtype(weight: Tensor) -> torch.dtype:
@@ -198,7 +198,7 @@ def attention_over_runs(
         else:
             band = None if window is None else _band(length, length, window, 0, q.device).to(q.dtype)
             if packing.filled and not dropout:
-                y = attention_cpu.attention(qs, ks, vs, band, keys)
+                y = bf16_attention(qs, ks, vs, band, keys)
             else:
                 y = _sdpa(qs, ks, vs, _mask(band, keys), dropout)
         out.append(y.transpose(1, 2).reshape(count * length, *q.shape[1:]))

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colbertz.evaluation import Collection, measures
-from colbertz.evaluation.exact import best, in_blocks
-from colbertz.evaluation.retrieve import as_run
+from colbertz.evaluation.retrieve import as_run, exact_search, in_blocks
 from colbertz.evaluation.significance import Estimate, estimate
 from colbertz.index import Index
 from colbertz.models import ColBERT
@@ -49,7 +48,7 @@ def judge(model: ColBERT, collection: Collection) -> Judgement:
     # Texts that are cut are not reported: the lengths were chosen for this judgement.
     queries = model.encode(collection.queries, "query").embeddings
     documents = model.encode(collection.documents, "document").embeddings
-    scores, document_indices = best(queries, in_blocks(documents), _K + 1)
+    scores, document_indices = exact_search(queries, in_blocks(documents), _K + 1)
     exact = [list(zip(*row)) for row in zip(document_indices.tolist(), scores.tolist())]
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(Path(folder) / "index", [documents])

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from colbertz.corpus.rows import read_rows
+from colbertz.corpus.formats import find_file, read_rows
 from colbertz.distillation.teachers import bm25_teacher
 from colbertz.errors import UserError
 from colbertz.evaluation import read_beir
-from colbertz.evaluation.collections import plain_or_gz
 from colbertz.files import replaced_directory
 from colbertz.recipes.demo.corpus import collect, default_roots
 from colbertz.recipes.demo.tokenizer import train_tokenizer
@@ -121,7 +120,7 @@ def _write_data(
 def _files_of(collections: Iterable[Path]) -> Iterator[Path]:
     """All files of collections that the data depends on."""
     for directory in collections:
-        texts = (plain_or_gz(directory / name) for name in ("corpus.jsonl", "queries.jsonl"))
+        texts = (find_file(directory, stem) for stem in ("corpus", "queries"))
         yield from (path for path in (*texts, *sorted((directory / "qrels").glob("*.tsv*"))) if path)
 
 
@@ -193,8 +192,9 @@ def _judged(collections: Iterable[Path], split: str) -> frozenset[str]:
         for document_id, text in zip(collection.document_ids, collection.documents):
             if document_id in answer_ids:
                 texts.add(normalized(text))
-        corpus = plain_or_gz(directory / "corpus.jsonl")
-        texts.update(normalized(row["text"]) for row, _ in read_rows(str(corpus)) if row["_id"] in answer_ids)
+        for row, _ in read_rows(str(find_file(directory, "corpus"))):
+            if row.get("_id", row.get("id")) in answer_ids:
+                texts.add(normalized(row["text"]))
     return frozenset(texts)
 
 

@@ -1,8 +1,8 @@
 """Training data, from files to tokenised batches.
 
 examples.py     one query with its documents, read from a row; what makes a row bad
-rows.py         rows of .jsonl files by number
-tables.py       rows of everything that `datasets` opens, and streams
+rows.py         what is asked of rows by index; those of text files are `colbertz.corpus.indexed`
+tables.py       rows of what `datasets` opens: Parquet, saved directories, the hub, and streams
 lookup.py       rows by id, and lists of ids with the texts put in
 sources.py      a data set of the mixture, opened from its settings
 permutation.py  a shuffled order that takes no memory
@@ -14,14 +14,13 @@ pairs.py        held-out pairs
 
 from colbertz.training.data.batches import Batch, StepBatches, document_keys, loader, open_batches
 from colbertz.training.data.check import Report, check
-from colbertz.training.data.examples import BadRow, Example, read_example
+from colbertz.training.data.examples import Example, read_example
 from colbertz.training.data.mixture import Schedule, num_steps, rows_of, schedule
 from colbertz.training.data.pairs import Pairs, read_pairs
 from colbertz.training.data.permutation import permuted
 from colbertz.training.data.sources import Source, open_mixture, open_sources
 
 __all__ = [
-    "BadRow",
     "Batch",
     "Example",
     "Pairs",

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError
 from colbertz.models.tokenizer import ColBERTTokenizer, Tokens
 from colbertz.training.config import TrainingConfig
-from colbertz.training.data.examples import BadRow, Example
+from colbertz.training.data.examples import Example
 from colbertz.training.data.mixture import Schedule, num_steps, rows_of, schedule
 from colbertz.training.data.sources import Source, open_mixture
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from colbertz.training.data.examples import BadRow
+from colbertz.corpus.rows import BadRow
 from colbertz.training.data.sources import Source
 
 

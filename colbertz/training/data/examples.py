@@ -1,7 +1,7 @@
 """One training example, and how it is read from a row of a data set.
 
-A row is a dict, whatever file it came from. One that cannot be used is refused here, with a reason that reads on from
-the place of the row ("pairs.jsonl:7 has …"); whoever knows the place puts it in front.
+A row is a dict, whatever file it came from. For a row that cannot be used the functions here raise a `BadRow` that says
+why; `Source` puts the place of the row in front: "pairs.jsonl, line 7: has no document under 'document'".
 """
 
 import ast
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from colbertz.corpus.rows import BadRow
 from colbertz.training.config import SourceConfig
 
 
@@ -27,10 +28,6 @@ class Example:
     documents: tuple[str, ...]
     scores: tuple[float, ...] | None = None
     document_ids: tuple[str, ...] | None = None
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; the message says why and, once it has left its `Source`, where."""
 
 
 def read_example(row: dict[str, Any], config: SourceConfig) -> Example:

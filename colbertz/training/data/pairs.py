@@ -1,4 +1,4 @@
-"""All pairs of a file at once, for held-out evaluation: strict, since a lost row would change what is measured."""
+"""All pairs of a file at once, for evaluation. A bad row is an error: leaving it out would change the measures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +22,19 @@ class Pairs:
 
 
 def read_pairs(path: str | Path, query: str = "query", document: str = "document") -> Pairs:
-    """Read a .jsonl, .jsonl.gz, .csv or .parquet file, or whatever else training reads.
+    """Read a file of one of the formats of `colbertz.corpus`, or a data set that training reads.
 
     Args:
-        path: the file.
+        path: the file or data set.
         query: column of the query.
         document: column of the document.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a row without two non-empty strings under these names, or an empty file.
+        UserError: for an empty file, or as a `BadRow` for a row without two non-empty strings in these columns.
     """
     config = SourceConfig(str(path), query=query, document=document)
     (rows,) = open_rows(config, "the file of pairs").values()
     source = Source(str(path), rows, config)
     examples = [source[index] for index in range(len(source))]
-    return Pairs([e.query for e in examples], [e.documents[0] for e in examples])
+    return Pairs([example.query for example in examples], [example.documents[0] for example in examples])

@@ -1,14 +1,17 @@
-"""Data sets to train on, opened from their settings: rows by number, read as examples."""
+"""Data sets to train on, opened from their settings: rows by index, read as examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from colbertz.corpus import formats
+from colbertz.corpus.indexed import IndexedRows
+from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError
 from colbertz.training.config import DataConfig, SourceConfig
-from colbertz.training.data.examples import BadRow, Example, read_example
+from colbertz.training.data.examples import Example, read_example
 from colbertz.training.data.lookup import ScoredLists, build_lookup
-from colbertz.training.data.rows import JsonLines, Rows
+from colbertz.training.data.rows import Rows
 from colbertz.training.data.tables import Stream, Table, open_tables
 
 PUBLISHED = {
@@ -29,8 +32,8 @@ class Source:
 
     Attributes:
         name: short, for metrics and messages.
-        rows: the raw rows.
-        config: columns and limits with which `read_example` reads them.
+        rows: as they are in the file or data set.
+        config: the columns and limits with which `read_example` reads them.
     """
 
     name: str
@@ -67,27 +70,29 @@ class Source:
         Raises:
             BadRow: if the row cannot be used, with its place.
         """
+        row = self.rows[index]
         try:
-            return read_example(self.rows[index], self.config)
+            return read_example(row, self.config)
         except BadRow as error:
-            raise BadRow(f"{self.rows.where(index)} {error}") from None
+            raise BadRow(f"{self.rows.where(index)}: {error}") from None
 
 
 def open_sources(config: SourceConfig, setting: str = "data.train[0]", seed: int = 0) -> list[Source]:
     """Open what one entry of `data.train` names: one source, or one for each split of a nomic layout.
 
-    The nomic data sets hold `data/<split>-00000-of-….parquet` with the columns `query` and `document`, the supervised
-    one also `negative`, a list. `ms-marco-scores` has three tables, of which `train` lists ids and scores; on the hub
-    they are subsets, in a directory .jsonl or .jsonl.gz files, directories of Parquet files or what a README says.
+    The nomic data sets hold `data/<split>-00000-of-….parquet` with the columns `query` and `document`; the supervised
+    one also has `negative`, a list. `ms-marco-scores` has three tables, of which `train` lists ids and scores. On the
+    hub they are subsets; in a directory they are files of a format of `colbertz.corpus`, directories of Parquet files,
+    or what the README of the directory names.
 
     Args:
         config: the entry.
         setting: its name in the configuration, for messages.
-        seed: of the order in which a stream comes; other data sets are shuffled by the batches.
+        seed: of the order of a stream; the rows of other data sets are shuffled by the batches.
 
     Raises:
         FileNotFoundError: if there is neither such a file or directory nor such a data set on the hub.
-        ValueError: for an empty file, a missing column, split or subset, or a file that cannot be streamed.
+        UserError: for an empty file, a missing column, split or subset, or a file that cannot be streamed.
     """
     config = replace(config, path=config.path or PUBLISHED[config.layout])
     if config.layout == "ms-marco-scores":
@@ -97,11 +102,11 @@ def open_sources(config: SourceConfig, setting: str = "data.train[0]", seed: int
         config = replace(config, query="query", document="document", negatives=negatives)
     opened = open_rows(config, setting, seed)
     for rows in opened.values():
-        there = rows.columns
-        for name in ("query", "document", "negatives", "scores", "document_id"):
-            value = getattr(config, name) or []
+        columns = rows.columns
+        for field in ("query", "document", "negatives", "scores", "document_id"):
+            value = getattr(config, field) or []
             for column in value if isinstance(value, list) else [value]:
-                _check_column(there, column, str(config.path), f"choose with {setting}.{name}")
+                _check_column(columns, column, str(config.path), f"choose with {setting}.{field}")
     return [Source(name, rows, config) for name, rows in opened.items()]
 
 
@@ -109,18 +114,19 @@ def open_mixture(config: DataConfig, seed: int = 0) -> list[Source]:
     """Open all entries of `data.train`; arguments and errors as for `open_sources`."""
     return [
         source
-        for number, entry in enumerate(config.sources)
-        for source in open_sources(entry, f"data.train[{number}]", seed)
+        for index, entry in enumerate(config.sources)
+        for source in open_sources(entry, f"data.train[{index}]", seed)
     ]
 
 
-def open_rows(config: SourceConfig, setting: str, seed: int = 0) -> Mapping[str, JsonLines | Table | Stream]:
-    """The raw rows of one or more splits, each under a short name."""
+def open_rows(config: SourceConfig, setting: str, seed: int = 0) -> Mapping[str, IndexedRows | Table | Stream]:
+    """The rows of one or more splits, each under a short name; arguments and errors as for `open_sources`."""
     path = Path(str(config.path))
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    file_format = formats.FORMATS.get(formats.suffix_of(path))
+    if file_format and file_format.open:
         if config.streaming or config.subset or config.split:
             raise UserError(f"{setting}.streaming, subset and split are for data sets on the hub; {path} is one file")
-        return {path.name.removesuffix(".gz").removesuffix(".jsonl"): JsonLines(path)}
+        return {formats.stem_of(path): file_format.open(path)}
     tables = open_tables(config, setting, seed)
     if config.layout != "columns":
         return tables
@@ -132,16 +138,18 @@ def _scored_lists(config: SourceConfig, setting: str, seed: int) -> Source:
     folder = Path(str(config.path))
     opened = {}
     for table, needed in _SCORES_TABLES.items():
-        whole = replace(config, layout="columns")
+        table_config = replace(config, layout="columns")
         if table != "train":
-            whole = replace(whole, split=None, streaming=False)
-        places = (folder / f"{table}.jsonl", folder / f"{table}.jsonl.gz", folder / table)
-        inside = [str(place) for place in places if place.exists()]
-        one = replace(whole, path=inside[0], subset=None) if inside else replace(whole, subset=table)
-        (opened[table],) = open_rows(one, setting, seed).values()
-        there = opened[table].columns
+            table_config = replace(table_config, split=None, streaming=False)
+        path = formats.find_file(folder, table) or folder / table
+        if path.exists():
+            table_config = replace(table_config, path=str(path), subset=None)
+        else:
+            table_config = replace(table_config, subset=table)
+        (opened[table],) = open_rows(table_config, setting, seed).values()
+        columns = opened[table].columns
         for column in needed:
-            _check_column(there, column, f"the table {table} of {folder}", "rename one to that")
+            _check_column(columns, column, f"the table {table} of {folder}", "rename one to that")
     queries, documents = opened["queries"], opened["documents"]
     assert not isinstance(queries, Stream)
     assert not isinstance(documents, Stream)
@@ -152,6 +160,6 @@ def _scored_lists(config: SourceConfig, setting: str, seed: int) -> Source:
     return Source(folder.name, lists, config)
 
 
-def _check_column(there: list[str] | None, column: str, place: str, advice: str) -> None:
-    if there is not None and column not in there:
-        raise UserError(f"{place} has no column {column!r}, only {', '.join(there)}; {advice}")
+def _check_column(columns: list[str] | None, column: str, place: str, advice: str) -> None:
+    if columns is not None and column not in columns:
+        raise UserError(f"{place} has no column {column!r}, only {', '.join(columns)}; {advice}")

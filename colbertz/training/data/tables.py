@@ -1,4 +1,4 @@
-"""Everything that the `datasets` library opens: CSV, Parquet, saved directories, hub data sets, and streams of these.
+"""Everything that the `datasets` library opens: Parquet, saved directories, hub data sets, and streams of these.
 
 Tables are Arrow files mapped into memory, so their size does not matter, and rows come in any order. A stream has no
 local copy; its rows come in the order of a shuffled buffer and no other.
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colbertz.corpus import parquet
+from colbertz.corpus.formats import required_suffix, suffix_of
 from colbertz.errors import UserError, require
 from colbertz.training.config import SourceConfig
 
 _BUFFER = 10_000  # rows of a stream among which the next one is drawn
-_RECENT = 1000  # rows of a stream that can be read once more: those that took the place of bad ones before their turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Table:
         return (block[column] for block in self.data.select_columns([column]).iter(10_000))
 
     def where(self, index: int) -> str:
-        return f"{self.name}, row {index},"
+        return f"{self.name}, row {index}"
 
 
 class Stream:
@@ -62,17 +63,17 @@ class Stream:
         num_rows: as the data set says; None if it does not.
     """
 
-    def __init__(self, name: str, data: Any, seed: int) -> None:
+    def __init__(self, name: str, data: Any, seed: int, num_recent: int = 1000) -> None:
         self.name = name
         splits = data.info.splits or {}
         self.num_rows = splits[data.split].num_examples if data.split in splits else None
         self._data = data.shuffle(seed=seed, buffer_size=_BUFFER)
         self._rows: Iterator[dict[str, Any]] | None = None
-        self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._recent: deque[dict[str, Any]] = deque(maxlen=num_recent)
         self._next = 0  # position after the last row of these
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": None, "_recent": deque(maxlen=_RECENT), "_next": 0}
+        return self.__dict__ | {"_rows": None, "_recent": deque(maxlen=self._recent.maxlen), "_next": 0}
 
     @property
     def columns(self) -> list[str] | None:
@@ -98,7 +99,7 @@ class Stream:
             epoch += 1
 
     def where(self, index: int) -> str:
-        return f"{self.name}, row {index} of the stream,"
+        return f"{self.name}, row {index} of the stream"
 
 
 def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Table | Stream]:
@@ -139,11 +140,11 @@ def _load(config: SourceConfig, setting: str) -> Any:
     """A data set, or a dict of them by split."""
     datasets: Any = require("datasets", "train")
     path = Path(str(config.path))
-    kind = {".csv": "csv", ".parquet": "parquet"}.get(path.suffix)
-    if kind and not path.is_file():
-        raise FileNotFoundError(f"there is no data file {str(path)!r}")
-    if path.is_file() and not kind:
-        raise UserError(f"{path} is neither .jsonl, .jsonl.gz, .csv nor .parquet; convert it to one of these")
+    suffix = required_suffix(path) if path.is_file() else suffix_of(path)
+    if suffix:
+        with parquet.opened(str(path)) as file:
+            if not file.metadata.num_rows:
+                raise UserError(f"{path} holds no rows")
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         if config.streaming or config.subset:
             raise UserError(f"{setting}.streaming and subset are for data sets on the hub; {path} was saved as one")
@@ -151,8 +152,8 @@ def _load(config: SourceConfig, setting: str) -> Any:
     # Named splits of the nomic data sets are fetched by their files: otherwise all 239 million pairs would come.
     files = {name: f"data/{name}-*" for name in _named_splits(config) if config.layout.startswith("nomic")}
     try:
-        if kind:
-            return datasets.load_dataset(kind, data_files=str(path), streaming=config.streaming)
+        if suffix:
+            return datasets.load_dataset("parquet", data_files=str(path), streaming=config.streaming)
         return datasets.load_dataset(str(path), config.subset, data_files=files or None, streaming=config.streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if files and isinstance(error, ValueError | datasets.exceptions.DataFilesNotFoundError):

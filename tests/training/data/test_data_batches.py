@@ -154,10 +154,15 @@ def test_a_bad_row_is_replaced_by_the_next_good_one(tmp_path: Path) -> None:
     batch = made[0]
     assert sorted(batch.rows.tolist()) == [1, 1, 1, 2, 3, 4, 7, 7, 7, 8, 9, 10]
     assert texts(batch) == [rows[row]["document"] for row in batch.rows.tolist()]
-    assert {message.split(" has")[0][-2:] for message in batch.bad_rows} == {":1", ":6", ":7", "12"}
+    assert {message.split(": has")[0].split(", ")[-1] for message in batch.bad_rows} == {
+        "line 1",
+        "line 6",
+        "line 7",
+        "line 12",
+    }
     report = check(made.sources, limit=100)[0]
     assert (report.name, report.num_rows, report.num_read, report.num_bad) == ("a", 12, 12, 4)
-    assert report.first_bad == f"{tmp_path}/a.jsonl:1 has '' under 'query'; a non-empty string is needed"
+    assert report.first_bad == f"{tmp_path}/a.jsonl, line 1: has '' under 'query'; a non-empty string is needed"
     assert report.document_characters == pytest.approx(sum(len(row["document"]) for row in good[:8]) / 8)
     assert report.documents_per_query == 1
     assert check(made.sources, limit=5)[0].num_read == 5
@@ -165,7 +170,7 @@ def test_a_bad_row_is_replaced_by_the_next_good_one(tmp_path: Path) -> None:
 
 def test_a_source_of_bad_rows_only_is_an_error_that_shows_the_first(tmp_path: Path) -> None:
     made = batches([write(tmp_path / "a.jsonl", [BAD] * 12)])
-    with pytest.raises(ValueError, match=r"12 rows of a on end cannot be used; the first: .*a.jsonl:\d+ has ''"):
+    with pytest.raises(ValueError, match=r"12 rows of a on end cannot be used; the first: .*a.jsonl, line \d+: has ''"):
         made[0]
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from colbertz.corpus.rows import BadRow
 from colbertz.training.config import SourceConfig
-from colbertz.training.data import BadRow, Example, read_example
+from colbertz.training.data import Example, read_example
 
 
 def config(**changes: Any) -> SourceConfig:

@@ -1,15 +1,16 @@
-"""Runs of a model on a collection: exactly, with an index, ranked again; and `colbertz eval` from end to end."""
+"""Runs of a model on a collection: by exact search, with an index, ranked again; and the whole of `colbertz eval`."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 
 from colbertz.cli import main
-from colbertz.evaluation import Collection, evaluate, exact, measures, named, runs
-from colbertz.evaluation.retrieve import rerank, retrieve
+from colbertz.evaluation import Collection, evaluate, measures, runs
+from colbertz.evaluation.retrieve import encode_in_blocks, rerank, retrieve
 from colbertz.models import ColBERT
 
 pytest.importorskip("ir_measures")
@@ -20,7 +21,7 @@ DOCUMENTS = [f"{a} {b} thing" for i, a in enumerate(WORDS) for b in WORDS[i + 1 
 
 @pytest.fixture(scope="module")
 def collection() -> Collection:
-    """Queries are the words of a document. Query 3 has a document's id that is not its answer, query 5 one that is."""
+    """Queries are words of documents. Query 3 has the id of a document that is not relevant, query 5 of one that is."""
     queries = [DOCUMENTS[i].removesuffix(" thing") for i in range(0, 60, 6)]
     ids = [f"d{i}" for i in range(60)]
     query_ids = [f"q{i}" for i in range(10)]
@@ -55,9 +56,9 @@ def beir(collection: Collection, tmp_path: Path) -> Path:
     return folder
 
 
-def test_exact_runs_agree_with_what_training_looks_at(model: ColBERT, collection: Collection) -> None:
+def test_exact_runs_have_the_metrics_that_training_reports(model: ColBERT, collection: Collection) -> None:
     run = retrieve(model, collection, 20, show_progress=False)
-    assert all(len(found) == 20 for found in run.values())
+    assert all(len(scores) == 20 for scores in run.values())
     assert "d18" not in run["d18"] and "d30" in run["d30"]
     relevant = dict(zip(collection.query_ids, collection.relevant))
     values = measures.per_query(relevant, run, ["nDCG@10", "MRR@10", "R@10"])
@@ -68,11 +69,11 @@ def test_exact_runs_agree_with_what_training_looks_at(model: ColBERT, collection
     assert means["R@10"] == pytest.approx(expected["recall@10"], abs=1e-9)
 
 
-def test_an_index_finds_what_brute_force_finds(model: ColBERT, collection: Collection) -> None:
-    whole = retrieve(model, collection, 10, show_progress=False)
-    found = retrieve(model, collection, 10, index="plaid", show_progress=False)
-    shared = [len(whole[query].keys() & found[query].keys()) for query in whole]
-    assert sum(shared) >= 0.9 * 10 * len(whole)
+def test_an_index_has_the_hits_of_exact_search(model: ColBERT, collection: Collection) -> None:
+    exact = retrieve(model, collection, 10, show_progress=False)
+    plaid = retrieve(model, collection, 10, index="plaid", show_progress=False)
+    shared = [len(exact[query_id].keys() & plaid[query_id].keys()) for query_id in exact]
+    assert sum(shared) >= 0.9 * 10 * len(exact)
     with pytest.raises(ValueError, match="index must be exact or plaid, got 'ivf'"):
         retrieve(model, collection, index="ivf")  # type: ignore[arg-type]
 
@@ -81,9 +82,8 @@ def test_ranking_again_gives_the_scores_of_the_search(
     model: ColBERT, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = retrieve(model, collection, 15, show_progress=False)
-    shuffled = {query: dict.fromkeys(sorted(found), 0.0) for query, found in run.items()}
-    whole = rerank(model, collection, shuffled, show_progress=False)
-    monkeypatch.setattr(exact, "_BLOCK", 7)
+    shuffled = {query_id: dict.fromkeys(sorted(scores), 0.0) for query_id, scores in run.items()}
+    at_once = rerank(model, collection, shuffled, show_progress=False)
     encoded: list[str] = []
     encode = type(model).encode
 
@@ -92,38 +92,36 @@ def test_ranking_again_gives_the_scores_of_the_search(
         return encode(self, texts, side, **options)
 
     monkeypatch.setattr(type(model), "encode", counted)
-    for again in (whole, rerank(model, collection, shuffled, show_progress=False)):
-        assert again.keys() == run.keys()
-        for query, found in again.items():
-            assert list(found) == sorted(found)  # as the run has them
-            assert found == pytest.approx(run[query], abs=1e-4)
-    assert len(encoded) == len(set(encoded)) == len({id for found in run.values() for id in found})
+    in_blocks = rerank(model, collection, shuffled, block_documents=7, show_progress=False)
+    for reranked in (at_once, in_blocks):
+        assert reranked.keys() == run.keys()
+        for query_id, scores in reranked.items():
+            assert list(scores) == sorted(scores)  # in the order of the run
+            assert scores == pytest.approx(run[query_id], abs=1e-4)
+    assert len(encoded) == len(set(encoded)) == len({doc_id for scores in run.values() for doc_id in scores})
 
 
-def test_texts_are_encoded_so_many_at_a_time_as_their_lengths_allow(
-    model: ColBERT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exact, "_MOST_TOKENS", 4 * model.settings.document_length)
-    assert [len(block) for block in exact.encoded(model, DOCUMENTS[:10])] == [4, 4, 2]
-    monkeypatch.setattr(exact, "_MOST_TOKENS", 1)
-    assert [len(block) for block in exact.encoded(model, DOCUMENTS[:2])] == [1, 1]
+def test_a_block_has_as_many_texts_as_its_tokens_allow(model: ColBERT) -> None:
+    tokens = 4 * model.settings.document_length
+    assert [len(block) for block in encode_in_blocks(model, DOCUMENTS[:10], block_tokens=tokens)] == [4, 4, 2]
+    assert [len(block) for block in encode_in_blocks(model, DOCUMENTS[:2], block_tokens=1)] == [1, 1]
 
 
-def test_a_query_does_not_find_itself_in_a_run_of_others(
+def test_a_query_does_not_find_itself_when_a_run_is_ranked_again(
     checkpoint: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Query d18 has a document of its id that is no answer, d30 one that is."""
+    """Query d18 has the id of a document that is not relevant, d30 of one that is."""
     mine, other = tmp_path / "mine.trec", tmp_path / "other.trec"
     runs.write_run(other, {query: {"d18": 2.0, "d30": 1.0} for query in ("d18", "d30")})
     command = ["eval", "--data", str(beir), "--model", str(checkpoint), "--rerank", str(other), "--run", str(mine)]
     assert main([*command, "--json"]) == 0
-    assert {query: set(found) for query, found in runs.read_run(str(mine)).items()} == {
+    assert {query_id: set(scores) for query_id, scores in runs.read_run(str(mine)).items()} == {
         "d18": {"d30"},
         "d30": {"d18", "d30"},
     }
 
 
-def test_runs_that_do_not_belong_to_the_collection(model: ColBERT, collection: Collection) -> None:
+def test_a_run_of_another_collection_is_refused(model: ColBERT, collection: Collection) -> None:
     with pytest.raises(ValueError, match="no query of the collection"):
         rerank(model, collection, {"other": {"d1": 1.0}})
     with pytest.raises(ValueError, match="the document 'x', which is not in the collection"):
@@ -133,7 +131,7 @@ def test_runs_that_do_not_belong_to_the_collection(model: ColBERT, collection: C
 # -- colbertz eval -----------------------------------------------------------------------------------------------
 
 
-def test_the_command_from_search_to_comparison(
+def test_the_command_searches_writes_scores_reranks_and_compares(
     checkpoint: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, again, rows = tmp_path / "first.trec", tmp_path / "again.trec", tmp_path / "rows.jsonl"
@@ -155,7 +153,7 @@ def test_the_command_from_search_to_comparison(
     assert runs.read_run(str(again)).keys() == runs.read_run(str(first)).keys()
 
 
-def test_the_command_says_what_is_missing_and_counts_what_was_judged_not_relevant(
+def test_the_command_warns_of_missing_documents_and_counts_judged_ones_that_are_not_relevant(
     checkpoint: Path,
     beir: Path,
     tmp_path: Path,
@@ -174,20 +172,26 @@ def test_the_command_says_what_is_missing_and_counts_what_was_judged_not_relevan
     for line in qrels.read_text().splitlines():
         query, document, gain = line.split()
         judged.setdefault(query, {})[document] = int(gain)
-    found = runs.read_run(str(run))
-    expected = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut_10", "bpref"}).evaluate(found)
+    hits = runs.read_run(str(run))
+    expected = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut_10", "bpref"}).evaluate(hits)
     for ours, theirs in {"nDCG@10": "ndcg_cut_10", "Bpref": "bpref"}.items():
         assert means[ours] == pytest.approx(sum(row[theirs] for row in expected.values()) / 4, abs=1e-9)
-    shares = [len(judged[query].keys() & set(list(scores)[:10])) / 10 for query, scores in found.items()]
+    shares = [len(judged[query].keys() & set(list(scores)[:10])) / 10 for query, scores in hits.items()]
     assert means["Judged@10"] == pytest.approx(sum(shares) / 4) and means["Judged@10"] > 0
 
 
 def test_collections_that_are_searched_apart_are_judged_together(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """LongEmbed's passkey has documents of several lengths; a query finds those of its own."""
-    folder, run, again = tmp_path / "passkey", tmp_path / "run.trec", tmp_path / "again.trec"
-    folder.mkdir()
+    """LongEmbed's passkey has documents of several lengths, and a query is searched among those of its own length."""
+    run, again = tmp_path / "run.trec", tmp_path / "again.trec"
+    # As huggingface_hub leaves a download in its cache, which it reads while the network is off.
+    repository = tmp_path / "datasets--dwzhu--LongEmbed"
+    folder = repository / "snapshots" / "0123" / "passkey"
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("corpus", "queries", "qrels"):
         lines = [
             json.dumps({"doc_id": f"{length}-{i}", "qid": f"q{i}", "text": DOCUMENTS[i], "context_length": length})
@@ -195,12 +199,11 @@ def test_collections_that_are_searched_apart_are_judged_together(
             for i in range(5)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr(named, "_downloaded", lambda *_: tmp_path)
     command = ["eval", "--data", "longembed:passkey", "--model", str(checkpoint), "--measures", "nDCG@1"]
     assert main([*command, "--run", str(run)]) == 0
     assert "passkey-256, passkey-512: 10 queries, 10 documents" in capsys.readouterr().out
-    for query, found in runs.read_run(str(run)).items():
-        assert sorted(found) == [f"{query.split('/')[0]}-{i}" for i in range(5)]
+    for query_id, scores in runs.read_run(str(run)).items():
+        assert sorted(scores) == [f"{query_id.split('/')[0]}-{i}" for i in range(5)]
     assert main([*command, "--rerank", str(run), "--run", str(again), "--json"]) == 0
     assert runs.read_run(str(again)).keys() == runs.read_run(str(run)).keys()
     assert json.loads(capsys.readouterr().out) == {"nDCG@1": 1.0}
@@ -224,7 +227,7 @@ def test_collections_that_are_searched_apart_are_judged_together(
         (["--model", "nowhere", "--run", "r"], "id 'q 0' has blanks, which a TREC run cannot hold"),
     ],
 )
-def test_what_the_command_refuses(
+def test_the_command_refuses_wrong_options(
     options: list[str], message: str, beir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     queries, qrels = beir / "queries.jsonl", beir / "qrels" / "test.tsv"

@@ -1,140 +1,27 @@
-"""Measures against pytrec_eval, intervals and tests against what is known of them, runs there and back."""
+"""Test collections in every layout, from directories and by name."""
 
 import gzip
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from colbertz.evaluation import measures, named, runs, significance
-from colbertz.evaluation.collections import read_qrels
-from colbertz.evaluation.runs import Run
-
-pytrec_eval = pytest.importorskip("pytrec_eval")
-
-IDS = [f"d{i}" for i in range(12)]
-QUERIES = ["q1", "q2", "q3"]
-gains = st.dictionaries(st.sampled_from(IDS), st.integers(-1, 3), min_size=1)
-scores = st.dictionaries(st.sampled_from(IDS), st.floats(-3, 3, width=16), min_size=1)
+from colbertz.evaluation import named
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.fixed_dictionaries(dict.fromkeys(QUERIES, gains)), st.fixed_dictionaries(dict.fromkeys(QUERIES, scores)))
-def test_measures_are_pytrec_evals(qrels: dict[str, dict[str, int]], run: Run) -> None:
-    names = {
-        "nDCG@10": "ndcg_cut_10",
-        "MAP": "map",
-        "R@5": "recall_5",
-        "P@3": "P_3",
-        "MRR": "recip_rank",
-        "Bpref": "bpref",
-    }
-    expected = pytrec_eval.RelevanceEvaluator(qrels, set(names.values())).evaluate(run)
-    found = measures.per_query(qrels, run, list(names))
-    for ours, theirs in names.items():
-        assert found[ours] == pytest.approx({query: expected[query][theirs] for query in QUERIES}, abs=1e-9)
-    # ir_measures has it from another program, for which equal scores are in another order.
-    first = measures.per_query(qrels, run, ["MRR@2"])["MRR@2"]
-    assert first == {query: value if value >= 0.5 else 0.0 for query, value in found["MRR"].items()}
+def downloads_of(folder: Path) -> tuple[list[tuple[str, ...]], Callable[..., Path]]:
+    """A `download` function that returns a folder, and the list of the arguments of its calls."""
+    calls: list[tuple[str, ...]] = []
+
+    def download(*arguments: str) -> Path:
+        calls.append(arguments)
+        return folder
+
+    return calls, download
 
 
-def test_equal_scores_and_those_that_single_precision_makes_equal() -> None:
-    for scores in ({"a": 1.0, "b": 1.0}, {"a": 12.34567891, "b": 12.34567890}):
-        values = measures.per_query({"q": {"b": 1}}, {"q": scores}, ["MRR", "MRR@10", "nDCG@10", "Judged@1"])
-        assert {name: row["q"] for name, row in values.items()} == dict.fromkeys(values, 1.0)
-
-
-def test_a_measure_by_two_names_has_both() -> None:
-    """The first of them was 0 for every query."""
-    values = measures.per_query(
-        {"a": {"x": 2, "y": 1}}, {"a": {"y": 2.0, "x": 1.0}}, ["MRR@10", "RR@10", "MRR(rel=2)@10"]
-    )
-    assert values == {"MRR@10": {"a": 1.0}, "RR@10": {"a": 1.0}, "MRR(rel=2)@10": {"a": 0.5}}
-
-
-def test_a_query_that_found_nothing_counts_as_zero_and_one_that_is_not_judged_does_not_count() -> None:
-    values = measures.per_query({"a": {"x": 1}, "b": {"y": 1}}, {"a": {"x": 1.0}, "c": {"y": 1.0}}, ["MRR@10"])
-    assert values == {"MRR@10": {"a": 1.0, "b": 0.0}}
-
-
-def test_measures_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="'nonsense@3' is not a measure"):
-        measures.per_query({"a": {"x": 1}}, {"a": {"x": 1.0}}, ["nonsense@3"])
-    with pytest.raises(ValueError, match=r"whole numbers, as in trec_eval's qrels; there is 0\.5"):
-        measures.per_query({"a": {"x": 0.5}}, {"a": {"x": 1.0}})
-    with pytest.raises(ValueError, match="do run and qrels belong together"):
-        measures.per_query({"a": {"x": 1}}, {"b": {"x": 1.0}})
-    for names in (["nDCG@10", "P"], ["RBP"], ["StRecall@10"]):
-        with pytest.raises(ValueError, match="cannot compute all of"):
-            measures.check({"a": {"x": 1}}, names)
-    assert measures.per_query({"a": {"x": 1}, "b": {"y": 1}}, {"a": {}, "b": {"y": 1.0}}, ["Judged@10", "MRR@10"]) == {
-        "Judged@10": {"a": 0.0, "b": 1.0},
-        "MRR@10": {"a": 0.0, "b": 1.0},
-    }
-
-
-# -- runs --------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.sampled_from(QUERIES), st.dictionaries(st.sampled_from(IDS), st.floats(-9, 9, width=32))))
-def test_a_run_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, run: Run) -> None:
-    path = tmp_path_factory.mktemp("runs") / "run.trec"
-    runs.write_run(path, run)
-    kept = {query: found for query, found in run.items() if found}
-    if not kept:
-        with pytest.raises(ValueError, match="holds no candidates"):
-            runs.read_run(str(path))
-        return
-    assert {query: dict(found) for query, found in runs.read_run(str(path)).items()} == kept
-    ranks = [line.split()[3] for line in path.read_text().splitlines()]
-    assert ranks == [str(rank) for found in kept.values() for rank in range(1, len(found) + 1)]
-
-
-def test_runs_that_cannot_be(tmp_path: Path) -> None:
-    path = tmp_path / "run.trec"
-    path.write_text("q Q0 d 1 0.5 x\nq Q0 d 2 0.4 x\n")
-    with pytest.raises(ValueError, match="line 2: the document 'd' comes twice for the query 'q'"):
-        runs.read_run(str(path))
-    with pytest.raises(ValueError, match="'a b' has blanks"):
-        runs.write_run(tmp_path / "other.trec", {"q": {"a b": 1.0}})
-    assert not (tmp_path / "other.trec").exists()
-
-
-# -- significance ------------------------------------------------------------------------------------------------
-
-
-def test_the_interval_is_that_of_the_normal_distribution_where_that_holds() -> None:
-    values = np.random.default_rng(1).normal(0.4, 0.2, 2000)
-    one = significance.estimate({str(i): value for i, value in enumerate(values)})
-    half = 1.96 * values.std() / math.sqrt(len(values))
-    assert one.mean == pytest.approx(values.mean())
-    assert (one.low, one.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 10)
-
-
-def test_p_is_the_share_of_sign_flips_that_make_as_large_a_difference() -> None:
-    """Eight queries have 256 ways to flip; all of them give the exact value."""
-    values = {str(i): value for i, value in enumerate([0.9, 0.8, 0.3, 0.5, 0.7, 0.2, 0.9, 0.4])}
-    others = {str(i): value for i, value in enumerate([0.7, 0.8, 0.4, 0.1, 0.6, 0.0, 0.5, 0.4])}
-    by = np.array([values[query] - others[query] for query in values])
-    flips = [np.abs(np.mean(by * [1 if bits >> i & 1 else -1 for i in range(8)])) for bits in range(256)]
-    exact = np.mean(np.array(flips) >= abs(by.mean()) - 1e-12)
-    found = significance.difference(values, others)
-    assert found.mean == pytest.approx(by.mean()) and found.p == pytest.approx(exact, abs=0.01)
-    assert significance.difference(values, values).p == 1
-    with pytest.raises(ValueError, match="'7' is in one of them only"):
-        significance.difference(values, {query: 1.0 for query in values if query != "7"})
-
-
-# -- collections by name -----------------------------------------------------------------------------------------
-
-
-def test_a_collection_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_of_the_hub(tmp_path: Path) -> None:
     """Two repositories, as BEIR has them: texts, and judgements without a folder."""
     texts, qrels = tmp_path / "scifact", tmp_path / "scifact-qrels"
     texts.mkdir()
@@ -142,11 +29,14 @@ def test_a_collection_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (texts / "corpus.jsonl").write_text('{"_id": "d1", "title": "T", "text": "one"}\n')
     (texts / "queries.jsonl").write_text('{"_id": "q1", "text": "two"}\n{"_id": "q2", "text": "no judgement"}\n')
     (qrels / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n")
-    monkeypatch.setattr(named, "_downloaded", lambda repository, *_: tmp_path / repository.removeprefix("BeIR/"))
-    collection = named.load("beir:scifact", None)
+
+    def download(repository: str, *_: str) -> Path:
+        return tmp_path / repository.removeprefix("BeIR/")
+
+    collection = named.load("beir:scifact", None, download)
     assert (collection.name, collection.queries, collection.relevant) == ("scifact", ["two"], [{"d1": 2.0}])
     with pytest.raises(FileNotFoundError, match="the splits of scifact are: test"):
-        named.load("beir:scifact", "dev")
+        named.load("beir:scifact", "dev", download)
 
 
 def test_judgements_may_be_compressed(tmp_path: Path) -> None:
@@ -160,23 +50,7 @@ def test_judgements_may_be_compressed(tmp_path: Path) -> None:
     assert named.load(str(tmp_path), None).relevant == [{"d1": 1.0}]
 
 
-def test_ids_may_have_blanks_between_tabs(tmp_path: Path) -> None:
-    qrels = tmp_path / "test.tsv"
-    for text in ("query-id\tcorpus-id\tscore\na query\ta document\t2\n\n", "a query\t0\ta document\t2\n"):
-        qrels.write_text(text)
-        assert read_qrels(qrels) == {"a query": {"a document": 2.0}}
-    qrels.write_text("q  Q0 d   2")
-    assert read_qrels(qrels) == {"q": {"d": 2.0}}
-    for text in ("q\td\t1\t", "q\td\tinf", "q\td\t1\nq\te\tnan"):
-        qrels.write_text(f"query\tcorpus\tscore\n{text}")
-        with pytest.raises(ValueError, match=r"test.tsv, line \d: expected query id, document id and score"):
-            read_qrels(qrels)
-    qrels.write_text("q\td\t1\t")  # no header
-    with pytest.raises(ValueError, match="line 1: expected"):
-        read_qrels(qrels)
-
-
-def test_two_documents_with_one_id(tmp_path: Path) -> None:
+def test_two_documents_with_one_id_are_refused(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "one", "metadata": null}\n' * 2)
     (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "two"}\n')
@@ -185,7 +59,22 @@ def test_two_documents_with_one_id(tmp_path: Path) -> None:
         named.load(str(tmp_path), None)
 
 
-def test_splits_that_are_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_corpus_and_queries_may_be_in_other_formats(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q1\td1\t1\n")
+    for name, id, text in (("corpus", "d1", "one"), ("queries", "q1", "two")):
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".parquet":
+            arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            parquet.write_table(arrow.table({"_id": [id], "text": [text]}), path)
+        else:
+            path.write_text(f"_id,text\n{id},{text}\n".replace(",", "," if suffix == ".csv" else "\t"))
+    collection = named.load(str(tmp_path), None)
+    assert (collection.documents, collection.queries, collection.relevant) == (["one"], ["two"], [{"d1": 1.0}])
+
+
+def test_a_missing_split_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv.gz"):
         (tmp_path / name).touch()
@@ -193,7 +82,7 @@ def test_splits_that_are_not_there(tmp_path: Path) -> None:
         named.load(str(tmp_path), "dev")
 
 
-# -- NanoBEIR ----------------------------------------------------------------------------------------------------
+# -- NanoBEIR ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -214,15 +103,14 @@ def nanobeir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["msmarco", "NanoMSMARCO", "MSMARCO"])
-def test_a_set_of_nanobeir(name: str, nanobeir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(named, "_downloaded", lambda *wanted: asked.append(wanted) or nanobeir)
-    found = named.load(f"nanobeir:{name}", None)
+def test_a_set_of_nanobeir(name: str, nanobeir: Path) -> None:
+    downloads, download = downloads_of(nanobeir)
+    collection = named.load(f"nanobeir:{name}", None, download)
     patterns = [f"{folder}/NanoMSMARCO-*.parquet" for folder in ("corpus", "queries", "qrels")]
-    assert asked == [("sentence-transformers/NanoBEIR-en", *patterns)]
-    assert (found.name, found.query_ids, found.queries) == ("NanoMSMARCO", ["q1"], ["one?"])
-    assert (found.document_ids, found.documents) == (["d1", "d2"], ["one", "not one"])
-    assert found.relevant == [{"d1": 1.0}]
+    assert downloads == [("sentence-transformers/NanoBEIR-en", *patterns)]
+    assert (collection.name, collection.query_ids, collection.queries) == ("NanoMSMARCO", ["q1"], ["one?"])
+    assert (collection.document_ids, collection.documents) == (["d1", "d2"], ["one", "not one"])
+    assert collection.relevant == [{"d1": 1.0}]
     assert named.lengths(f"nanobeir:{name}") == {"query_length": 32, "document_length": 300}
     with pytest.raises(ValueError, match="has no splits; leave out the split 'dev'"):
         named.load(f"nanobeir:{name}", "dev")
@@ -255,7 +143,7 @@ def test_a_directory_like_nanobeirs(nanobeir: Path) -> None:
         named.load(str(nanobeir), None)
 
 
-# -- LongEmbed ---------------------------------------------------------------------------------------------------
+# -- LongEmbed --------------------------------------------------------------------------------------------------------
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, object]]) -> None:
@@ -278,16 +166,15 @@ def longembed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_set_of_longembed(longembed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(named, "_downloaded", lambda *wanted: asked.append(wanted) or longembed)
-    found = named.load("longembed:qmsum", None)
-    assert asked == [("dwzhu/LongEmbed", "qmsum/*.jsonl")]
-    assert (found.name, found.query_ids, found.document_ids) == ("qmsum", ["q1", "q2"], ["d1", "d2"])
-    assert found.relevant == [{"d1": 1.0}, {"d2": 1.0}]
+def test_a_set_of_longembed(longembed: Path) -> None:
+    downloads, download = downloads_of(longembed)
+    collection = named.load("longembed:qmsum", None, download)
+    assert downloads == [("dwzhu/LongEmbed", "qmsum/*.jsonl")]
+    assert (collection.name, collection.query_ids, collection.document_ids) == ("qmsum", ["q1", "q2"], ["d1", "d2"])
+    assert collection.relevant == [{"d1": 1.0}, {"d2": 1.0}]
     assert named.lengths("longembed:qmsum") == {"document_length": 32768}
     with pytest.raises(FileNotFoundError, match="its splits are: none, it is one collection"):
-        named.load("longembed:qmsum", "4096")
+        named.load("longembed:qmsum", "4096", download)
     with pytest.raises(ValueError, match="there is no longembed:hotpotqa; there are longembed:narrativeqa"):
         named.load("longembed:hotpotqa", None)
 
@@ -306,7 +193,7 @@ def test_context_lengths_are_collections_of_their_own(longembed: Path) -> None:
         named.load(str(longembed / "passkey"), "512")
 
 
-def test_rows_of_longembed_that_cannot_be(longembed: Path) -> None:
+def test_bad_rows_and_missing_files_of_longembed_are_named(longembed: Path) -> None:
     write_rows(longembed / "qmsum" / "queries.jsonl", [{"qid": "q1"}])
     with pytest.raises(ValueError, match=r"queries.jsonl, line 1: `text` must be a string, found None"):
         named.load(str(longembed / "qmsum"), None)
@@ -315,7 +202,7 @@ def test_rows_of_longembed_that_cannot_be(longembed: Path) -> None:
         named.load(str(longembed / "qmsum"), None)
 
 
-# -- MS MARCO ----------------------------------------------------------------------------------------------------
+# -- MS MARCO ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -349,19 +236,21 @@ def test_ms_marcos_files(msmarco: Path) -> None:
         named.load(str(msmarco), "test")
 
 
-def test_judgements_of_what_is_not_there(msmarco: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """ArguAna has a few; all of them missing means files that do not belong together."""
+def test_some_missing_texts_are_logged_and_all_missing_is_an_error(
+    msmarco: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ArguAna has a few missing documents. If all are missing, the files do not belong together."""
     qrels = msmarco / "qrels.dev.small.tsv"
     qrels.write_text("10\t0\t7\t1\n10\t0\t1\t1\n10\t0\t8\t0\n11\t0\t9\t1\n12\t0\t2\t1\n13\t0\t0\t0\n")
     (msmarco / "queries.dev.small.tsv").write_text("10\twhat is one\n11\twhat is two\n13\twhat is not\n")
-    found = named.load(str(msmarco), None)
+    collection = named.load(str(msmarco), None)
     assert [message.split(" that ")[0] for message in caplog.messages] == [
         "1 of the 4 judged queries",
         "2 of the 4 relevant documents",
     ]
-    assert found.query_ids == ["10", "11", "13"] and found.relevant == [{"1": 1.0}, {}, {}]
-    assert found.gains == [{"7": 1.0, "1": 1.0, "8": 0.0}, {"9": 1.0}, {"0": 0.0}]
-    assert (found.answerable().query_ids, found.answerable().queries) == (["10"], ["what is one"])
+    assert collection.query_ids == ["10", "11", "13"] and collection.relevant == [{"1": 1.0}, {}, {}]
+    assert collection.gains == [{"7": 1.0, "1": 1.0, "8": 0.0}, {"9": 1.0}, {"0": 0.0}]
+    assert (collection.answerable().query_ids, collection.answerable().queries) == (["10"], ["what is one"])
     for line, message in (
         ("10\t0\t7\t1", r"none of the relevant documents that .*qrels.dev.small.tsv names is there, such as '7'"),
         ("99\t0\t1\t1", r"none of the judged queries that .*qrels.dev.small.tsv names is there, such as '99'"),
@@ -371,7 +260,7 @@ def test_judgements_of_what_is_not_there(msmarco: Path, caplog: pytest.LogCaptur
             named.load(str(msmarco), None)
 
 
-def test_collections_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_collections_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no directory nowhere; give one, or a name such as beir:"):
         named.load("nowhere", None)
     with pytest.raises(FileNotFoundError, match=r"has no corpus.jsonl or corpus.jsonl.gz; is it a directory in BEIR's"):

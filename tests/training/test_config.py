@@ -1,9 +1,13 @@
 """Settings from YAML and the command line, and what is said about mistakes in them."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from colbertz import cli
+from colbertz.errors import UserError
 from colbertz.training import config, recipe
 from colbertz.training.config import SourceConfig, TrainingConfig
 
@@ -83,6 +87,83 @@ def test_a_mistake_in_the_file_is_explained(file: Path, change: str, message: st
         config.load(["--config", str(file)])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model: 3", r"x\.yaml: model is a section and must hold settings, got 3"),
+        ("optim: null", r"x\.yaml: optim is a section and must hold settings, got None"),
+        ("eval: [1]", r"x\.yaml: eval is a section and must hold settings, got \[1\]"),
+        ("seed: {a: 1}", r"seed.*int.*a.*1"),
+        ("data: {train: 3}", r"data\.train.*3"),
+        ("data: {train: [3]}", r"data\.train.*3"),
+        ("data: {train: [{path: x, max_negatives: -1}]}", r"max_negatives must be at least 0, got -1"),
+        ("data: {train: [{negatives: [x]}]}", r"needs a path"),
+        ("optim: {betas: [a, b]}", r"optim\.betas.*float.*a"),
+        ("optim: {lr: .nan}", r"optim\.lr must be positive, got nan"),
+        ("epochs: .inf", r"epochs must be positive and finite, got inf"),
+        ("3: 4", r"x\.yaml: there is no setting 3; valid are output"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_in_the_file_is_a_mistake_of_the_user(file: Path, change: str, message: str) -> None:
+    """For some of them jsonargparse raises TypeError or ValueError, which the command line would show as bugs."""
+    file.write_text(yaml.safe_dump(yaml.safe_load(YAML) | yaml.safe_load(change)))
+    with pytest.raises(UserError, match=message):
+        config.load(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"there is no configuration file 'gone\.yaml'"),
+        (["--config"], r"--config needs the path of a YAML file"),
+        (["--optim.lr", "fast"], r'"optim\.lr": Expected a float\. Got value: fast'),
+        (["--optim.lr"], r"--optim\.lr: expected one argument"),
+        (["--optim.lrr", "1"], r"there is no setting --optim\.lrr; did you mean --optim\.lr\?"),
+        (["fast"], r"expected --key value, got 'fast'"),
+        (["--model", "3"], r'"model"'),
+        (["--data.train", "[{path: x, weight: a}]"], r"data\.train is neither a path nor a valid list"),
+        (["--no_overwrite"], r"there is no setting --no_overwrite"),
+        (["--help=3"], r"help"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(
+    file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    named = str(file) if arguments else "gone.yaml"
+    assert cli.main(["train", "--config", named, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(f"^error: .*{message}", printed.err)
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--config", "configs/demo.yaml", "-h"]])
+def test_help_begins_with_what_to_do_and_goes_through_the_settings(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", *arguments])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    texts = [
+        "--config my.yaml --dry-run",
+        "torchrun",
+        "--optim.lr 1e-4",
+        "colbert-zero.yaml",
+        "--batch_size BATCH_SIZE",
+    ]
+    places = [printed.index(text) for text in texts]
+    assert places == sorted(places)
+    assert printed.index("the model to start from:") < printed.index("--model.init INIT")
+    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.init", "data.train"))
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(YAML.encode() + b"wandb: \xe9\n")
+    with pytest.raises(UserError, match=r"x\.yaml is not valid YAML in UTF-8"):
+        config.load(["--config", str(tmp_path / "x.yaml")])
+
+
 def test_missing_settings_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         config.load(["--config", "nowhere.yaml"])
@@ -94,7 +175,7 @@ def test_missing_settings_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_the_configurations_of_the_project_are_valid() -> None:
-    for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml"):
+    for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml"):
         arguments = ["--config", str(path)]
         assert recipe.runs(arguments) if recipe.is_recipe(arguments) else config.load(arguments)
 

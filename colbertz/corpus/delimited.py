@@ -1,0 +1,127 @@
+"""CSV and TSV with a header: the first row names the columns, and every other row has as many cells.
+
+Quoting is that of Python's `csv` module with `strict=True`: a cell that begins with a double quote ends with one, and
+may hold delimiters, line ends and doubled quotes. Every cell is a string: `NA`, `null` and `007` stay as they are. An
+empty cell is an empty string. A number in the metadata of a document is thus text; filters compare it as a number only
+with `CAST(year AS INTEGER)`.
+"""
+
+import csv
+import io
+from array import array
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colbertz.corpus.lines import name_of, read_lines
+from colbertz.corpus.rows import BadRow, Row
+from colbertz.errors import UserError
+
+if TYPE_CHECKING:
+    import _csv
+
+    from colbertz.corpus.indexed import Content, IndexedRows
+
+# Characters of a cell at most. The module's own limit of 131,072 is too small for a long document. Without any limit, a
+# quote that is never closed would read the rest of the file into memory before it is reported.
+_MAX_CELL = 1 << 24
+
+
+def read(source: str, delimiter: str) -> Iterator[Row]:
+    """The rows of a file in order.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UserError: for a header that names a column twice.
+        BadRow: for a row that is not UTF-8, is quoted wrongly, or has too many or too few cells.
+    """
+    name = name_of(source)
+    records = _records(read_lines(source), delimiter, name)
+    header: list[str] | None = None
+    for cells, line in records:
+        if header is None:
+            header = _checked_header(cells, name)
+        else:
+            where = f"{name}, line {line}"
+            yield Row(_row(header, cells, where), where)
+
+
+def open_rows(path: Path, delimiter: str) -> "IndexedRows":
+    """The rows of a file by index. Opening splits the file into rows once; a row is parsed each time it is read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UserError: for a header that names a column twice, or a file that has no rows or is quoted wrongly.
+    """
+    from colbertz.corpus.indexed import IndexedRows
+
+    name = str(path)
+    first = next(_records(read_lines(name), delimiter, name), None)
+    if first is None:
+        raise UserError(f"{name} holds no rows")
+    header = _checked_header(first[0], name)
+    return IndexedRows(path, partial(_find_records, delimiter, name), partial(_parse, header, delimiter), header)
+
+
+def _records(
+    lines: Iterable[bytes], delimiter: str, name: str, encoding: str = "utf-8"
+) -> Iterator[tuple[list[str], int]]:
+    """The cells of each record that is not a blank line, and the number of the line where the record begins."""
+    reader = _reader((line.removeprefix(BOM_UTF8).decode(encoding) for line in lines), delimiter)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except UnicodeDecodeError as error:
+            raise BadRow(f"{name}, line {reader.line_num + 1}: not UTF-8: {error}") from error
+        except csv.Error as error:
+            raise BadRow(f"{name}, line {line}: the row that begins here is quoted wrongly: {error}") from error
+        if cells:
+            yield cells, line
+
+
+def _reader(lines: Iterable[str], delimiter: str) -> "_csv.Reader":
+    # There is one limit for the whole process. It is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _checked_header(cells: list[str], name: str) -> list[str]:
+    twice = next((cell for index, cell in enumerate(cells) if cell in cells[:index]), None)
+    if twice is not None:
+        raise UserError(f"{name}: the first row must name the columns, and it names {twice!r} twice")
+    return cells
+
+
+def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise BadRow(f"{where}: expected {len(header)} cells, as in the header, found {len(cells)}")
+    return dict(zip(header, cells))
+
+
+def _find_records(delimiter: str, name: str, content: "Content") -> tuple[array, array]:
+    """Where each row but the header begins, and the number of its first line; for `IndexedRows`."""
+    starts, numbers, offsets = array("q"), array("q"), array("q", [0])
+
+    def lines() -> Iterator[bytes]:
+        for line in io.BytesIO(content) if isinstance(content, bytes) else iter(content.readline, b""):
+            offsets.append(offsets[-1] + len(line))
+            yield line
+
+    # Latin-1 decodes any bytes: a row that is not UTF-8 is an error when it is read, as in JSON lines.
+    for _, number in _records(lines(), delimiter, name, "latin-1"):
+        starts.append(offsets[number - 1])
+        numbers.append(number)
+    return starts[1:], numbers[1:]
+
+
+def _parse(header: list[str], delimiter: str, record: bytes, where: str) -> dict[str, Any]:
+    try:
+        text = record.decode()
+    except UnicodeDecodeError as error:
+        raise BadRow(f"{where}: not UTF-8: {error}") from error
+    return _row(header, next(_reader([text], delimiter)), where)

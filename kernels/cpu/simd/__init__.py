@@ -1,0 +1,20 @@
+"""The inner loops of the CPU search that a compiler does not vectorise well by itself, written in LLVM IR for numba.
+
+    llvm.py      block sizes, the processor's features, and short forms of LLVM's instructions
+    dot.py       products of document tokens and query tokens: `dot_rows`, `raise_best`, `raise_best_float`
+    decode.py    packed codes to bytes: `decode_16`
+    rows.py      maxima over rows of a table: `max_rows`; and `prefetch`
+
+Each function is a numba intrinsic: it is called from a `@numba.njit` function and inlined there. No C compiler is
+needed, because numba includes LLVM. Instructions are chosen for the processor that numba compiles for, so
+NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change them; the results are the same integers on every processor.
+
+Legend: a block is COLUMNS query tokens; a group is 4 dimensions, which one lane multiplies and adds at once.
+"""
+
+from .decode import decode_16
+from .dot import dot_rows, raise_best, raise_best_float
+from .llvm import COLUMNS, ROWS
+from .rows import max_rows, prefetch
+
+__all__ = ["COLUMNS", "ROWS", "decode_16", "dot_rows", "max_rows", "prefetch", "raise_best", "raise_best_float"]
