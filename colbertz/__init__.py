@@ -6,10 +6,13 @@ The names below load on first use, so that `import colbertz` and the command lin
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from colbertz.document import Document as Document
+    from colbertz.index import Hit as Hit
     from colbertz.index import Index as Index
+    from colbertz.index import SearchOptions as SearchOptions
     from colbertz.maxsim import maxsim as maxsim
     from colbertz.maxsim import maxsim_candidates as maxsim_candidates
     from colbertz.maxsim import quantised as quantised
@@ -19,32 +22,50 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# The module in which each public name is defined.
 _HOMES = {
     "ColBERT": "colbertz.models",
+    "Document": "colbertz.document",
+    "Hit": "colbertz.index",
     "Index": "colbertz.index",
     "Ragged": "colbertz.ragged",
+    "SearchOptions": "colbertz.index",
     "Searcher": "colbertz.searcher",
     "maxsim": "colbertz.maxsim",
     "maxsim_candidates": "colbertz.maxsim",
     "quantised": "colbertz.maxsim",
 }
-__all__ = ["ColBERT", "Index", "Ragged", "Searcher", "__version__", "maxsim", "maxsim_candidates", "quantised"]
+__all__ = [
+    "ColBERT",
+    "Document",
+    "Hit",
+    "Index",
+    "Ragged",
+    "SearchOptions",
+    "Searcher",
+    "__version__",
+    "maxsim",
+    "maxsim_candidates",
+    "quantised",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'colbertz' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # type checkers would take a module with __getattr__ to have every name, misspelt ones too
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'colbertz' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the module colbertz.maxsim makes Python set the attribute `maxsim` to the module;
-        # the function is what the name stands for.
+    def __setattr__(self, name: str, value: object) -> None:
+        # When the module colbertz.maxsim is imported, Python sets the attribute `maxsim` of this package to that
+        # module. The public name `maxsim` is the function in it.
         if name in _HOMES and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)

@@ -1,25 +1,27 @@
-"""`Searcher`: a model and an index together, so that texts go in and hits come out."""
+"""`Searcher`: a model and an index together. Texts go in and hits come out."""
 
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 
 from colbertz.errors import UserError
-from colbertz.index import Hit, Index
+from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
+from colbertz.index.search.options import with_overrides
 from colbertz.models import ColBERT, Tokens
-from colbertz.models.checkpoint.assemble import PACKAGED
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
 from colbertz.ragged import Ragged
 
-# What a model makes of this text is its fingerprint: a few numbers that no other model, no retrained one and no changed
-# prompt or prefix reproduces, whatever files or dtype the model is loaded from.
+# A model's fingerprint is the mean of the embeddings that it makes of this text. Another model, a retrained one or a
+# changed prompt or prefix gives other numbers; other files or another dtype of the same model give nearly the same.
 _PROBE = "Late interaction compares every token of a query with every token of a document."
-_SAME_MODEL = 0.999  # cosine; bfloat16 weights give more than 0.9999
+# Least cosine of two fingerprints of the same model; bfloat16 weights give more than 0.9999.
+_SAME_MODEL = 0.999
 
 # Documents encoded before their embeddings are written: 2048 × 180 tokens of 128 numbers are 190 MB.
 _DOCUMENTS_AT_ONCE = 2048
@@ -35,7 +37,7 @@ class Match:
 
 
 class Searcher:
-    """Searches an index by text.
+    """Searches an index by text. Threads may share a `Searcher`.
 
     Attributes:
         model: embeds the queries.
@@ -43,10 +45,10 @@ class Searcher:
     """
 
     def __init__(self, model: ColBERT, index: Index) -> None:
-        """Join the two.
+        """Join a model and an index.
 
         Raises:
-            ValueError: if the index was not built with this model.
+            UserError: if the index was not built with this model.
         """
         if model.embedding_dim != index.embedding_dim:
             raise UserError(
@@ -81,11 +83,11 @@ class Searcher:
             model: used instead of the one that the index names: a model, its directory or a hub id.
             device: where a model is loaded to; None for CUDA where there is one.
             dtype: of a loaded model's weights.
-            backend: what a loaded model runs in, see `ColBERT.from_pretrained`.
+            backend: runs a loaded model, see `ColBERT.from_pretrained`.
 
         Raises:
-            FileNotFoundError: if the index or its model is not there.
-            ValueError: if the index is damaged, names no model, or was built with another one.
+            FileNotFoundError: if the index or its model is missing.
+            UserError: if the index is damaged, names no model, or was built with another one.
         """
         index = Index.open(path)
         if not isinstance(model, ColBERT):
@@ -112,11 +114,12 @@ class Searcher:
         location: str | Path | None = None,
         overwrite: bool = False,
         index_device: str | None = None,
+        documents_at_once: int = _DOCUMENTS_AT_ONCE,
     ) -> "Searcher":
         """Encode `texts`, write an index of them to `path` and open it.
 
-        The texts, ids and metadata may be generators: a few thousand documents are in memory at a time. A build that is
-        killed goes on where it was when it is called again in the same way; what was encoded is not encoded again.
+        The texts, ids and metadata may be generators: a few thousand documents are in memory at a time. A build that
+        was killed continues when it is called again in the same way; what was encoded is not encoded again.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -124,25 +127,26 @@ class Searcher:
             texts: the documents.
             ids, metadata, nbits, seed, overwrite: as for `Index.build`.
             pool_factor, batch_tokens, devices, show_progress: as for `ColBERT.encode_document`.
-            location: where a model given in memory can be loaded from, for the index to name; if it names none,
-                `Searcher.open` has to be told.
+            location: where a model given in memory can be loaded from; the index stores it. Without it,
+                `Searcher.open` needs the argument `model`.
             index_device: the `device` of `Index.build`.
+            documents_at_once: how many documents are encoded before their embeddings are written.
 
         Raises:
-            ValueError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
+            UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a list or another iterable of strings, got one string")
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
-        # One copy of the stream is encoded, the other stored; neither is ever more than a chunk behind.
+        # One copy of the stream is encoded, the other stored; neither is more than a chunk behind the other.
         encoded, stored = itertools.tee(texts)
         num_truncated = 0
 
         def embeddings(first: int) -> Iterator[Ragged]:
             nonlocal num_truncated
             rest = itertools.islice(encoded, first, None)
-            while chunk := list(itertools.islice(rest, _DOCUMENTS_AT_ONCE)):
+            while chunk := list(itertools.islice(rest, documents_at_once)):
                 part = model.encode(
                     chunk,
                     "document",
@@ -175,30 +179,41 @@ class Searcher:
         return cls(model, index)
 
     @overload
-    def search(self, queries: str, k: int = 10, *, hybrid: bool = False, **options: Any) -> list[Hit]: ...
-    @overload
-    def search(self, queries: list[str], k: int = 10, *, hybrid: bool = False, **options: Any) -> list[list[Hit]]: ...
     def search(
-        self, queries: str | list[str], k: int = 10, *, hybrid: bool = False, **options: Any
+        self, queries: str, k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self, queries: list[str], k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
+    ) -> list[list[Hit]]: ...
+    def search(
+        self,
+        queries: str | list[str],
+        k: int = 10,
+        options: SearchOptions | None = None,
+        **overrides: Unpack[SearchKeywords],
     ) -> list[Hit] | list[list[Hit]]:
         """The best `k` documents for a query, or a list of them for each of several queries.
 
         Args:
             queries: one or several.
-            k: hits a query.
-            hybrid: fuse MaxSim with BM25 over the texts.
-            **options: those of `Index.search`, such as `where` and `subset`; with `hybrid` of `Index.search_hybrid`.
+            k: hits for each query.
+            options: how to search, and among which documents.
+            **overrides: fields of `SearchOptions` by name, such as `where` and `subset`, in place of those of
+                `options`.
 
         Raises:
-            ValueError, KeyError: as `Index.search`.
-            TypeError: if a query is not a string.
+            UserError, UnknownDocument: as `Index.search` and `Index.search_hybrid`.
+            TypeError: if a query is not a string, or a keyword is not a field of `SearchOptions`.
         """
-        if isinstance(queries, str):
-            return self.search([queries], k, hybrid=hybrid, **options)[0]
-        embeddings = self.model.encode_query(queries, show_progress=False)
-        if hybrid:
-            return self.index.search_hybrid(embeddings, queries, k, **options)
-        return self.index.search(embeddings, k, **options)
+        chosen = with_overrides(options, overrides)
+        texts = [queries] if isinstance(queries, str) else queries
+        embeddings = self.model.encode_query(texts, show_progress=False)
+        if chosen.hybrid:
+            hits = self.index.search_hybrid(embeddings, texts, k, chosen)
+        else:
+            hits = self.index.search(embeddings, k, chosen)
+        return hits[0] if isinstance(queries, str) else hits
 
     def add(
         self,
@@ -218,42 +233,79 @@ class Searcher:
             pool_factor, show_progress: as for `ColBERT.encode_document`.
 
         Raises:
-            ValueError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
+            UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string")
-        embeddings = self.model.encode_document(list(texts), pool_factor=pool_factor, show_progress=show_progress)
+        embeddings = self._encode(texts, pool_factor, show_progress)
         self.index.add(embeddings, ids=ids, texts=texts, metadata=metadata, on_duplicate=on_duplicate)
 
-    def explain(self, query: str, id: str) -> list[Match]:
-        """How the score of a document for a query comes about: the best match of each query token.
+    def update(
+        self,
+        texts: Sequence[str],
+        *,
+        ids: Sequence[str],
+        metadata: Sequence[dict[str, Any]] | None = None,
+        pool_factor: int = 1,
+        show_progress: bool | None = None,
+    ) -> None:
+        """Encode texts and put them in place of documents that the index has, all at once.
+
+        Args:
+            texts: the new texts.
+            ids: the id of the document that each text replaces.
+            metadata: the new metadata; without it, the documents have none.
+            pool_factor, show_progress: as for `ColBERT.encode_document`.
 
         Raises:
-            KeyError: if there is no such document.
-            ValueError: if the document's tokens cannot be told, because its text is not stored or it was pooled.
+            UnknownDocument: if an id is not in the index; nothing has changed then.
+            UserError, TypeError, BlockingIOError: as `Index.update`.
+        """
+        embeddings = self._encode(texts, pool_factor, show_progress)
+        self.index.update(embeddings, ids=ids, texts=texts, metadata=metadata)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents; returns how many. See `Index.delete`."""
+        return self.index.delete(ids)
+
+    def refresh(self) -> bool:
+        """Use what other processes have written since; returns whether there was anything. See `Index.refresh`."""
+        return self.index.refresh()
+
+    def _encode(self, texts: Sequence[str], pool_factor: int, show_progress: bool | None) -> Ragged:
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of strings, got one string")
+        return self.model.encode_document(list(texts), pool_factor=pool_factor, show_progress=show_progress)
+
+    def explain(self, query: str, doc_id: str) -> list[Match]:
+        """The best match of each query token in a document: the score is the sum of theirs.
+
+        Raises:
+            UnknownDocument: if the id is not in the index.
+            UserError: if the document's tokens are not known, because its text is not stored or it was pooled.
         """
         [embeddings] = self.model.encode_query([query], show_progress=False)
-        scores, document = self.index.token_scores(embeddings, id), self.index.get(id)
-        words = self._words(self.model.tokenizer.queries([query]))
+        # A second `Index` on the same snapshot: a refresh between the two calls must not change the document.
+        index = Index(self.index.path, self.index.snapshot)
+        scores, document = index.token_scores(embeddings, doc_id), index.get(doc_id)
+        query_words = self._words(self.model.tokenizer.queries([query]))
         if document.text is None:
-            raise UserError(f"document {id!r} was added without its text, so its tokens have no names")
-        found = self._words(self.model.tokenizer.documents([document.text]))
-        if scores.shape[1] != len(found):
+            raise UserError(f"document {doc_id!r} was added without its text, so its tokens have no names")
+        document_words = self._words(self.model.tokenizer.documents([document.text]))
+        if scores.shape[1] != len(document_words):
             raise UserError(
-                f"document {id!r} has {scores.shape[1]} embeddings and its text {len(found)} tokens:"
+                f"document {doc_id!r} has {scores.shape[1]} embeddings and its text {len(document_words)} tokens:"
                 " it was pooled, or encoded with other lengths"
             )
         best = scores.max(1)
         return [
-            Match(word, found[place], score)
-            for word, place, score in zip(words, best.indices.tolist(), best.values.tolist())
+            Match(word, document_words[position], score)
+            for word, position, score in zip(query_words, best.indices.tolist(), best.values.tolist())
         ]
 
     def _words(self, tokens: Tokens) -> list[str]:
-        """The scored tokens of one text, as a person would write them; special ones by their names."""
-        ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
+        """The scored tokens of one text, decoded; special tokens by their names."""
+        token_ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
         backend = self.model.tokenizer.backend
-        return [backend.decode([id]).strip() or str(backend.id_to_token(id)) for id in ids.tolist()]
+        return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
 
 
 def _fingerprint(model: ColBERT) -> list[float]:
@@ -262,7 +314,7 @@ def _fingerprint(model: ColBERT) -> list[float]:
 
 
 def _location(model: str | Path, index: Path) -> str:
-    """How the index names its model: relative where they lie side by side, so that both can be moved together."""
+    """How the index names its model: by a relative path if both are in one folder, which can then be moved."""
     folder, root = Path(model).expanduser().resolve(), index.expanduser().resolve()
     if str(model) == PACKAGED or not folder.is_dir():
         return str(model)
@@ -273,15 +325,16 @@ def _location(model: str | Path, index: Path) -> str:
 
 
 def _model_of(index: Index) -> str | Path:
-    named = index.model
-    if named is None:
+    """Where the model of an index can be loaded from: a folder, or a hub id."""
+    model = index.model
+    if model is None:
         raise UserError(f"{index.path} does not say which model it was built with; give it as model= (--model)")
-    folder = index.path / named
-    if named.startswith((".", "/")):
+    folder = index.path / model
+    if model.startswith((".", "/")):
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{index.path} was built with the model in {folder.resolve()}, which is not there;"
                 " say where it is now with model= (--model)"
             )
         return folder.resolve()
-    return named
+    return model

@@ -29,12 +29,12 @@ def test_search_is_encoding_and_index_search(checkpoint: Path, tmp_path: Path) -
 
 
 def test_texts_that_are_cut_are_counted_once_for_all_parts(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 2)
     model = ColBERT.from_pretrained(checkpoint, document_length=32)
     long = "a word and another " * 20
-    Searcher.build(tmp_path / "index", model, [long, "short", long, long, "short", long], show_progress=False)
+    texts = [long, "short", long, long, "short", long]
+    Searcher.build(tmp_path / "index", model, texts, show_progress=False, documents_at_once=2)
     assert [record.getMessage() for record in caplog.records] == ["4 texts were cut to 32 tokens (document_length)"]
     caplog.clear()
 
@@ -43,7 +43,7 @@ def test_texts_that_are_cut_are_counted_once_for_all_parts(
         raise ValueError("the disk is gone")
 
     with pytest.raises(ValueError, match="the disk is gone"):
-        Searcher.build(tmp_path / "other", model, failing(), show_progress=False)
+        Searcher.build(tmp_path / "other", model, failing(), show_progress=False, documents_at_once=2)
     assert [record.getMessage() for record in caplog.records] == ["2 texts were cut to 32 tokens (document_length)"]
     caplog.clear()
     model.encode_document([long])
@@ -83,7 +83,6 @@ def test_explain_sums_up_to_the_score(checkpoint: Path, tmp_path: Path) -> None:
 def test_an_interrupted_build_encodes_only_the_rest(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 1)
     monkeypatch.setattr("colbertz.index.write.build.CHUNK_TOKENS", 40)
     model, encoded = ColBERT.from_pretrained(checkpoint), []
     encode = model.encode
@@ -97,11 +96,11 @@ def test_an_interrupted_build_encodes_only_the_rest(
 
     monkeypatch.setattr(model, "encode", partial(counting, stop_at=12))
     with pytest.raises(KeyboardInterrupt):
-        Searcher.build(tmp_path / "index", model, ORDINARY)
+        Searcher.build(tmp_path / "index", model, ORDINARY, documents_at_once=1)
     first = list(encoded)
     encoded.clear()
     monkeypatch.setattr(model, "encode", counting)
-    resumed = Searcher.build(tmp_path / "index", model, ORDINARY)
+    resumed = Searcher.build(tmp_path / "index", model, ORDINARY, documents_at_once=1)
     assert len(encoded) < len(ORDINARY), "what was stored is not encoded again"
     assert encoded[-1] == ORDINARY[-1]
     assert len(first) > 3
@@ -112,10 +111,7 @@ def test_an_interrupted_build_encodes_only_the_rest(
         assert [(hit.id, hit.text) for hit in hits] == [(hit.id, hit.text) for hit in others]
 
 
-def test_texts_ids_and_metadata_may_be_generators(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("colbertz.searcher._DOCUMENTS_AT_ONCE", 3)
+def test_texts_ids_and_metadata_may_be_generators(checkpoint: Path, tmp_path: Path) -> None:
     whole = Searcher.build(tmp_path / "whole", checkpoint, ORDINARY)
     streamed = Searcher.build(
         tmp_path / "streamed",
@@ -123,6 +119,7 @@ def test_texts_ids_and_metadata_may_be_generators(
         iter(ORDINARY),
         ids=(f"id{i}" for i in range(len(ORDINARY))),
         metadata=({"line": i} for i in range(len(ORDINARY))),
+        documents_at_once=3,
     )
     expected, hits = whole.search("late interaction", k=20), streamed.search("late interaction", k=20)
     assert [hit.text for hit in hits] == [hit.text for hit in expected]

@@ -1,8 +1,9 @@
-"""Count the instructions in the loops of a kernel's machine code for an H100, for docs/kernels.md; needs no GPU.
+"""Count the instructions in the loops of a kernel's machine code for an H100 (docs/kernels.md). Needs no GPU.
 
     python tools/count_instructions.py "residuals of 4 bits" residual_maxsim_kernel [part of a configuration]
 
-The first argument names a call in tests/kernels/launches.py. A loop's count holds those of the loops inside it.
+The first argument names a call in tests/kernels/launches.py. The count of a loop
+includes the loops inside it.
 """
 
 import os
@@ -29,15 +30,15 @@ from colbertz.kernels.triton import tuning
 TARGET = "sm_90"
 
 
-def machine_code(launch: str, name: str, wanted: str) -> Iterator[str]:
-    """The disassembly of each launch of the kernel, in the first configuration whose description holds `wanted`."""
+def machine_code(launch: str, name: str, part: str) -> Iterator[str]:
+    """The disassembly of each launch of the kernel, in the first configuration whose description contains `part`."""
     tuning.on_amd = lambda: False
     tuning.shared_memory = lambda: compilation.SHARED_MEMORY[TARGET]
     for kernel, arguments in compilation.recorded(LAUNCHES[launch]):
         function = kernel.fn if isinstance(kernel, Autotuner) else kernel
         if function.__name__ != name:
             continue
-        config = next(c for c in compilation.configurations(kernel, arguments) if wanted in str(c))
+        config = next(c for c in compilation.configurations(kernel, arguments) if part in str(c))
         source = ASTSource(function, *compilation.signature(function, {**arguments, **config.kwargs}))
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         binary = triton.compile(source, target=compilation.TARGETS[TARGET], options=options)
@@ -50,10 +51,10 @@ def machine_code(launch: str, name: str, wanted: str) -> Iterator[str]:
 
 
 def loops(code: str) -> list[Counter[str]]:
-    """How often each instruction stands in each loop, inner loops first."""
+    """The number of times that each instruction occurs in each loop, inner loops first."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
-    found = []
+    counts = []
     for line in code.splitlines():
         if label := re.match(r"(\.L_\w+):", line):
             labels[label[1]] = len(instructions)
@@ -61,8 +62,8 @@ def loops(code: str) -> list[Counter[str]]:
             instructions.append(match[1])
             target = re.search(r"BRA.*`\((\.L_\w+)\)", line)
             if target and target[1] in labels:
-                found.append(Counter(instructions[labels[target[1]] :]))
-    return [loop for loop in found if loop.total() > 5]
+                counts.append(Counter(instructions[labels[target[1]] :]))
+    return [loop for loop in counts if loop.total() > 5]
 
 
 def main() -> None:

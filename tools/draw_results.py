@@ -1,6 +1,6 @@
-"""Draw what was measured, from benchmarks/results into docs/images: python tools/draw_results.py
+"""Draw the charts in docs/images from the files in benchmarks/results: `python tools/draw_results.py`.
 
-A picture whose results are not there yet is passed over. A test compares the pictures with the results.
+A chart whose results are missing is skipped. A test compares the charts with the results.
 """
 
 import json
@@ -13,9 +13,12 @@ from typing import Any
 from svg import IMAGES, LINE, OTHER, PALE, STRONG, WIDTH, Axis, dashes, dot, picture, polyline, stroke, text
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
-RULE, QUIET = "#e2e8f0", "#64748b"
-FULL, BASELINE, MEASURE = "all three", "BM25", "nDCG@10"
-# The stages of the full recipe; what their loss and their accuracy are.
+RULE = "#e2e8f0"  # the colour of grid lines
+QUIET = "#64748b"  # the colour of labels that matter less
+FULL = "all three"  # the contender with all stages
+BASELINE = "BM25"
+MEASURE = "nDCG@10"
+# Each stage of the full recipe, with descriptions of its loss and of its accuracy.
 STAGES = {
     "unsupervised": ("contrastive loss", "accuracy: own document first"),
     "supervised": ("contrastive loss", "accuracy: own document first"),
@@ -24,20 +27,21 @@ STAGES = {
 Row = dict[str, Any]
 
 
-def x_axis(axis: Axis, top: float, bottom: float, most: int = 5) -> list[str]:
-    """Rules at round values, with the values below."""
+def x_axis(axis: Axis, top: float, bottom: float, max_ticks: int = 5) -> list[str]:
+    """Vertical grid lines at round values, with the values below."""
     parts = []
-    for value, said in axis.ticks(most):
+    for value, label in axis.ticks(max_ticks):
         parts.append(stroke(axis(value), top, axis(value), bottom, RULE))
-        parts.append(text(axis(value), bottom + 14, said, "small", "middle", QUIET))
+        parts.append(text(axis(value), bottom + 14, label, "small", "middle", QUIET))
     return parts
 
 
-def y_axis(axis: Axis, left: float, right: float, most: int = 5) -> list[str]:
+def y_axis(axis: Axis, left: float, right: float, max_ticks: int = 5) -> list[str]:
+    """Horizontal grid lines at round values, with the values on the left."""
     parts = []
-    for value, said in axis.ticks(most):
+    for value, label in axis.ticks(max_ticks):
         parts.append(stroke(left, axis(value), right, axis(value), RULE))
-        parts.append(text(left - 6, axis(value) + 3.5, said, "small", "end", QUIET))
+        parts.append(text(left - 6, axis(value) + 3.5, label, "small", "end", QUIET))
     return parts
 
 
@@ -60,7 +64,7 @@ def colour_of(contender: str) -> str:
 
 
 def interval(row: Row, axis: Axis, y: float, right: float) -> list[str]:
-    """The mean, its interval, a mark below for each seed, and the mean as a number."""
+    """The mean as a dot and as a number, its interval, and a mark below for each seed."""
     colour, mean, low, high = colour_of(row["contender"]), row[MEASURE], axis(row["low"]), axis(row["high"])
     marks = [stroke(axis(seed), y + 5.5, axis(seed), y + 9.5, colour) for seed in row["seeds"] if len(row["seeds"]) > 1]
     marks += [stroke(x, y - 3.5, x, y + 3.5, colour, 1.5) for x in (low, high)]
@@ -69,23 +73,24 @@ def interval(row: Row, axis: Axis, y: float, right: float) -> list[str]:
     return [*marks, text(right, y + 4, f"{mean:.3f}", style, "end", colour)]
 
 
-def panel(title: str, rows: dict[str, Row], places: dict[str, float], left: float, right: float) -> list[str]:
-    """One collection; `places` has the height of every contender."""
-    top, bottom, end = min(places.values()) - 14, max(places.values()) + 16, right - 44
+def panel(title: str, rows: dict[str, Row], heights: dict[str, float], left: float, right: float) -> list[str]:
+    """The chart of one collection; `heights` has the y coordinate of every contender."""
+    top, bottom, end = min(heights.values()) - 14, max(heights.values()) + 16, right - 44
     axis = Axis.around(
         [value for row in rows.values() for value in (row["low"], row["high"], *row["seeds"])], left, end
     )
     parts = [text(left, top - 8, title, "bold"), *x_axis(axis, top, bottom)]
-    parts += [stroke(left, y, end, y, PALE) for y in places.values()]
+    parts += [stroke(left, y, end, y, PALE) for y in heights.values()]
     if BASELINE in rows:
-        at = axis(rows[BASELINE][MEASURE])
-        parts.append(dashes(at, top, at, bottom, OTHER))
+        x = axis(rows[BASELINE][MEASURE])
+        parts.append(dashes(x, top, x, bottom, OTHER))
     for contender, row in rows.items():
-        parts += interval(row, axis, places[contender], right)
+        parts += interval(row, axis, heights[contender], right)
     return parts
 
 
 def legend(y: float, seeds: bool) -> list[str]:
+    """What the marks mean; `seeds` says whether there are marks for seeds."""
     marks = [stroke(x, y - 3.5, x, y + 3.5, LINE, 1.5) for x in (16, 40)] + [stroke(16, y, 40, y, LINE, 1.5)]
     marks += [dot(28, y, LINE, 3), text(48, y + 4, "mean and its 95 % interval over queries", "small")]
     marks += [dashes(290, y - 7, 290, y + 7, OTHER), text(298, y + 4, "BM25's mean", "small")]
@@ -95,17 +100,17 @@ def legend(y: float, seeds: bool) -> list[str]:
 
 
 def recipe(results: dict[str, Any]) -> str:
-    """What each stage is worth: a panel for each collection, two beside each other, which share their labels."""
+    """The value of each stage: a panel for each collection, two side by side, which share their labels."""
     panels = list(panels_of(results["rows"]).items())
     wrapped = {contender: textwrap.wrap(contender, 36) for _, rows in panels for contender in rows}
-    left, gap, y = 28 + 6 * max(len(line) for said in wrapped.values() for line in said), 24, 48.0
+    left, gap, y = 28 + 6 * max(len(line) for label in wrapped.values() for line in label), 24, 48.0
     width = (WIDTH - 16 - left - gap) / 2
     parts: list[str] = []
     for first in range(0, len(panels), 2):
-        pair, places = panels[first : first + 2], {}
+        pair, heights = panels[first : first + 2], {}
         y += 28
         for contender in dict.fromkeys(contender for _, rows in pair for contender in rows):
-            places[contender] = y + 7 * (len(wrapped[contender]) - 1)
+            heights[contender] = y + 7 * (len(wrapped[contender]) - 1)
             style = "small bold" if contender == FULL else "small"
             for line in wrapped[contender]:
                 parts.append(text(left - 12, y + 4, line, style, "end", colour_of(contender)))
@@ -113,14 +118,14 @@ def recipe(results: dict[str, Any]) -> str:
             y += 8
         for column, (title, rows) in enumerate(pair):
             start = left + column * (width + gap)
-            parts += panel(title, rows, places, start, start + width)
+            parts += panel(title, rows, heights, start, start + width)
         y += 26
     parts += legend(y + 4, any(len(row["seeds"]) > 1 for row in results["rows"]))
     return picture(int(y + 26), "What each stage is worth: nDCG@10, exact search", parts)
 
 
 def curve(rows: Sequence[Row], key: str, steps: Axis, axis: Axis, colour: str) -> list[str]:
-    """A thick line for the mean, and beneath it one for each seed where there are several."""
+    """A thick line for the mean and, if there are several seeds, a thin line for each below it."""
     seeds = [polyline(zip(map(steps, row["step"]), map(axis, row[key])), colour, 1, 0.45) for row in rows]
     mean = [sum(values) / len(rows) for values in zip(*(row[key] for row in rows))]
     thick = polyline(zip(map(steps, rows[0]["step"]), map(axis, mean)), colour, 2.5)
@@ -128,7 +133,7 @@ def curve(rows: Sequence[Row], key: str, steps: Axis, axis: Axis, colour: str) -
 
 
 def recipe_curves(results: dict[str, Any]) -> str:
-    """Loss, and below it accuracy, over the steps of each stage."""
+    """Loss and, below it, accuracy over the steps of each stage."""
     stages = {stage: [row for row in results["rows"] if row["stage"] == stage] for stage in STAGES}
     present = {stage: rows for stage, rows in stages.items() if rows}
     bottom, width = 352, (WIDTH - 16) / len(present)
@@ -137,16 +142,16 @@ def recipe_curves(results: dict[str, Any]) -> str:
         left, right = 46 + width * i, 2 + width * (i + 1)
         parts.append(text(left, 52, f"Stage {i + 1}: {stage}", "bold"))
         steps = Axis(0, max(max(row["step"]) for row in rows), left, right)
-        for key, said, top, low, colour in (
+        for key, label, top, low, colour in (
             ("loss", STAGES[stage][0], 90, 226, STRONG),
             ("accuracy", STAGES[stage][1], 262, bottom, OTHER),
         ):
             values = [value for row in rows for value in row[key]]
             log = key == "loss" and max(values) > 8 * min(values) > 0
             axis = Axis.around(values, low, top, log)
-            parts.append(text(left, top - 9, f"{said}, log scale" if log else said, "small", fill=colour))
+            parts.append(text(left, top - 9, f"{label}, log scale" if log else label, "small", fill=colour))
             parts += [*y_axis(axis, left, right), *curve(rows, key, steps, axis, colour), stroke(left, low, right, low)]
-        parts += [text(steps(at), bottom + 14, said, "small", "middle", QUIET) for at, said in steps.ticks(4)]
+        parts += [text(steps(step), bottom + 14, label, "small", "middle", QUIET) for step, label in steps.ticks(4)]
         parts.append(text((left + right) / 2, bottom + 30, "steps", "small", "middle", QUIET))
     seeds = len({row["seed"] for row in results["rows"]})
     if seeds > 1:
@@ -158,20 +163,29 @@ def recipe_curves(results: dict[str, Any]) -> str:
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
-    """The settings that no quicker one beats in recall, by time."""
-    found: list[Row] = []
+    """The settings whose recall no faster setting exceeds, fastest first."""
+    best_rows: list[Row] = []
     for row in sorted(rows, key=lambda row: row["ms"]):
-        if not found or row["recall@10"] >= found[-1]["recall@10"]:
-            found.append(row)
-    return found
+        if not best_rows or row["recall@10"] >= best_rows[-1]["recall@10"]:
+            best_rows.append(row)
+    return best_rows
 
 
-def label_at(x: float, y: float, said: str, taken: list[tuple[float, float, float, float]]) -> tuple[float, float, str]:
-    """Where a point's label meets no point and no label so far; its box joins those `taken`."""
-    width = 5.8 * len(said)
-    places = ((8, 14, "start"), (-8, -7, "end"), (9, 4, "start"), (-9, 4, "end"), (0, -11, "middle"), (0, 20, "middle"))
+def label_at(
+    x: float, y: float, label: str, taken: list[tuple[float, float, float, float]]
+) -> tuple[float, float, str]:
+    """Position and anchor of a point's label, away from the boxes in `taken`; the label's box is added to them."""
+    width = 5.8 * len(label)
+    offsets = (
+        (8, 14, "start"),
+        (-8, -7, "end"),
+        (9, 4, "start"),
+        (-9, 4, "end"),
+        (0, -11, "middle"),
+        (0, 20, "middle"),
+    )
     shift = {"start": 0.0, "end": width, "middle": width / 2}
-    for dx, dy, anchor in places:
+    for dx, dy, anchor in offsets:
         left, top = x + dx - shift[anchor], y + dy - 10
         inside = left > 56 and left + width < WIDTH - 16
         if inside and not any(
@@ -183,35 +197,35 @@ def label_at(x: float, y: float, said: str, taken: list[tuple[float, float, floa
 
 
 def recall_latency(results: dict[str, Any]) -> str:
-    """Recall over milliseconds a query: a line through each system's best settings, all of them labelled."""
+    """Recall over milliseconds a query: a point for each setting, and a line through the best of each system."""
     rows, about = results["rows"], results["machine"]
     left, right, top, bottom = 60, WIDTH - 30, 62, 330
     powers = [math.log10(row["ms"]) for row in rows]
     first, last = math.floor(min(powers)), math.floor(max(powers)) + 1
     across = Axis(10.0**first, 10.0**last, left, right, log=True)
     up = Axis.around([row["recall@10"] for row in rows], bottom - 12, top + 12)
-    at = {id(row): (across(row["ms"]), up(row["recall@10"])) for row in rows}
+    points = {id(row): (across(row["ms"]), up(row["recall@10"])) for row in rows}
     parts = [*x_axis(across, top, bottom, 12), *y_axis(up, left, right, 8), stroke(left, bottom, right, bottom)]
     parts.append(text((left + right) / 2, bottom + 32, "milliseconds a query, median, logarithmic", "small", "middle"))
     parts.append(text(16, top - 10, "recall@10", "small"))
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at.values()]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points.values()]
     systems = dict.fromkeys(row["system"] for row in rows)
     for system, colour in zip(systems, (STRONG, OTHER, "#0f766e", LINE)):
-        own = [row for row in rows if row["system"] == system]
-        parts.append(polyline([at[id(row)] for row in best(own)], colour))
-        for row in sorted(own, key=lambda row: row["setting"] != "default"):
-            x, y = at[id(row)]
+        of_system = [row for row in rows if row["system"] == system]
+        parts.append(polyline([points[id(row)] for row in best(of_system)], colour))
+        for row in sorted(of_system, key=lambda row: row["setting"] != "default"):
+            x, y = points[id(row)]
             default = row["setting"] == "default"
             parts.append(dot(x, y, colour, 6.5 if default else 4))
-            said = f"{system}, default" if default else row["setting"]
-            x, y, anchor = label_at(x, y, said, taken)
-            parts.append(text(x, y, said, "bold" if default else "small", anchor, colour))
+            label = f"{system}, default" if default else row["setting"]
+            x, y, anchor = label_at(x, y, label, taken)
+            parts.append(text(x, y, label, "bold" if default else "small", anchor, colour))
     title = f"Recall and time of one query: {about['documents']:,} documents, {about['cores']} cores"
     return picture(bottom + 46, title, parts)
 
 
 def search_growth(results: dict[str, Any]) -> str:
-    """Latency over documents, both logarithmic, beside √N through the first point."""
+    """Latency over the number of documents, both logarithmic, and √N through the first point."""
     rows = results["rows"]
     left, right, top, bottom = 60, WIDTH - 60, 50, 300
     sizes, times = ([row[key] for row in rows] for key in ("documents", "ms"))
@@ -240,7 +254,7 @@ PICTURES: dict[str, Callable[..., str]] = {
 
 
 def image(name: str) -> Path:
-    """Where the picture of results/NAME.json lies."""
+    """The file of the chart of benchmarks/results/NAME.json."""
     return IMAGES / f"{name}.svg"
 
 
@@ -248,7 +262,7 @@ def main() -> None:
     for name, draw in PICTURES.items():
         path = RESULTS / f"{name}.json"
         if not path.is_file():
-            print(f"{path} is not there, so {image(name).name} is not drawn")
+            print(f"{path} is missing, so {image(name).name} is not drawn")
             continue
         image(name).write_text(draw(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
 

@@ -1,8 +1,7 @@
-"""Puts the tables of docs/recipe.md together from benchmarks/results/recipe*.json: `python tools/generate_recipe.py`.
+"""Write the tables of docs/recipe.md from benchmarks/results/recipe*.json: `python tools/generate_recipe.py`.
 
-`<!-- tables of NAME -->` and `<!-- end -->` enclose those of NAME.json.
-
-A test compares the page with what this writes, so no figure on it can be older than the results.
+The tables of NAME.json are between `<!-- tables of NAME -->` and `<!-- end -->`. A test compares the page with
+what this script writes, so no figure on the page is older than the results.
 """
 
 import json
@@ -14,11 +13,12 @@ from typing import Any
 PAGE = Path(__file__).parents[1] / "docs/recipe.md"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 PLACE = re.compile(r"(<!-- tables of (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-MEASURE, FULL = "nDCG@10", "all three"
+MEASURE = "nDCG@10"
+FULL = "all three"  # the contender with all stages
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Exact search of every arm, how far that is from the full recipe, and PLAID beside it, as Markdown."""
+    """Three Markdown tables: exact search, its difference to the full recipe, and PLAID minus exact search."""
     exact = {(row["contender"], row["collection"]): row for row in rows if row["search"] != "plaid"}
     plaid = {(row["contender"], row["collection"]): row for row in rows if row["search"] == "plaid"}
     return "\n\n".join(
@@ -37,7 +37,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(title: str, cells: Mapping[tuple[str, str], str]) -> str:
-    """A line a contender and a column a collection, of cells by contender and collection."""
+    """A table with a row for each contender and a column for each collection; the keys of `cells` are both names."""
     collections = list(dict.fromkeys(collection for _, collection in cells))
     lines = [f"| {title} | {' | '.join(collections)} |", "|---" * (len(collections) + 1) + "|"]
     for name in dict.fromkeys(name for name, _ in cells):
@@ -46,18 +46,18 @@ def _table(title: str, cells: Mapping[tuple[str, str], str]) -> str:
 
 
 def page(old: str) -> str:
-    """The page with its tables anew."""
+    """The page with new tables."""
     return PLACE.sub(lambda place: f"{place[1]}\n{tables(rows_of(place[2]))}\n\n{place[4]}", old)
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    """What benchmarks/recipe.py measured, a row for each arm, collection and way to search."""
+    """Results of benchmarks/recipe.py: a row for each arm, collection and kind of search."""
     rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
     return rows
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    """Mean and interval; bold if above BM25, with an asterisk if by more than chance makes likely."""
+    """Mean and interval; bold if above BM25, with an asterisk if the difference is significant (p < 0.05)."""
     mean = f"{row[MEASURE]:.3f}"
     if row.get("minus BM25", 0) > 0:
         mean = f"**{mean}**" + ("\\*" if row["p against BM25"] < 0.05 else "")

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the docstrings in colbertz/training/config/: `python tools/generate_settings.py`."""
+"""Write docs/settings.md from the docstrings in colbertz/training/config/: `make generate`."""
 
 import inspect
 import re
@@ -24,7 +24,7 @@ def page() -> str:
     """The whole page."""
     parts = [
         "# Settings of a training run",
-        "Generated from the docstrings in colbertz/training/config/ by `python tools/generate_settings.py`. In YAML "
+        "Generated from the docstrings in colbertz/training/config/ by `make generate`. In YAML "
         "the settings of a section are indented below its name; on the command line a dot separates the two, "
         "as in `--optim.lr 1e-4`. Unknown keys are refused.",
         *(_section(name, section) for name, section in SECTIONS.items()),

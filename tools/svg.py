@@ -1,4 +1,7 @@
-"""What the pictures in docs/images are made of: SVG as text, on white ground. Used by tools/draw_*.py."""
+"""Parts of the pictures in docs/images: SVG as text, on a white background. Used by tools/draw_*.py.
+
+Coordinates and sizes are in pixels from the top left corner.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,13 +11,15 @@ from xml.sax.saxutils import escape
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
 WIDTH = 760
-# Of what is passed over; of what the eye should find; of what it is compared with; of lines. Told apart by the
-# colour-blind, and by lightness.
-PALE, STRONG, OTHER, LINE = "#f1f5f9", "#c2410c", "#2563eb", "#475569"
+# Colours that colour-blind readers can tell apart, and that differ in lightness.
+PALE = "#f1f5f9"  # what does not count
+STRONG = "#c2410c"  # what a reader should look at first
+OTHER = "#2563eb"  # what it is compared with
+LINE = "#475569"
 
 
 def picture(height: int, title: str, parts: Sequence[str]) -> str:
-    """An SVG on white ground, which reads in light and dark surroundings alike."""
+    """A whole SVG file. Its white background keeps it readable on light and dark pages."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="Helvetica, Arial, sans-serif" font-size="12" fill="#0f172a">\n<title>{escape(title)}</title>\n'
@@ -24,22 +29,23 @@ def picture(height: int, title: str, parts: Sequence[str]) -> str:
     return "\n".join([head, text(16, 22, title, "bold 14"), *parts, "</svg>"]) + "\n"
 
 
-def text(x: float, y: float, said: str, style: str = "", anchor: str = "start", fill: str = "") -> str:
-    """Style: any of `bold`, `small`, a size."""
+def text(x: float, y: float, label: str, style: str = "", anchor: str = "start", fill: str = "") -> str:
+    """A line of text. `style` is any of `bold`, `small` and a font size, separated by spaces."""
     words = style.split()
     size = next((word for word in words if word.isdigit()), "10.5" if "small" in words else "12")
     weight = ' font-weight="bold"' if "bold" in words else ""
     colour = f' fill="{fill}"' if fill else ""
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"{weight}{colour}>{escape(said)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"{weight}{colour}>{escape(label)}</text>'
 
 
-def box(x: float, y: float, width: float, height: float, fill: str, said: str = "", line: str = LINE) -> str:
+def box(x: float, y: float, width: float, height: float, fill: str, label: str = "", line: str = LINE) -> str:
+    """A rectangle with a label in its middle."""
     shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="{fill}" stroke="{line}"/>'
-    return shape + (text(x + width / 2, y + height / 2 + 4, said, "small", "middle") if said else "")
+    return shape + (text(x + width / 2, y + height / 2 + 4, label, "small", "middle") if label else "")
 
 
 def frame(x: float, y: float, width: float, height: float) -> str:
-    """What one program does."""
+    """A frame around the work of one program."""
     shape = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="none" stroke="{STRONG}"'
     return shape + ' stroke-width="2.5"/>'
 
@@ -52,8 +58,9 @@ def dashes(x1: float, y1: float, x2: float, y2: float, colour: str = LINE) -> st
     return f'<path d="M{x1:g},{y1:g} L{x2:g},{y2:g}" stroke="{colour}" stroke-dasharray="3 3"/>'
 
 
-def lines(x: float, y: float, said: Sequence[str], style: str = "") -> list[str]:
-    return [text(x, y + 16 * i, line, style) for i, line in enumerate(said)]
+def lines(x: float, y: float, labels: Sequence[str], style: str = "") -> list[str]:
+    """Lines of text below one another."""
+    return [text(x, y + 16 * i, label, style) for i, label in enumerate(labels)]
 
 
 # -- charts ------------------------------------------------------------------------------------------------------
@@ -61,7 +68,7 @@ def lines(x: float, y: float, said: Sequence[str], style: str = "") -> list[str]
 
 @dataclass(frozen=True)
 class Axis:
-    """The values `low` … `high` lie at `start` … `end` of the paper, on a logarithmic axis if `log`."""
+    """Maps the values `low` … `high` to the coordinates `start` … `end`, logarithmically if `log`."""
 
     low: float
     high: float
@@ -71,12 +78,12 @@ class Axis:
 
     @classmethod
     def around(cls, values: Iterable[float], start: float, end: float, log: bool = False) -> "Axis":
-        """An axis that has all the values, with a little room on either side."""
-        found, margin = list(values), 0.06
-        low, high = min(found), max(found)
+        """An axis for all the values, with a margin of 6 % at both ends."""
+        numbers, margin = list(values), 0.06
+        low, high = min(numbers), max(numbers)
         if log:
-            wider = max(high / low, 1.1) ** margin
-            return cls(low / wider, high * wider, start, end, log)
+            factor = max(high / low, 1.1) ** margin
+            return cls(low / factor, high * factor, start, end, log)
         room = (high - low) * margin or 0.05
         return cls(low - room, high + room, start, end)
 
@@ -84,21 +91,22 @@ class Axis:
         low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
-    def ticks(self, most: int = 5) -> list[tuple[float, str]]:
-        """Round values on the axis, as numbers and in words: 1, 2 or 5 times powers of ten, or that far apart.
+    def ticks(self, max_ticks: int = 5) -> list[tuple[float, str]]:
+        """Round values on the axis, with their labels.
 
-        There may be more than `most` on a logarithmic axis of many powers of ten.
+        On a linear axis their distance is 1, 2 or 5 times a power of ten; on a logarithmic one the values are. A
+        logarithmic axis of many powers of ten may have more than `max_ticks`.
         """
         low, high = self.low, self.high
         if self.log:
             exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             for digits in ((1, 2, 5), (1,)):
                 values = [digit * 10.0**n for n in exponents for digit in digits if low <= digit * 10.0**n <= high]
-                if len(values) <= most:
+                if len(values) <= max_ticks:
                     break
             return [(value, f"{value:,.6g}") for value in values]
-        power = math.floor(math.log10((high - low) / most))
-        digit = next(digit for digit in (1, 2, 5, 10) if (high - low) / digit / 10.0**power <= most)
+        power = math.floor(math.log10((high - low) / max_ticks))
+        digit = next(digit for digit in (1, 2, 5, 10) if (high - low) / digit / 10.0**power <= max_ticks)
         step, decimals = digit * 10.0**power, max(0, -power - (digit == 10))
         return [
             (step * i, f"{step * i:,.{decimals}f}") for i in range(math.ceil(low / step), math.floor(high / step) + 1)
@@ -106,9 +114,9 @@ class Axis:
 
 
 def polyline(points: Iterable[tuple[float, float]], colour: str, width: float = 2, opacity: float = 1) -> str:
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    seen = f' stroke-opacity="{opacity:g}"' if opacity < 1 else ""
-    return f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="{width:g}"{seen}/>'
+    coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    transparency = f' stroke-opacity="{opacity:g}"' if opacity < 1 else ""
+    return f'<polyline points="{coordinates}" fill="none" stroke="{colour}" stroke-width="{width:g}"{transparency}/>'
 
 
 def dot(x: float, y: float, colour: str, radius: float = 4) -> str:

@@ -145,12 +145,14 @@ def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "R
     from colbertz.evaluation import named, runs
     from colbertz.evaluation.retrieve import rerank, retrieve, without_themselves
     from colbertz.models import ColBERT
+    from colbertz.models.tokenizer import SettingOverrides
 
-    lengths = named.lengths(args.data)
-    if args.query_length is not None:
-        lengths |= {"query_length": args.query_length}
-    if args.document_length is not None:
-        lengths |= {"document_length": args.document_length}
+    lengths: SettingOverrides = {}
+    defaults = named.lengths(args.data)
+    if query_length := args.query_length or defaults.get("query_length"):
+        lengths["query_length"] = query_length
+    if document_length := args.document_length or defaults.get("document_length"):
+        lengths["document_length"] = document_length
     model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend, **lengths)
     candidates = runs.read_run(args.rerank) if args.rerank else None
     run: Run = {}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from colbertz.cli import index as cli_index
 from colbertz.cli.options import (
@@ -25,7 +25,7 @@ from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
 
 if TYPE_CHECKING:
-    from colbertz.index import Hit
+    from colbertz.index import Hit, SearchOptions
     from colbertz.searcher import Searcher
 
 HELP = "search an index"
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--text-weight is for --hybrid")
     if args.run is not None:
         require_parent(args.run)
+    options = _options(args)
     if args.build is not None:
         args.model = args.model or DEFAULT_MODEL
         searcher = cli_index.build(args, args.build, args.index)
@@ -107,13 +108,12 @@ def run(args: argparse.Namespace) -> None:
 
         dtype = torch_dtype(args.dtype)
         searcher = Searcher.open(args.index, args.model, args.device, dtype, backend=args.backend)
-    options = _options(args)
     if args.queries:
         _write_run(searcher, args.queries, args.run, args.k, options)
         return
     for query in [" ".join(args.query)] if args.query else _typed_queries():
         try:
-            hits = searcher.search(query, args.k, **options)
+            hits = searcher.search(query, args.k, options)
         except UserError as error:
             if args.query or not sys.stdin.isatty():
                 raise
@@ -122,15 +122,23 @@ def run(args: argparse.Namespace) -> None:
         print(_answer(searcher, query, hits, args), flush=True)
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = {"where": args.where, "hybrid": args.hybrid, "exact": args.exact}
-    options |= {"n_ivf_probe": args.n_ivf_probe, "n_full_scores": args.n_full_scores, "device": args.index_device}
+def _options(args: argparse.Namespace) -> "SearchOptions":
+    from colbertz.index import SearchOptions
+
+    subset = None
     if args.subset:
         with Path(args.subset).open(encoding="utf-8") as file:
-            options["subset"] = [line.rstrip("\n") for line in file if line.strip()]
-    if args.text_weight is not None:
-        options["text_weight"] = args.text_weight
-    return options
+            subset = [line.rstrip("\n") for line in file if line.strip()]
+    return SearchOptions(
+        n_ivf_probe=args.n_ivf_probe,
+        n_full_scores=args.n_full_scores,
+        exact=args.exact,
+        where=args.where,
+        subset=subset,
+        device=args.index_device,
+        hybrid=args.hybrid,
+        text_weight=SearchOptions.text_weight if args.text_weight is None else args.text_weight,
+    )
 
 
 def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.Namespace) -> str:
@@ -152,7 +160,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     return "\n".join(lines)
 
 
-def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: dict[str, Any]) -> None:
+def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> None:
     """Write a TREC run: query id, Q0, document id, rank, score, tag."""
     from tqdm import tqdm
 
@@ -163,7 +171,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: di
     with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
-            for row, hits in zip(batch, searcher.search([row.text for row in batch], k, **options)):
+            for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):
                 if row.id in run:
                     raise UserError(f"{queries}: the query id {row.id!r} comes twice")
                 run[row.id] = {hit.id: hit.score for hit in hits}

@@ -93,8 +93,8 @@ import torch
 from test_docs import DOCS, run_blocks
 
 from colbertz import Index, Ragged
-from colbertz.index.search import cascade as search
-from colbertz.index.search.query import effort_for
+from colbertz.index.search import cascade, plan
+from colbertz.index.search.options import SearchOptions
 from colbertz.index.store import kmeans
 from colbertz.index.store import manifest as layout
 from colbertz.index.write import build
@@ -248,15 +248,16 @@ def test_the_examples_on_the_page(tmp_path: Path, checkpoint: Path, monkeypatch:
 def test_the_page_has_the_numbers_of_the_code() -> None:
     """Where this fails, a constant has changed that the pages name."""
     page = " ".join(PAGE.split())
-    assert search.LONGEST_QUERY == 1024 and "more than 1,024 tokens" in page
-    assert f"at most {search._FEW} (or k + k/4 + {search._EXACT_BEYOND})" in page
-    assert (
-        f"in waves of {search._WAVE} or k" in page and search._IMPROBABLE == 3 and "three standard deviations" in page
-    )
-    assert f"at most {search._THIN} · `n_full_scores`" in page and f"up to {search._WIDEST} times as many" in page
+    limits = plan.Limits()
+    assert limits.longest_query == 1024 and "more than 1,024 tokens" in page
+    assert f"at most {limits.all_exact} (or k + k/4 + {plan.EXACT_BEYOND_K})" in page
+    assert f"in waves of {cascade.WAVE} or k" in page
+    assert cascade.IMPROBABLE == 3 and "three standard deviations" in page
+    assert f"at most {plan.MAX_WITHOUT_PROBES} · `n_full_scores`" in page
+    assert f"up to {plan.MAX_WIDENING} times as many" in page
     assert "8 for k ≤ 20, 16 for k ≤ 200, else 32" in page and "the larger of 2,048 and 60 k" in page
     for k, probes, documents in ((20, 8, 2048), (200, 16, 12_000), (201, 32, 12_060)):
-        assert effort_for(k, None, None, 999) == search.Effort(probes, documents)
+        assert plan.effort_for(k, SearchOptions(), 999) == plan.Effort(probes, documents)
     assert kmeans.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
     assert build.CHUNK_TOKENS == 262_144 and layout.VERSION == 2 and "This is version 2." in page
     thresholds = change._FAR_SHARE, change._MANY_FAR, change._GROWN, change._MANY_DELETED, change._MANY_SEGMENTS

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import colbertz.index.search.cascade
-from colbertz import Index, Ragged
-from colbertz.index import Hit
+from colbertz import Hit, Index, Ragged, SearchOptions
+from colbertz.index.search.plan import Limits
+from colbertz.index.search.search import search_maxsim
 from colbertz.index.store.snapshot import open_snapshot
 from colbertz.kernels import reference
 
@@ -24,16 +24,17 @@ def random_ragged(lengths: list[int], dim: int = DIM, seed: int = 0) -> Ragged:
 
 
 def brute_force(index: Index, queries: Ragged) -> list[dict[str, float]]:
-    """The score of each document that is there for each query, over decoded vectors, in float64."""
+    """The score of each document that is not deleted for each query, over decoded vectors, in float64."""
     snapshot = open_snapshot(index.path)
     scores: list[dict[str, float]] = [{} for _ in range(len(queries))]
     for segment in snapshot.segments:
-        for number in range(len(segment)):
-            if segment.live is not None and not segment.live[number]:
+        for local_idx in range(len(segment)):
+            if segment.live is not None and not segment.live[local_idx]:
                 continue
-            decoded = segment.decode(snapshot.codec, np.array([number])).values
-            for query, found in zip(queries, scores):
-                found[segment.documents[number].id] = float(reference.maxsim_pair(query.double(), decoded.double()))
+            decoded = segment.decode(snapshot.codec, np.array([local_idx])).values
+            for query, of_query in zip(queries, scores):
+                score = float(reference.maxsim_pair(query.double(), decoded.double()))
+                of_query[segment.documents[local_idx].id] = score
     return scores
 
 
@@ -69,30 +70,28 @@ def test_search_equals_brute_force_when_it_looks_at_everything(
     nbits, dim = codec
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(Path(folder) / "index", random_ragged(segments[0], dim, seed), nbits=nbits)
-        for number, lengths in enumerate(segments[1:]):
-            index.add(random_ragged(lengths, dim, seed + number + 1))
+        for segment_idx, lengths in enumerate(segments[1:], start=1):
+            index.add(random_ragged(lengths, dim, seed + segment_idx))
         total = sum(map(len, segments))
-        index.delete([str(number) for number in range(total) if number % 5 == seed % 5][: total - 1])
+        index.delete([str(doc_idx) for doc_idx in range(total) if doc_idx % 5 == seed % 5][: total - 1])
         queries = random_ragged(query_lengths, dim, seed + 9)
         expected = brute_force(index, queries)
         cells = len(open_snapshot(index.path).codec.centroids)
         for k in (1, 3, total + 1):
             for exact in (False, True):
-                effort = {} if exact else {"n_ivf_probe": cells, "n_full_scores": 4 * total}
-                found = index.search(queries, k, exact=exact, **effort)
-                for hits, scores in zip(found, expected, strict=True):
+                everything = SearchOptions(n_ivf_probe=cells, n_full_scores=4 * total)
+                rankings = index.search(queries, k, SearchOptions(exact=True) if exact else everything)
+                for hits, scores in zip(rankings, expected, strict=True):
                     check(hits, scores, k)
 
 
 @pytest.mark.parametrize("block_tokens", [1, 20, 131_072])
-def test_exact_search_in_blocks(
-    documents: Ragged, queries: Ragged, block_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(colbertz.index.search.cascade, "BLOCK_TOKENS", block_tokens)
-    monkeypatch.setattr(colbertz.index.search.cascade, "QUERY_TOKENS", 5)
+def test_exact_search_in_blocks(documents: Ragged, queries: Ragged, block_tokens: int, tmp_path: Path) -> None:
+    limits = Limits(block_tokens=block_tokens, query_tokens=5)
     index = Index.build(tmp_path / "index", documents)
     for k in (1, 7, len(documents)):
-        for hits, scores in zip(index.search(queries, k, exact=True), brute_force(index, queries), strict=True):
+        rankings = search_maxsim(index.snapshot, queries, k, SearchOptions(exact=True), limits=limits)
+        for hits, scores in zip(rankings, brute_force(index, queries), strict=True):
             check(hits, scores, k)
 
 
@@ -103,7 +102,7 @@ def test_a_query_that_is_too_long_for_the_tables(documents: Ragged, tmp_path: Pa
         check(hits, scores, 5)
 
 
-def test_what_is_usually_found_is_what_is_best(tmp_path: Path) -> None:
+def test_the_default_effort_finds_nearly_all_of_the_best(tmp_path: Path) -> None:
     """On texts of related tokens, the defaults find what brute force finds, nearly always."""
     generator = torch.Generator().manual_seed(0)
     topics = torch.nn.functional.normalize(torch.randn(200, 32, generator=generator), dim=1)
@@ -115,25 +114,26 @@ def test_what_is_usually_found_is_what_is_best(tmp_path: Path) -> None:
 
     index = Index.build(tmp_path / "index", texts([20] * 3000))
     queries = texts([8] * 40)
-    found, best = index.search(queries, k=10), index.search(queries, k=10, exact=True)
-    shared = [len({h.id for h in hits} & {h.id for h in others}) for hits, others in zip(found, best, strict=True)]
+    rankings, best = index.search(queries, k=10), index.search(queries, k=10, exact=True)
+    shared = [len({h.id for h in hits} & {h.id for h in others}) for hits, others in zip(rankings, best, strict=True)]
     assert np.mean(shared) > 9.5
-    for hits, others in zip(found, best, strict=True):
+    for hits, others in zip(rankings, best, strict=True):
         scores = {hit.id: hit.score for hit in others}
         for hit in hits:
             assert hit.score == pytest.approx(scores.get(hit.id, hit.score), abs=1e-4)
 
 
-def test_equal_scores_come_in_order_of_insertion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(colbertz.index.search.cascade, "BLOCK_TOKENS", 8)
-    one = random_ragged([3])
-    index = Index.build(tmp_path / "index", Ragged.cat([one] * 50), ids=[f"d{i}" for i in range(50)])
-    index.add(Ragged.cat([one] * 10), ids=[f"e{i}" for i in range(10)])
+def test_equal_scores_come_in_order_of_insertion(tmp_path: Path) -> None:
+    same = random_ragged([3])
+    index = Index.build(tmp_path / "index", Ragged.cat([same] * 50), ids=[f"d{i}" for i in range(50)])
+    index.add(Ragged.cat([same] * 10), ids=[f"e{i}" for i in range(10)])
     index.delete(["d4"])
     expected = [f"d{i}" for i in range(50) if i != 4] + [f"e{i}" for i in range(10)]
     for k in (12, 55):
         for exact in (False, True):
-            assert [hit.id for hit in index.search(one, k=k, exact=exact)[0]] == expected[:k]
+            options = SearchOptions(exact=exact)
+            [hits] = search_maxsim(index.snapshot, same, k, options, limits=Limits(block_tokens=8))
+            assert [hit.id for hit in hits] == expected[:k]
 
 
 def test_hits_carry_ids_texts_and_metadata(tmp_path: Path) -> None:

@@ -1,30 +1,31 @@
-"""Searching a snapshot of an index: a cascade on the CPU, and brute force for comparison and for small sets.
+"""Searching a snapshot of an index on the CPU: a cascade of stages, and brute force.
 
-    1. all centroids are scored for all query tokens, and the best cells of each token are probed
-    2. walking the probed cells' lists gives a first score: over query tokens, the sum of the best probed centroid's
-       score less that of the best centroid not probed, so that what no list holds counts nothing
-    3. the best `n_full_scores` documents get the MaxSim of their centroids
-    4. at most the best quarter of these get MaxSim with residuals, in integers, best first, and no more than can matter
-    5. a few more than k get exact MaxSim over decoded vectors, which is the score that is returned
+    1. All centroids are scored for all query tokens, and the best cells of each token are probed.
+    2. The lists of the probed cells give each document a first score: over query tokens, the sum of the best probed
+       centroid's score less that of the best centroid not probed. A token for which no list holds the document adds 0.
+    3. The best `n_full_scores` documents get the MaxSim of their centroids.
+    4. At most the best quarter of these get MaxSim with residuals, in integers, best first, until no later document is
+       likely to reach the best k.
+    5. A few more than k get exact MaxSim over decoded vectors, which is the score that is returned.
 
-The loops are kernels/cpu/plaid.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
+The loops are in kernels/cpu/plaid.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
 missing similarities in WARP (Scheerer et al. 2025), which needs no sort and no table of documents.
 
-Legend: S query tokens, K centroids, A documents.
+Legend: S query tokens, K centroids, A documents, COLUMNS query tokens in a block (kernels/cpu/simd.py).
 """
 
 import functools
-import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from colbertz.index.store.segment import Segment
-from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
+from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
+from colbertz.index.store.segment import SegmentArrays
+from colbertz.index.store.snapshot import Masks, Snapshot
 from colbertz.kernels.cpu import lists
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
@@ -32,304 +33,291 @@ from colbertz.kernels.cpu.threads import parts, run
 from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 
-# Tokens decoded at a time by brute force: 64 MB of float32 at 128 dimensions. Queries are scored as many at a time.
-BLOCK_TOKENS = 131_072
-QUERY_TOKENS = 16_384
-# A longer query is scored by brute force: its tables of centroid scores would no longer fit a cache, or memory.
-LONGEST_QUERY = 1024
-# Documents scored with residuals at a time, and the standard deviations that count as improbable.
-_WAVE, _IMPROBABLE = 128, 3.0
-# Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
-# down (docs/index.md).
-_EXACT_BEYOND = 12
-# So few documents are all scored exactly.
-_FEW = 512
-# Under a filter that leaves less than half: up to so many times `n_full_scores` documents get the MaxSim of their
-# centroids without any probing; above, up to so many times as many cells are probed.
-_THIN, _WIDEST = 16, 8
-_FINE, _COARSE = 32767, 127
+# Documents scored with residuals at a time, unless k is larger.
+WAVE = 128
+# Standard deviations above the mean gain that the next document would need to be worth scoring.
+IMPROBABLE = 3.0
+# Largest value of the int16 and of the int8 table of centroid scores.
+_FINE = 32767
+_COARSE = 127
 
-# For each query: numbers of the documents found, best first, and their scores.
-Found = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much a search looks at.
-
-    Attributes:
-        n_ivf_probe: cells probed for each query token.
-        n_full_scores: documents that get the MaxSim of their centroids, at least 8 · k; at most a quarter of them, or
-            2 · k, get residuals too.
-    """
-
-    n_ivf_probe: int
-    n_full_scores: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many go through each stage of a search, of all documents that may be found.
-
-    Attributes:
-        n_ivf_probe: cells probed for each query token; 0 if every document is a candidate without that.
-        n_full_scores, n_residual, n_exact: documents scored by centroids, with residuals, exactly.
-    """
-
-    n_ivf_probe: int
-    n_full_scores: int
-    n_residual: int
-    n_exact: int
-
-
-def plan(snapshot: Snapshot, effort: Effort, k: int, num_allowed: int) -> Plan | None:
-    """What `effort` means for `k` hits among `num_allowed` documents of an index; None for brute force."""
-    num_centroids = len(snapshot.codec.centroids)
-    n_exact = k + k // 4 + _EXACT_BEYOND
-    if effort.n_ivf_probe == num_centroids and effort.n_full_scores // 4 >= num_allowed:
-        return None
-    if num_allowed <= max(_FEW, n_exact):
-        return Plan(0, num_allowed, num_allowed, num_allowed)
-    n_full_scores = max(effort.n_full_scores, 8 * k)
-    # A filter thins the lists out; wider probing makes up for it.
-    share = num_allowed / int(snapshot.first_doc_idx[-1])
-    n_ivf_probe = min(math.ceil(effort.n_ivf_probe * min(1 / share, _WIDEST)), num_centroids)
-    if n_ivf_probe == num_centroids or (share < 0.5 and num_allowed <= _THIN * n_full_scores):
-        n_ivf_probe = 0
-    return Plan(n_ivf_probe, n_full_scores, max(n_full_scores // 4, 2 * k), n_exact)
+# Writes the scores of the documents `local_idx[first:last]` of a segment to `scores[first:last]`:
+# (arrays, local_idx, first, last, scores).
+_Score = Callable[[SegmentArrays, np.ndarray, int, int, np.ndarray], None]
 
 
 def search(
-    snapshot: Snapshot, queries: Ragged, k: int, effort: Effort, allowed: Sequence[np.ndarray | None]
-) -> list[Found]:
-    """The `k` best documents for each query; see `Index.search`.
+    snapshot: Snapshot,
+    queries: Ragged,
+    k: int,
+    effort: Effort,
+    allowed: Masks,
+    limits: Limits = DEFAULT_LIMITS,
+) -> list[Ranking]:
+    """The `k` best documents for each query.
 
     Args:
         snapshot: what to search.
-        queries: float32 on the CPU.
-        k: hits a query.
-        effort: how far to look.
-        allowed: for each segment, which of its documents may be found (bool), or None for all.
+        queries: (num_tokens, E) float32 on the CPU.
+        k: hits for each query.
+        effort: how many cells and documents to look at.
+        allowed: which documents may be found.
+        limits: see `Limits`.
     """
     if not len(queries):
         return []
-    num_allowed = sum(
-        len(segment) if mask is None else int(mask.sum()) for segment, mask in zip(snapshot.segments, allowed)
-    )
+    num_allowed = snapshot.count(allowed)
     k = min(k, num_allowed)
     if k == 0:
-        return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in range(len(queries))]
-    stages = plan(snapshot, effort, k, num_allowed)
-    if stages is None:
-        return exact_search(snapshot, queries, k, allowed)
-    found: list[Found] = [(np.empty(0), np.empty(0))] * len(queries)
+        return [NO_DOCUMENTS] * len(queries)
+    plan = plan_for(snapshot, effort, k, num_allowed, limits)
+    if plan is None:
+        return exact_search(snapshot, queries, k, allowed, limits)
+    rankings = [NO_DOCUMENTS] * len(queries)
 
-    def answer(number: int) -> None:
-        if len(queries[number]) > LONGEST_QUERY:
-            [found[number]] = exact_search(snapshot, queries[number : number + 1], k, allowed)
-            return
-        found[number] = _Cascade(snapshot, queries[number].numpy(), k, stages, allowed).run()
+    def answer(query_idx: int) -> None:
+        query = queries[query_idx]
+        if len(query) > limits.longest_query:
+            [rankings[query_idx]] = exact_search(snapshot, Ragged.from_list([query]), k, allowed, limits)
+        else:
+            rankings[query_idx] = Cascade(snapshot, query.numpy(), k, plan, allowed).run()
 
-    # A batch keeps every thread busy with queries of its own; a single query is shared out stage by stage.
+    # In a batch, each thread takes queries of its own; the work of a single query is divided stage by stage.
     if len(queries) == 1:
         answer(0)
     else:
-        run([functools.partial(answer, number) for number in range(len(queries))])
-    return found
+        run([functools.partial(answer, query_idx) for query_idx in range(len(queries))])
+    return rankings
 
 
-class _Cascade:
+class Cascade:
     """One query on its way through the stages."""
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        query: np.ndarray,
-        k: int,
-        plan: Plan,
-        allowed: Sequence[np.ndarray | None],
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, query: np.ndarray, k: int, plan: Plan, allowed: Masks) -> None:
+        """Prepare the tables.
+
+        Args:
+            snapshot: what to search.
+            query: (S, E) float32.
+            k: hits; at most as many as documents are allowed.
+            plan: how many documents go through each stage.
+            allowed: which documents may be found.
+        """
         self.snapshot, self.query, self.k, self.plan, self.allowed = snapshot, query, k, plan, allowed
         self.packed = plaid_cpu.pack_query(query, snapshot.byte_order)
-        # Scores are stored as steps of this: no score can be larger than the product of the longest vectors.
-        self.longest = self.packed.longest * snapshot.centroids.longest * 1.02
+        # The largest score of a token with a centroid, with some room for rounding. The tables hold fractions of it.
+        self.max_score = self.packed.longest * snapshot.centroids.longest * 1.02
         self.fine, self.coarse = _tables(len(self.packed.units) // COLUMNS, snapshot.centroids.num_centroids)
 
-    def run(self) -> Found:
+    def run(self) -> Ranking:
+        """All stages, or only the last where the plan scores every allowed document exactly."""
         if not self.plan.n_ivf_probe:
-            numbers = self.snapshot.doc_idx_in(self.allowed)
-            if len(numbers) <= self.plan.n_exact:
-                return self.exact(numbers)
+            doc_idx = self.snapshot.doc_idx_in(self.allowed)
+            if len(doc_idx) <= self.plan.n_exact:
+                return self.exact(doc_idx)
         cells, gains = self.probe()
         if self.plan.n_ivf_probe:
-            numbers, scores = self.walk(cells, gains)
-            numbers = self.best(numbers, scores, self.plan.n_full_scores)
-            if len(numbers) < self.plan.n_exact:
-                numbers = self.snapshot.doc_idx_in(self.allowed)
-        return self.exact(self.promising(numbers, self.centroid_maxsim(numbers)))
+            doc_idx = _best(*self.walk(cells, gains), self.plan.n_full_scores)
+            if len(doc_idx) < self.plan.n_exact:
+                doc_idx = self.snapshot.doc_idx_in(self.allowed)
+        return self.exact(self.promising(doc_idx, self.centroid_maxsim(doc_idx)))
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:
-        """Stage 1: fills the tables of centroid scores; the cells (S, n_ivf_probe) to probe and what each is worth."""
+        """Stage 1: fill the tables of centroid scores.
+
+        Returns:
+            The cells to probe, (S, n_ivf_probe) int32, and what a document in the cell's list gains over one that no
+            probed cell holds, (S, n_ivf_probe) int32.
+        """
         centroids, packed = self.snapshot.centroids, self.packed
-        blocks, num_centroids = self.fine.shape[:2]
-        unit = centroids.unit / self.longest * _FINE
-        factors = packed.units * np.float32(unit)
+        num_blocks, num_centroids = self.fine.shape[:2]
+        factors = packed.units * np.float32(centroids.unit / self.max_score * _FINE)
         shifts = -64 * packed.sums * factors
         n = min(self.plan.n_ivf_probe, num_centroids - 1) + 1
         bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
-        own_cells = np.empty((len(bounds), blocks, COLUMNS, n), np.int32)
-        own_scores = np.empty_like(own_cells)
+        part_cells = np.empty((len(bounds), num_blocks, COLUMNS, n), np.int32)
+        part_scores = np.empty_like(part_cells)
 
         def score(part: int) -> None:
             first, last = bounds[part]
-            for block in range(blocks):
+            for block in range(num_blocks):
                 plaid_cpu.score_centroids(
                     centroids.rows, first, last, packed.rows, block, factors, shifts, self.fine, self.coarse
                 )
-                plaid_cpu.best_cells(self.fine, block, first, last, own_cells[part, block], own_scores[part, block])
+                plaid_cpu.best_cells(self.fine, block, first, last, part_cells[part, block], part_scores[part, block])
 
         run([functools.partial(score, part) for part in range(len(bounds))], here=True)
         # (blocks · COLUMNS, parts · n), of which the first S rows are query tokens.
-        cells, scores = (x.transpose(1, 2, 0, 3).reshape(blocks * COLUMNS, -1) for x in (own_cells, own_scores))
-        cells, scores = cells[: packed.num_tokens], scores[: packed.num_tokens]
+        cells, scores = (
+            x.transpose(1, 2, 0, 3).reshape(num_blocks * COLUMNS, -1)[: packed.num_tokens]
+            for x in (part_cells, part_scores)
+        )
         best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
         cells, scores = np.take_along_axis(cells, best, 1), np.take_along_axis(scores, best, 1)
         return np.ascontiguousarray(cells[:, :-1]), scores[:, :-1] - scores[:, -1:]
 
     def walk(self, cells: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stage 2: the documents in the probed cells, and their first scores."""
-        numbers, scores = [], []
-        for segment, allowed, first_number in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
+        """Stage 2: the doc_idx of the documents in the probed cells' lists, int64, and their first scores, int64."""
+        doc_idx, scores = [], []
+        for segment, mask, first_doc_idx in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
             gained = np.zeros(len(segment), np.int64)
             walk = functools.partial(lists.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
             run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
-            reached, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
-            count = lists.reached(gained, allowed, reached, first_scores)
-            numbers.append(reached[:count] + first_number)
+            local_idx, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
+            count = lists.reached(gained, mask, local_idx, first_scores)
+            doc_idx.append(local_idx[:count] + first_doc_idx)
             scores.append(first_scores[:count])
-        return np.concatenate(numbers), np.concatenate(scores)
+        return np.concatenate(doc_idx), np.concatenate(scores)
 
-    def best(self, numbers: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
-        if len(numbers) <= count:
-            return numbers
-        places = np.empty(count, np.int64)
-        return numbers[places[: plaid_cpu.select(scores, count, places)]]
+    def centroid_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
+        """Stage 3: (num_documents,) int64, in steps of `max_score / 127`."""
 
-    def centroid_maxsim(self, numbers: np.ndarray) -> np.ndarray:
-        """Stage 3."""
-        return self.on_segments(
-            numbers,
-            np.int64,
-            functools.partial(plaid_cpu.centroid_maxsim, self.coarse, self.packed.num_tokens),
-            lambda segment: (segment.arrays.offsets, segment.arrays.codes),
-        )
+        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            plaid_cpu.centroid_maxsim(
+                self.coarse, self.packed.num_tokens, local_idx, first, last, arrays.offsets, arrays.codes, scores
+            )
 
-    def residual_maxsim(self, numbers: np.ndarray) -> np.ndarray:
-        """MaxSim with residuals, in integers."""
+        return self.score_documents(doc_idx, np.int64, score)
+
+    def residual_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
+        """MaxSim with residuals, in integers until the sum: (num_documents,) float32."""
         levels, low, step = self.snapshot.levels
+        unit = np.float32(self.max_score / _FINE)
         factors = self.packed.units * np.float32(step)
         shifts = self.packed.units * self.packed.sums * np.float32(low)
-        unit = np.float32(self.longest / _FINE)
-        head = (self.fine, unit, self.packed.rows, factors, shifts, self.packed.num_tokens)
-        return self.on_segments(
-            numbers,
-            np.float32,
-            functools.partial(plaid_cpu.residual_maxsim, *head),
-            lambda segment: (
-                segment.arrays.offsets,
-                segment.arrays.codes,
-                segment.arrays.residuals,
+
+        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            plaid_cpu.residual_maxsim(
+                self.fine,
+                unit,
+                self.packed.rows,
+                factors,
+                shifts,
+                self.packed.num_tokens,
+                local_idx,
+                first,
+                last,
+                arrays.offsets,
+                arrays.codes,
+                arrays.residuals,
                 self.snapshot.codec.nbits,
                 levels,
                 len(self.snapshot.byte_order),
-                segment.arrays.inverse_norms,
-            ),
-        )
+                arrays.inverse_norms,
+                scores,
+            )
 
-    def on_segments(
-        self, numbers: np.ndarray, dtype: Any, kernel: Callable[..., None], arrays: Callable[[Segment], Sequence[Any]]
-    ) -> np.ndarray:
-        """Run a kernel over `arrays` of each segment for its part of the documents, in parts for threads."""
-        scores = np.empty(len(numbers), dtype)
-        jobs = []
-        for at, part in self.snapshot.locate(numbers):
-            segment = self.snapshot.segments[at]
-            documents = numbers[part] - self.snapshot.first_doc_idx[at]
-            for first, last in parts(len(documents)):
-                jobs.append(functools.partial(kernel, documents, first, last, *arrays(segment), scores[part]))
-        run(jobs, here=True)
-        return scores
+        return self.score_documents(doc_idx, np.float32, score)
 
-    def promising(self, numbers: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    def promising(self, doc_idx: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Stage 4: the documents that can be among the best k, by their scores with residuals.
 
         Documents are scored in waves, best first by the scores of stage 3. What residuals add to these is about the
-        same for all; once the best of the rest would need an improbable lot of it, there is no use in going on.
+        same for all documents. Once the best of the rest would need an improbably large gain, the rest is left out.
         """
         order = np.argsort(-scores, kind="stable")[: self.plan.n_residual]
-        before = scores[order] * (self.longest / _COARSE)
+        before = scores[order] * (self.max_score / _COARSE)
         after = np.empty(len(order), np.float32)
-        wave = max(_WAVE, self.k)
+        wave = max(WAVE, self.k)
         done = 0
         while done < len(order):
             until = min(len(order), done + wave)
-            by_number = np.sort(order[done:until])
-            after[np.argsort(order[done:until], kind="stable") + done] = self.residual_maxsim(numbers[by_number])
+            ascending = np.sort(order[done:until])
+            after[np.argsort(order[done:until], kind="stable") + done] = self.residual_maxsim(doc_idx[ascending])
             done = until
             gained = after[:done] - before[:done]
             kth = np.partition(after[:done], -self.k)[-self.k] if done >= self.k else -np.inf
-            if done < len(order) and before[done] + gained.mean() + _IMPROBABLE * gained.std() < kth:
+            if done < len(order) and before[done] + gained.mean() + IMPROBABLE * gained.std() < kth:
                 break
         order, after = order[:done], after[:done]
         best = np.argsort(-after, kind="stable")[: self.plan.n_exact]
-        return np.sort(numbers[order[best]])
+        return np.sort(doc_idx[order[best]])
 
-    def exact(self, numbers: np.ndarray) -> Found:
+    def exact(self, doc_idx: np.ndarray) -> Ranking:
         """Stage 5."""
         codec = self.snapshot.codec
-        blocks = plaid_cpu.float_blocks(self.query)
-        scores = self.on_segments(
-            numbers,
-            np.float32,
-            functools.partial(plaid_cpu.exact_maxsim, blocks, self.packed.num_tokens),
-            lambda segment: (
-                segment.arrays.offsets,
-                codec.centroids.numpy(),
-                segment.arrays.codes,
-                segment.arrays.residuals,
+        centroids, blocks = codec.centroids.numpy(), plaid_cpu.float_blocks(self.query)
+
+        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            plaid_cpu.exact_maxsim(
+                blocks,
+                self.packed.num_tokens,
+                local_idx,
+                first,
+                last,
+                arrays.offsets,
+                centroids,
+                arrays.codes,
+                arrays.residuals,
                 codec.weights_of_byte,
-                segment.arrays.inverse_norms,
-            ),
-        )
-        order = np.lexsort((numbers, -scores))[: self.k]
-        return numbers[order], scores[order]
+                arrays.inverse_norms,
+                scores,
+            )
+
+        scores = self.score_documents(doc_idx, np.float32, score)
+        order = np.lexsort((doc_idx, -scores))[: self.k]
+        return Ranking(doc_idx[order], scores[order])
+
+    def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: _Score) -> np.ndarray:
+        """Call `score` for the documents of each segment, in parts for threads.
+
+        Args:
+            doc_idx: (num_documents,) int64, sorted.
+            dtype: of the scores.
+            score: fills in the scores of a part of a segment's documents.
+
+        Returns:
+            (num_documents,) scores.
+        """
+        scores = np.empty(len(doc_idx), dtype)
+        jobs = []
+        for segment_idx, part in self.snapshot.locate(doc_idx):
+            arrays = self.snapshot.segments[segment_idx].arrays
+            local_idx = doc_idx[part] - self.snapshot.first_doc_idx[segment_idx]
+            for first, last in parts(len(local_idx)):
+                jobs.append(functools.partial(score, arrays, local_idx, first, last, scores[part]))
+        run(jobs, here=True)
+        return scores
+
+
+def _best(doc_idx: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+    """The `count` documents with the highest scores, in their order."""
+    if len(doc_idx) <= count:
+        return doc_idx
+    positions = np.empty(count, np.int64)
+    return doc_idx[positions[: plaid_cpu.select(scores, count, positions)]]
 
 
 _local = threading.local()
 
 
-def _tables(blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
-    """This thread's tables of centroid scores. Fresh memory would cost as much as filling it: the system clears it."""
-    size = blocks * num_centroids * COLUMNS
+def _tables(num_blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
+    """This thread's tables of centroid scores, (blocks, K, COLUMNS) int16 and int8, to be filled.
+
+    They are kept for the thread's next query: the system clears new memory, which takes as long as filling it.
+    """
+    size = num_blocks * num_centroids * COLUMNS
     if getattr(_local, "size", 0) < size:
         _local.fine, _local.coarse, _local.size = np.empty(size, np.int16), np.empty(size, np.int8), size
-    shape = (blocks, num_centroids, COLUMNS)
+    shape = (num_blocks, num_centroids, COLUMNS)
     return _local.fine[:size].reshape(shape), _local.coarse[:size].reshape(shape)
 
 
 @torch.no_grad()
-def exact_search(snapshot: Snapshot, queries: Ragged, k: int, allowed: Sequence[np.ndarray | None]) -> list[Found]:
+def exact_search(
+    snapshot: Snapshot, queries: Ragged, k: int, allowed: Masks, limits: Limits = DEFAULT_LIMITS
+) -> list[Ranking]:
     """Brute force: MaxSim over the decoded vectors of all allowed documents, a block of them at a time."""
-    found: list[Found] = []
-    for some in queries.split(QUERY_TOKENS):
-        numbers = np.empty((len(some), 0), np.int64)
-        best = np.empty((len(some), 0), np.float32)
-        for block in snapshot.blocks(snapshot.doc_idx_in(allowed), BLOCK_TOKENS):
-            scores = maxsim(some, snapshot.decode(block)).numpy()
-            numbers = np.concatenate([numbers, np.broadcast_to(block, scores.shape)], 1)
+    rankings: list[Ranking] = []
+    for batch in queries.split(limits.query_tokens):
+        best_idx = np.empty((len(batch), 0), np.int64)
+        best = np.empty((len(batch), 0), np.float32)
+        for doc_idx in snapshot.blocks(snapshot.doc_idx_in(allowed), limits.block_tokens):
+            scores = maxsim(batch, snapshot.decode(doc_idx)).numpy()
+            best_idx = np.concatenate([best_idx, np.broadcast_to(doc_idx, scores.shape)], 1)
             best = np.concatenate([best, scores], 1)
             # A stable sort keeps equal scores in the order of the documents.
             order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-            numbers, best = np.take_along_axis(numbers, order, 1), np.take_along_axis(best, order, 1)
-        found += zip(numbers, best)
-    return found
+            best_idx, best = np.take_along_axis(best_idx, order, 1), np.take_along_axis(best, order, 1)
+        rankings += map(Ranking, best_idx, best)
+    return rankings

@@ -1,69 +1,74 @@
-"""Making one ranking of several, for instance of MaxSim's and BM25's."""
+"""Fusing several rankings into one, for instance those of MaxSim and of BM25."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 from colbertz.errors import UserError
 
-Ranking = Sequence[tuple[Hashable, float]]
+# What names a document: its id or its doc_idx.
+Key = TypeVar("Key", bound=Hashable)
 
 
 def reciprocal_rank(
-    rankings: Sequence[Ranking], weights: Sequence[float], constant: int = 60
-) -> list[tuple[Hashable, float]]:
-    """Reciprocal rank fusion: a document's score is the sum of weight / (constant + rank), ranks beginning with 1.
+    rankings: Sequence[Sequence[tuple[Key, float]]], weights: Sequence[float], constant: int = 60
+) -> list[tuple[Key, float]]:
+    """Reciprocal rank fusion: a document's score is the sum of weight / (constant + rank), with ranks from 1.
 
     From Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
     Methods" (SIGIR 2009). Only the order counts, so scores need not be comparable.
 
     Args:
-        rankings: of each search the (document, score), best first.
+        rankings: for each search its (document, score) pairs, best first.
         weights: how much each ranking counts.
-        constant: the larger, the less the first ranks stand out.
+        constant: the larger it is, the less the first ranks stand out.
 
     Returns:
         Every document of any ranking with its new score, best first; equal scores in the order in which the documents
         first appear in the rankings.
 
     Raises:
-        ValueError: if there are not as many weights as rankings.
+        UserError: if there are not as many weights as rankings.
     """
-    return _summed([[(d, 1 / (constant + rank)) for rank, (d, _) in enumerate(r, 1)] for r in rankings], weights)
+    return _sum(
+        [[(key, 1 / (constant + rank)) for rank, (key, _) in enumerate(ranking, start=1)] for ranking in rankings],
+        weights,
+    )
 
 
-def weighted(rankings: Sequence[Ranking], weights: Sequence[float]) -> list[tuple[Hashable, float]]:
-    """The weighted sum of scores that are brought to 0 … 1: the worst of each ranking is 0, the best 1.
+def weighted(rankings: Sequence[Sequence[tuple[Key, float]]], weights: Sequence[float]) -> list[tuple[Key, float]]:
+    """The weighted sum of scores that are scaled to 0 … 1: the worst of each ranking is 0, the best 1.
 
-    A document that a ranking does not have counts 0 there. Where all scores are equal, a single hit among them, they
-    count 1: all are the best of their ranking.
+    A document that is not in a ranking gets 0 from it. Where all scores of a ranking are equal, as for a single hit,
+    they are 1: all are its best.
 
     Args:
-        rankings: of each search the (document, score).
+        rankings: for each search its (document, score) pairs.
         weights: how much each ranking counts.
 
     Returns:
         As `reciprocal_rank`.
 
     Raises:
-        ValueError: if there are not as many weights as rankings.
+        UserError: if there are not as many weights as rankings.
     """
-    return _summed([_normalised(ranking) for ranking in rankings], weights)
+    return _sum([_scale(ranking) for ranking in rankings], weights)
 
 
-def _normalised(ranking: Ranking) -> list[tuple[Hashable, float]]:
+def _scale(ranking: Sequence[tuple[Key, float]]) -> list[tuple[Key, float]]:
     scores = [score for _, score in ranking]
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     if low == high:
-        return [(document, 1.0) for document, _ in ranking]
-    return [(document, (score - low) / (high - low)) for document, score in ranking]
+        return [(key, 1.0) for key, _ in ranking]
+    return [(key, (score - low) / (high - low)) for key, score in ranking]
 
 
-def _summed(rankings: Sequence[Ranking], weights: Sequence[float]) -> list[tuple[Hashable, float]]:
+def _sum(rankings: Sequence[Sequence[tuple[Key, float]]], weights: Sequence[float]) -> list[tuple[Key, float]]:
     if len(rankings) != len(weights):
         raise UserError(f"{len(rankings)} rankings need as many weights, got {list(weights)}")
-    total: defaultdict[Hashable, float] = defaultdict(float)
+    total: defaultdict[Key, float] = defaultdict(float)
     for ranking, weight in zip(rankings, weights):
-        for document, score in ranking:
-            total[document] += weight * score
-    # sorted is stable and the dict remembers who came first, so equal scores need no order of their own.
+        for key, score in ranking:
+            total[key] += weight * score
+    # `sorted` is stable, and the dict keeps the order of insertion: equal scores stay in order of first appearance.
     return sorted(total.items(), key=lambda item: -item[1])

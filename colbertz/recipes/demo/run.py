@@ -16,7 +16,7 @@ from colbertz.display import format_hit
 from colbertz.errors import UserError, require
 from colbertz.index import Hit
 from colbertz.models import ColBERT
-from colbertz.models.checkpoint.assemble import PACKAGED
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.recipes.demo.compare import comparison
 from colbertz.recipes.demo.corpus import Function, collect, default_roots
 from colbertz.recipes.demo.terminal import bold, dim, duration, has_colors, print_next, stages

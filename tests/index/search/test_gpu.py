@@ -1,7 +1,7 @@
 """Search and build on GPUs: on one where there is one, else with the kernels in Triton's interpreter on CPU tensors."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,18 +10,32 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton")
 
-from colbertz.index import Index
-from colbertz.index import index as index_module
-from colbertz.index.search import cascade as search
+from colbertz.index import Hit, Index, SearchOptions
 from colbertz.index.search import gpu
-from colbertz.index.search import placement as shards
-from colbertz.index.search.cascade import Effort, Plan
-from colbertz.index.search.query import Hit, checked_devices
+from colbertz.index.search.cascade import Cascade
+from colbertz.index.search.checks import checked_devices
+from colbertz.index.search.hits import Ranking
+from colbertz.index.search.placement import PlacementCache, place
+from colbertz.index.search.plan import Effort, Limits, Plan, plan_for
+from colbertz.index.search.search import search_maxsim
 from colbertz.index.store import codec as codecs
 from colbertz.index.store import kmeans
 from colbertz.ragged import Ragged
 
-Place = Callable[[Index, int, int], Index]
+# With so few documents that Triton's interpreter is fast enough, a search still goes through all stages.
+SMALL = Limits(all_exact=10)
+MEMORY = 1 << 30  # bytes of memory that each device seems to have
+
+
+def search_cpu(index: Index, queries: Ragged, k: int = 10, **options: Any) -> list[list[Hit]]:
+    return search_maxsim(index.snapshot, queries, k, SearchOptions(**options), limits=SMALL)
+
+
+def search_gpu(
+    index: Index, queries: Ragged, device: torch.device, k: int = 10, limits: Limits = SMALL, **options: Any
+) -> list[list[Hit]]:
+    placed = place(index.snapshot, [device], MEMORY)
+    return search_maxsim(index.snapshot, queries, k, SearchOptions(**options), placed, limits)
 
 
 def random_documents(count: int, dim: int = 16, seed: int = 0) -> Ragged:
@@ -34,8 +48,8 @@ def random_documents(count: int, dim: int = 16, seed: int = 0) -> Ragged:
     return Ragged.from_lengths(F.normalize(tokens, dim=1), lengths)
 
 
-def queries_like(documents: Ragged, numbers: list[int]) -> Ragged:
-    noisy = [documents[number] + 0.1 * torch.randn(documents[number].shape) for number in numbers]
+def queries_like(documents: Ragged, doc_idx: list[int]) -> Ragged:
+    noisy = [documents[idx] + 0.1 * torch.randn(documents[idx].shape) for idx in doc_idx]
     return Ragged.from_list([F.normalize(query, dim=1) for query in noisy])
 
 
@@ -56,22 +70,8 @@ def path(documents: Ragged, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def index(path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-    """Small enough numbers of documents for the interpreter go through all stages."""
-    monkeypatch.setattr(search, "_FEW", 10)
+def index(path: Path) -> Index:
     return Index.open(path)
-
-
-@pytest.fixture
-def place(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Put an index on a number of devices with so many bytes of memory each, as `Index.search(device=…)` finds it."""
-
-    def put(index: Index, count: int = 1, memory: int = 1 << 30) -> Index:
-        monkeypatch.setattr(index_module, "checked_devices", lambda name: (device,) * count if name else ())
-        monkeypatch.setattr(shards, "_free", lambda device: memory)
-        return index
-
-    return put
 
 
 def assert_same(found: list[list[Hit]], expected: list[list[Hit]]) -> None:
@@ -86,91 +86,104 @@ def assert_same(found: list[list[Hit]], expected: list[list[Hit]]) -> None:
 @pytest.mark.parametrize(
     ("count", "memory"), [(1, 1 << 30), (3, 1 << 30), (1, 20_000)], ids=["resident", "three devices", "streamed"]
 )
-def test_hits_are_those_of_the_cpu(index: Index, documents: Ragged, place: Place, count: int, memory: int) -> None:
+def test_hits_are_those_of_the_cpu(
+    index: Index, documents: Ragged, device: torch.device, count: int, memory: int
+) -> None:
     queries = queries_like(documents, [3, 50, 119])
-    found = place(index, count, memory).search(queries, 5, n_ivf_probe=16, n_full_scores=160, device="gpu")
-    assert_same(found, index.search(queries, 5, n_ivf_probe=16, n_full_scores=160))
-    assert [hits[0].id for hits in found] == ["3", "50", "119"]
-    placed = index._placed
-    assert placed is not None and (placed.resident is None) == (memory < 1 << 20) and len(placed.ranges) >= count
+    placed = place(index.snapshot, [device] * count, memory)
+    assert (placed.resident is None) == (memory < 1 << 20) and len(placed.ranges) >= count
+    options = SearchOptions(n_ivf_probe=16, n_full_scores=160)
+    hits = search_maxsim(index.snapshot, queries, 5, options, placed, SMALL)
+    assert_same(hits, search_maxsim(index.snapshot, queries, 5, options, limits=SMALL))
+    assert [of_query[0].id for of_query in hits] == ["3", "50", "119"]
 
 
-def test_everything_probed_and_scored_is_brute_force(index: Index, documents: Ragged, place: Place) -> None:
+def test_everything_probed_and_scored_is_brute_force(index: Index, documents: Ragged, device: torch.device) -> None:
     queries = queries_like(documents, [20, 140])
     options = {"n_ivf_probe": index.num_cells, "n_full_scores": 10_000}
-    exact = index.search(queries, 12, exact=True)
-    assert_same(place(index).search(queries, 12, **options, device="gpu"), exact)
-    assert_same(index.search(queries, 12, exact=True, device="gpu"), exact)
+    exact = search_cpu(index, queries, 12, exact=True)
+    assert_same(search_gpu(index, queries, device, 12, **options), exact)
+    assert_same(search_gpu(index, queries, device, 12, exact=True), exact)
 
 
 @pytest.mark.parametrize("where", ["year > 1960", "year between 1950 and 1990", "year in (1903, 1950, 2020)"])
-def test_filters(index: Index, documents: Ragged, place: Place, where: str) -> None:
+def test_filters(index: Index, documents: Ragged, device: torch.device, where: str) -> None:
     """Most documents, few enough to need no probing, and few enough to be scored exactly; never a deleted one."""
     queries = queries_like(documents, [50, 61, 120])
     options = {"where": where, "n_ivf_probe": 8, "n_full_scores": 100}
-    found = place(index).search(queries, 3, **options, device="gpu")
-    assert_same(found, index.search(queries, 3, **options))
-    assert not {hit.id for hits in found for hit in hits} & {"7", "120"}
+    hits = search_gpu(index, queries, device, 3, **options)
+    assert_same(hits, search_cpu(index, queries, 3, **options))
+    assert not {hit.id for of_query in hits for hit in of_query} & {"7", "120"}
 
 
-def test_a_filter_that_nothing_passes_finds_nothing(index: Index, documents: Ragged, place: Place) -> None:
+def test_a_subset_for_each_query(index: Index, documents: Ragged, device: torch.device) -> None:
+    queries = queries_like(documents, [50, 61, 121, 3])
+    subset = [["61", "121"], None, ["61", "121"], []]
+    hits = search_gpu(index, queries, device, 3, subset=subset)
+    assert_same(hits, search_cpu(index, queries, 3, subset=subset))
+    assert [len(of_query) for of_query in hits] == [2, 3, 2, 0]
+    assert hits[2][0].id == "121"
+
+
+def test_a_filter_that_nothing_passes_finds_nothing(index: Index, documents: Ragged, device: torch.device) -> None:
     queries = queries_like(documents, [1, 2])
-    assert place(index).search(queries, where="year > 3000", device="gpu") == [[], []]
-    assert index.search(queries[:0], device="gpu") == []
+    assert search_gpu(index, queries, device, where="year > 3000") == [[], []]
+    assert search_gpu(index, queries[:0], device) == []
 
 
-def test_more_hits_than_documents_are_all_documents(index: Index, documents: Ragged, place: Place) -> None:
+def test_more_hits_than_documents_are_all_documents(index: Index, documents: Ragged, device: torch.device) -> None:
     queries = queries_like(documents, [1])
-    [hits] = place(index).search(queries, 1000, device="gpu")
+    [hits] = search_gpu(index, queries, device, 1000)
     assert sorted(int(hit.id) for hit in hits) == [i for i in range(150) if i not in (7, 120)]
 
 
-def test_queries_of_all_lengths_share_a_batch(index: Index, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_of_all_lengths_share_a_batch(index: Index, device: torch.device) -> None:
     queries = Ragged.from_lengths(F.normalize(torch.randn(1 + 16 + 17 + 40, 16), dim=1), [1, 16, 17, 40])
-    monkeypatch.setattr(gpu, "LONGEST_QUERY", 32)  # the last one is compared with everything
+    limits = Limits(all_exact=10, longest_query=32)  # the last query is compared with everything
     options = {"n_ivf_probe": 16, "n_full_scores": 160}
-    assert_same(place(index).search(queries, 3, **options, device="gpu"), index.search(queries, 3, **options))
+    assert_same(search_gpu(index, queries, device, 3, limits, **options), search_cpu(index, queries, 3, **options))
 
 
-def test_batches_are_cut_to_fit_memory(
-    index: Index, documents: Ragged, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_cut_to_fit_memory(index: Index, documents: Ragged, device: torch.device) -> None:
     queries = queries_like(documents, [3, 50, 119])
-    options = {"n_ivf_probe": 4, "n_full_scores": 100, "device": "gpu"}
-    whole = place(index).search(queries, 3, **options)
-    monkeypatch.setattr(gpu, "_TABLE_BYTES", 1)
-    assert_same(index.search(queries, 3, **options), whole)
+    options = {"n_ivf_probe": 4, "n_full_scores": 100}
+    whole = search_gpu(index, queries, device, 3, **options)
+    limits = Limits(all_exact=10, table_bytes=1)
+    assert_same(search_gpu(index, queries, device, 3, limits, **options), whole)
 
 
-def test_long_vectors_do_not_overflow_half_precision(
-    documents: Ragged, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "_FEW", 10)
-    index = place(Index.build(tmp_path / "index", documents))
+def test_long_vectors_do_not_overflow_half_precision(documents: Ragged, device: torch.device, tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "index", documents)
     queries = queries_like(documents, [3, 50])
-    options = {"n_ivf_probe": 16, "n_full_scores": 160, "device": "gpu"}
-    longer = index.search(queries.map(lambda values: values * 1e6), 3, **options)
-    for hits, others in zip(longer, index.search(queries, 3, **options)):
+    options = {"n_ivf_probe": 16, "n_full_scores": 160}
+    longer = search_gpu(index, queries.map(lambda values: values * 1e6), device, 3, **options)
+    for hits, others in zip(longer, search_gpu(index, queries, device, 3, **options), strict=True):
         assert [(hit.id, pytest.approx(hit.score / 1e6)) for hit in hits] == [(hit.id, hit.score) for hit in others]
 
 
-def test_equal_documents_come_in_the_order_of_insertion(documents: Ragged, place: Place, tmp_path: Path) -> None:
+def test_equal_documents_come_in_the_order_of_insertion(
+    documents: Ragged, device: torch.device, tmp_path: Path
+) -> None:
     same = Ragged.cat([documents[:1]] * 30)
+    index = Index.build(tmp_path / "index", same)
     for count in (1, 2):
-        index = place(Index.build(tmp_path / str(count), same), count)
-        [hits] = index.search(documents[:1], 12, device="gpu")
+        placed = place(index.snapshot, [device] * count, MEMORY)
+        [hits] = search_maxsim(index.snapshot, documents[:1], 12, SearchOptions(), placed)
         assert [hit.id for hit in hits] == [str(i) for i in range(12)]
 
 
-def test_what_is_on_the_device_stays_until_a_refresh(documents: Ragged, place: Place, tmp_path: Path) -> None:
-    index = place(Index.build(tmp_path / "index", documents[:20]))
-    index.search(documents[:1], 1, device="gpu")
-    placed = index._placed
-    index.search(documents[:1], 1, device="gpu")
-    assert index._placed is placed
+def test_what_is_on_the_device_stays_until_a_refresh(documents: Ragged, device: torch.device, tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "index", documents[:20])
+    cache = PlacementCache()
+    placed = cache.get(index.snapshot, (device,), MEMORY)
+    search_maxsim(index.snapshot, documents[:1], 1, SearchOptions(), placed)
+    assert cache.get(index.snapshot, (device,), MEMORY) is placed
     index.add(documents[20:30])
-    [[hit]] = index.search(documents[25:26], 1, device="gpu")
-    assert hit.id == "25" and index._placed is not placed
+    renewed = cache.get(index.snapshot, (device,), MEMORY)
+    assert renewed is not placed and cache.placed is renewed
+    [[hit]] = search_maxsim(index.snapshot, documents[25:26], 1, SearchOptions(), renewed)
+    assert hit.id == "25"
+    assert cache.get(index.snapshot, (device, device), MEMORY) is not renewed, "other devices, another placement"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -231,7 +244,7 @@ def test_an_index_built_on_the_gpu_is_the_same_each_time(documents: Ragged, tmp_
 
 @pytest.mark.gpu
 def test_a_cascade_waits_for_nothing_and_can_be_captured(path: Path, documents: Ragged) -> None:
-    [shard] = shards.place(Index.open(path)._snapshot, [torch.device("cuda")]).shards()
+    [shard] = place(Index.open(path).snapshot, [torch.device("cuda")]).shards()
     queries = F.normalize(torch.randn(4, 32, 16, device="cuda"), dim=2)
     plan = Plan(8, 100, 50, 20)
     expected = gpu.cascade(shard, queries, plan, None)  # compiles and tunes
@@ -258,31 +271,44 @@ def test_recall_on_the_gpu_is_that_of_the_cpu(tmp_path: Path) -> None:
     truth = [{hit.id for hit in hits} for hits in index.search(queries, 10, exact=True)]
 
     def recall(device: str | None) -> float:
-        found = index.search(queries, 10, device=device)
-        return float(np.mean([len({hit.id for hit in hits} & ids) / 10 for hits, ids in zip(found, truth)]))
+        rankings = index.search(queries, 10, device=device)
+        return float(np.mean([len({hit.id for hit in hits} & ids) / 10 for hits, ids in zip(rankings, truth)]))
 
     assert recall("cuda") >= recall(None) - 0.005
 
 
+@pytest.mark.gpu
+def test_the_public_search_keeps_what_is_on_the_device(documents: Ragged, tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "index", documents[:20])
+    [[hit]] = index.search(documents[3:4], 1, device="cuda")
+    assert hit.id == "3"
+    index.add(documents[20:30])
+    [[hit]] = index.search(documents[25:26], 1, device="cuda")
+    assert hit.id == "25"
+
+
+# -- the plan that CPU and GPU share -----------------------------------------------------------------------------
+
+
 def test_effort_says_how_far_to_look(index: Index) -> None:
-    """The plan that CPU and GPU share."""
-    snapshot = index._snapshot
-    assert search.plan(snapshot, Effort(8, 100), 5, 148) == Plan(9, 100, 25, 18)
-    assert search.plan(snapshot, Effort(8, 100), 5, 60) == Plan(0, 100, 25, 18)
-    assert search.plan(snapshot, Effort(8, 100), 5, 18) == Plan(0, 18, 18, 18)
-    assert search.plan(snapshot, Effort(index.num_cells, 592), 5, 148) is None
+    snapshot = index.snapshot
+    assert plan_for(snapshot, Effort(8, 100), 5, 148, SMALL) == Plan(9, 100, 25, 18)
+    assert plan_for(snapshot, Effort(8, 100), 5, 60, SMALL) == Plan(0, 100, 25, 18)
+    assert plan_for(snapshot, Effort(8, 100), 5, 18, SMALL) == Plan(0, 18, 18, 18)
+    assert plan_for(snapshot, Effort(index.num_cells, 592), 5, 148, SMALL) is None
 
 
-def test_an_effort_that_equals_the_exact_scores_does_not_score_everything(
-    index: Index, documents: Ragged, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_effort_that_equals_the_exact_scores_does_not_score_everything(index: Index, documents: Ragged) -> None:
     """Thirteen documents by centroids and thirteen exactly, as k is 1, was once taken for an index of thirteen."""
-    plain, looked_at = search._Cascade.exact, []
+    num_scored = []
 
-    def exact(cascade: search._Cascade, numbers: np.ndarray) -> search.Found:
-        looked_at.append(len(numbers))
-        return plain(cascade, numbers)
+    class Counting(Cascade):
+        def exact(self, doc_idx: np.ndarray) -> Ranking:
+            num_scored.append(len(doc_idx))
+            return super().exact(doc_idx)
 
-    monkeypatch.setattr(search._Cascade, "exact", exact)
-    index.search(queries_like(documents, [50]), 1, n_ivf_probe=4, n_full_scores=13)
-    assert looked_at[0] <= 13
+    plan = plan_for(index.snapshot, Effort(4, 13), 1, 148, SMALL)
+    assert plan is not None
+    query = queries_like(documents, [50])[0].numpy()
+    Counting(index.snapshot, query, 1, plan, index.snapshot.live).run()
+    assert num_scored[0] <= 13

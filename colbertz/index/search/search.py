@@ -1,0 +1,132 @@
+"""The three searches of one snapshot: by MaxSim, by the words of the texts, and by both."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from colbertz.errors import UserError
+from colbertz.index.search import fulltext, fusion
+from colbertz.index.search.allowed import Group, groups_of
+from colbertz.index.search.cascade import exact_search, search
+from colbertz.index.search.checks import check_texts, checked_queries
+from colbertz.index.search.hits import NO_DOCUMENTS, Hit, Ranking, hits_of
+from colbertz.index.search.options import SearchOptions, check_count
+from colbertz.index.search.placement import Placed
+from colbertz.index.search.plan import DEFAULT_LIMITS, Limits, effort_for
+from colbertz.index.store.snapshot import Snapshot
+from colbertz.ragged import Ragged
+
+_FUSIONS = {"reciprocal_rank": fusion.reciprocal_rank, "weighted": fusion.weighted}
+# Hits of each ranking that a hybrid search fuses, unless k is larger or the options say another number.
+_FUSION_DEPTH = 100
+
+
+def search_maxsim(
+    snapshot: Snapshot,
+    queries: Ragged,
+    k: int,
+    options: SearchOptions,
+    placed: Placed | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> list[list[Hit]]:
+    """The `k` documents with the highest MaxSim for each query; see `Index.search`.
+
+    Args:
+        snapshot: what to search.
+        queries: (num_tokens, E) embeddings.
+        k: hits for each query.
+        options: how far to look, and which documents may be found; its `device` is not read.
+        placed: the snapshot on GPUs, to search there; None for the CPU.
+        limits: see `Limits`.
+    """
+    check_count("k", k)
+    queries = _on_device(snapshot, queries, placed)
+    groups = groups_of(snapshot, options, len(queries))
+    rankings = _rank_by_maxsim(snapshot, queries, k, options, groups, placed, limits)
+    return [hits_of(snapshot, ranking) for ranking in rankings]
+
+
+def search_words(snapshot: Snapshot, texts: Sequence[str], k: int, options: SearchOptions) -> list[list[Hit]]:
+    """The `k` documents whose texts have the highest BM25 for each query; see `Index.search_text`."""
+    check_count("k", k)
+    check_texts(texts)
+    rankings = _rank_by_words(snapshot, texts, k, groups_of(snapshot, options, len(texts)))
+    return [hits_of(snapshot, ranking) for ranking in rankings]
+
+
+def search_both(
+    snapshot: Snapshot,
+    queries: Ragged,
+    texts: Sequence[str],
+    k: int,
+    options: SearchOptions,
+    placed: Placed | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> list[list[Hit]]:
+    """The `k` best documents by MaxSim and BM25 together; see `Index.search_hybrid`.
+
+    Args:
+        snapshot: what to search.
+        queries: (num_tokens, E) embeddings.
+        texts: the same queries as text.
+        k: hits for each query.
+        options: how to search and to fuse, and which documents may be found; its `device` is not read.
+        placed: the snapshot on GPUs, to search there; None for the CPU.
+        limits: see `Limits`.
+    """
+    if isinstance(texts, str) or len(texts) != len(queries):
+        raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
+    check_count("k", k)
+    depth = max(k, options.fusion_depth or _FUSION_DEPTH)
+    queries = _on_device(snapshot, queries, placed)
+    groups = groups_of(snapshot, options, len(queries))
+    by_maxsim = _rank_by_maxsim(snapshot, queries, depth, options, groups, placed, limits)
+    by_words = _rank_by_words(snapshot, texts, depth, groups)
+    hits = []
+    for rankings in zip(by_maxsim, by_words):
+        scored = [list(zip(ranking.doc_idx.tolist(), ranking.scores.tolist())) for ranking in rankings]
+        fused = _FUSIONS[options.fusion](scored, [1 - options.text_weight, options.text_weight])[:k]
+        doc_idx = np.array([idx for idx, _ in fused], np.int64)
+        hits.append(hits_of(snapshot, Ranking(doc_idx, np.array([score for _, score in fused]))))
+    return hits
+
+
+def _on_device(snapshot: Snapshot, queries: Ragged, placed: Placed | None) -> Ragged:
+    return checked_queries(queries, snapshot.codec.embedding_dim, placed.devices[0] if placed else "cpu")
+
+
+def _rank_by_maxsim(
+    snapshot: Snapshot,
+    queries: Ragged,
+    k: int,
+    options: SearchOptions,
+    groups: Sequence[Group],
+    placed: Placed | None,
+    limits: Limits,
+) -> list[Ranking]:
+    effort = effort_for(k, options, len(snapshot.codec.centroids))
+    rankings = [NO_DOCUMENTS] * len(queries)
+    for positions, allowed in groups:
+        batch = queries if len(positions) == len(queries) else queries[positions]
+        if placed is not None:
+            from colbertz.index.search import gpu  # imports Triton
+
+            ranked = gpu.search(placed, batch, k, None if options.exact else effort, allowed, limits)
+        elif options.exact:
+            ranked = exact_search(snapshot, batch, k, allowed, limits)
+        else:
+            ranked = search(snapshot, batch, k, effort, allowed, limits)
+        for position, ranking in zip(positions, ranked):
+            rankings[position] = ranking
+    return rankings
+
+
+def _rank_by_words(snapshot: Snapshot, texts: Sequence[str], k: int, groups: Sequence[Group]) -> list[Ranking]:
+    segments = [segment.documents for segment in snapshot.segments]
+    rankings = [NO_DOCUMENTS] * len(texts)
+    for positions, allowed in groups:
+        for position in positions:
+            scored = fulltext.search_text(segments, texts[position], k, allowed)
+            doc_idx = np.array([snapshot.first_doc_idx[segment] + idx for segment, idx, _ in scored], np.int64)
+            rankings[position] = Ranking(doc_idx, np.array([score for _, _, score in scored]))
+    return rankings
