@@ -13,6 +13,7 @@ from pathlib import Path
 
 from colbertz import training
 from colbertz.display import format_hit
+from colbertz.document import Document
 from colbertz.errors import UserError, require
 from colbertz.index import Hit
 from colbertz.models import ColBERT
@@ -119,15 +120,8 @@ def _write_training_data(functions: Sequence[Function], settings: TrainingConfig
 
 
 def _build(index: Path, model: ColBERT, functions: Sequence[Function], location: str) -> Searcher:
-    searcher = Searcher.build(
-        index,
-        model,
-        [function.document for function in functions],
-        ids=[function.id for function in functions],
-        metadata=[{"path": f.path, "line": f.line, "name": f.name} for f in functions],
-        location=location,
-        overwrite=True,
-    )
+    documents = [Document(f.id, f.document, {"path": f.path, "line": f.line, "name": f.name}) for f in functions]
+    searcher = Searcher.build(index, model, documents, location=location, overwrite=True)
     written = searcher.index
     megabytes = written.manifest.size / 1e6
     print(f"{written.num_tokens:,} tokens of {written.embedding_dim} dimensions: {megabytes:,.0f} MB")
