@@ -41,7 +41,9 @@ SUBCOMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's) and return its exit status."""
     args = parse(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # some libraries, such as bm25s, set their own loggers to DEBUG
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
         module_of(args.subcommand).run(args)
     except BrokenPipeError:
