@@ -246,19 +246,20 @@ class Index:
         """All documents in order of insertion, as they are when the iteration begins."""
         return self.snapshot.live_documents()
 
+    # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload
-    def get(self, doc_id: str) -> Document: ...
+    def get(self, ids: str) -> Document: ...  # type: ignore[overload-overlap]
     @overload
-    def get(self, doc_id: list[str]) -> list[Document]: ...
-    def get(self, doc_id: str | list[str]) -> Document | list[Document]:
-        """The document with an id, or those with several ids in their order.
+    def get(self, ids: Sequence[str]) -> list[Document]: ...
+    def get(self, ids: str | Sequence[str]) -> Document | list[Document]:
+        """The document with an id, or a list of those with several ids, in their order.
 
         Raises:
             UnknownDocument: for an id that is not in the index.
         """
         snapshot = self.snapshot
-        documents = snapshot.documents(snapshot.doc_idx_of([doc_id] if isinstance(doc_id, str) else doc_id))
-        return documents[0] if isinstance(doc_id, str) else documents
+        documents = snapshot.documents(snapshot.doc_idx_of([ids] if isinstance(ids, str) else ids))
+        return documents[0] if isinstance(ids, str) else documents
 
     def ids(self, where: str | None = None, parameters: Parameters = ()) -> list[str]:
         """The ids of all documents, or of those for which `where` holds, in order of insertion.
