@@ -1,13 +1,14 @@
 """CSV and TSV with a header: the first row names the columns, and every other row has as many cells.
 
 Quoting is that of Python's `csv` module with `strict=True`: a cell that begins with a double quote ends with one, and
-may hold delimiters, line ends and doubled quotes. Every cell is a string: `NA`, `null` and `007` stay as they are. An
-empty cell is an empty string. A number in the metadata of a document is thus text; filters compare it as a number only
-with `CAST(year AS INTEGER)`.
+may hold delimiters, line ends and doubled quotes. Every cell is a string: `NA`, `null` and `007` stay as they are, and
+an empty cell is an empty string. Only in the metadata of documents are numbers read as numbers, by whole columns; see
+`numeric_columns`.
 """
 
 import csv
 import io
+import re
 from array import array
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Characters of a cell at most. The module's own limit of 131,072 is too small for a long document. Without any limit, a
 # quote that is never closed would read the rest of the file into memory before it is reported.
 _MAX_CELL = 1 << 24
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def read(source: str, delimiter: str) -> Iterator[Row]:
@@ -63,6 +66,27 @@ def open_rows(path: Path, delimiter: str) -> "IndexedRows":
         raise UserError(f"{name} holds no rows")
     header = _checked_header(first[0], name)
     return IndexedRows(path, partial(_find_records, delimiter, name), partial(_parse, header, delimiter), header)
+
+
+def numeric_columns(source: str, delimiter: str) -> set[str]:
+    """The columns in which every cell is a number in JSON's notation or empty, and at least one is a number.
+
+    Without types a filter such as `year > 2020` would hold for every document, since SQL orders any text after any
+    number. A column with a cell such as `007`, `+49`, `1,5` or `NA` is not numeric.
+
+    Raises:
+        FileNotFoundError, UserError: as `read`.
+    """
+    undecided: set[str] | None = None
+    numeric: set[str] = set()
+    for values, _ in read(source, delimiter):
+        undecided = set(values) if undecided is None else undecided
+        cells = {column: values[column] for column in undecided if values[column]}
+        undecided -= {column for column, cell in cells.items() if not _NUMBER.fullmatch(cell)}
+        numeric |= cells.keys()
+        if not undecided:
+            break
+    return numeric & (undecided or set())
 
 
 def _records(

@@ -1,11 +1,12 @@
 """Documents, queries and texts, made of the rows of a file."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, time
 from typing import Any
 
-from colbertz.corpus.formats import read_rows, suffix_of
+from colbertz.corpus.formats import numeric_columns, read_rows, suffix_of
 from colbertz.corpus.lines import name_of, read_text_lines
 from colbertz.corpus.rows import BadRow, Row, shown
 from colbertz.document import Document
@@ -14,18 +15,23 @@ from colbertz.document import Document
 def read_documents(source: str) -> Iterator[Document]:
     """The documents of a file in BEIR's layout: `_id` (or `id`), `text`, perhaps `title` and `metadata`.
 
-    The text of a document is its title, if it has one, and its text. Other columns join the metadata; dates and times,
-    which Parquet has, as ISO 8601.
+    The text of a document is its title, if it has one, and its text. Other columns join the metadata. Dates and times,
+    which Parquet has, are written as ISO 8601. In CSV and TSV, columns of numbers become numbers, and their empty cells
+    None; see `colbertz.corpus.delimited.numeric_columns`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         UserError: as `read_rows`; a `BadRow` for a row without id or text.
     """
-    for row in read_rows(source):
+    rows = read_rows(source)
+    numeric = numeric_columns(source) - {"title", "metadata"}
+    for row in rows:
         values = dict(row.values)
         id, text = _id(values, row.where), _text(row)
         values.pop("_id" if "_id" in values else "id")
         values.pop("text")
+        for column in numeric & values.keys():
+            values[column] = json.loads(values[column]) if values[column] else None
         metadata = values.pop("metadata", None) or {}
         if not isinstance(metadata, dict):
             raise BadRow(f"{row.where}: `metadata` must be an object, {shown(metadata)}")

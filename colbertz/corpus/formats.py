@@ -23,18 +23,28 @@ class Format:
         read: the rows of a file in order.
         open: its rows by index; None where this format cannot be read that way.
         text: whether files may be gzipped.
+        numeric_columns: the columns of a file whose strings are numbers; None where rows have numbers themselves.
     """
 
     read: Callable[[str], Iterator[Row]]
     open: "Callable[[Path], IndexedRows] | None"
     text: bool = True
+    numeric_columns: Callable[[str], set[str]] | None = None
+
+
+def _delimited(delimiter: str) -> Format:
+    return Format(
+        partial(delimited.read, delimiter=delimiter),
+        partial(delimited.open_rows, delimiter=delimiter),
+        numeric_columns=partial(delimited.numeric_columns, delimiter=delimiter),
+    )
 
 
 FORMATS = {
     ".jsonl": Format(jsonl.read, jsonl.open_rows),
     ".ndjson": Format(jsonl.read, jsonl.open_rows),
-    ".csv": Format(partial(delimited.read, delimiter=","), partial(delimited.open_rows, delimiter=",")),
-    ".tsv": Format(partial(delimited.read, delimiter="\t"), partial(delimited.open_rows, delimiter="\t")),
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
     ".parquet": Format(parquet.read, None, text=False),
 }
 # For help texts and messages.
@@ -59,6 +69,12 @@ def find_file(folder: Path, stem: str) -> Path | None:
     """The file of that name in a folder, in whichever format, gzipped or not; None if there is none."""
     names = [name for suffix in FORMATS for name in (f"{stem}{suffix}", f"{stem}{suffix}.gz")]
     return next((folder / name for name in names if suffix_of(name) and (folder / name).is_file()), None)
+
+
+def numeric_columns(source: str) -> set[str]:
+    """The columns of a file whose strings are numbers: empty for formats with types of their own, and for stdin."""
+    columns = None if source == "-" else FORMATS[required_suffix(source)].numeric_columns
+    return columns(source) if columns else set()
 
 
 def read_rows(source: str) -> Iterator[Row]:

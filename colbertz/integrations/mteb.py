@@ -1,8 +1,7 @@
-"""A model as mteb takes it: `mteb.evaluate(MtebModel(model, "me/model"), mteb.get_tasks(tasks=["SciFact"]))`.
+"""A model for mteb: `mteb.evaluate(MtebModel(model, "me/model"), mteb.get_tasks(tasks=["SciFact"]))`.
 
-mteb asks a model either for embeddings, which it compares itself, or to search; ours searches, so that what mteb judges
-is our MaxSim and our index. Only tasks of retrieval and reranking can be done that way, which are those that embeddings
-of tokens are for.
+mteb either asks a model for embeddings and compares these itself, or asks it to search. `MtebModel` searches, so mteb
+measures the MaxSim and the index of colbertz. Only tasks of retrieval and reranking can be evaluated this way.
 """
 
 import hashlib
@@ -22,15 +21,18 @@ if TYPE_CHECKING:
 
 
 class MtebModel:
-    """mteb's `SearchProtocol`: texts of documents are kept by `index` and encoded by `search`, some at a time.
+    """mteb's `SearchProtocol`: `index` keeps the texts of documents, and `search` encodes them, some at a time.
 
     Queries and documents get the prompts of the model's settings.
 
     Args:
-        model: as loaded, with the lengths that it is to be evaluated with.
-        name: under which mteb keeps its results, "organisation/model".
-        index: compare every query with every document, or build an index and search it.
+        model: with the lengths that it is to be evaluated with.
+        name: under which mteb keeps the results, "organisation/model".
+        index: `exact` compares every query with every document; `plaid` builds an index and searches it.
         device: where the index is built and searched.
+
+    Raises:
+        UserError: for another kind of index, or a name of another form.
     """
 
     def __init__(
@@ -42,17 +44,22 @@ class MtebModel:
             raise UserError(f"mteb wants names of the form organisation/model, got {name!r}")
         self.model = model
         self.name = name
-        self._how, self._device = index, device
+        self._index: Literal["exact", "plaid"] = index
+        self._device = device
         self._ids: list[str] = []
         self._texts: list[str] = []
 
     @property
     def mteb_model_meta(self) -> "ModelMeta":
-        """What mteb notes beside its results, and by which it knows that it has them already."""
+        """The description of the model that mteb stores with the results, and by which it finds results it has."""
         from mteb.models import ModelMeta
 
         settings = self.model.settings
-        how = {"query_length": settings.query_length, "document_length": settings.document_length, "index": self._how}
+        search_settings = {
+            "query_length": settings.query_length,
+            "document_length": settings.document_length,
+            "index": self._index,
+        }
         known = {
             "name": self.name,
             "revision": _digest(self.model),
@@ -62,15 +69,15 @@ class MtebModel:
             "similarity_fn_name": "MaxSim",
             "framework": ["PyTorch"],
             "model_type": ["late-interaction"],
-            "experiment_kwargs": how,
+            "experiment_kwargs": search_settings,
         }
-        nothing: dict[str, Any] = dict.fromkeys(
-            name for name, one in ModelMeta.model_fields.items() if one.is_required()
+        unknown: dict[str, Any] = dict.fromkeys(
+            name for name, field in ModelMeta.model_fields.items() if field.is_required()
         )
-        return ModelMeta.model_validate(nothing | known)
+        return ModelMeta.model_validate(unknown | known)
 
     def index(self, corpus: Iterable[Mapping[str, Any]], **_: Any) -> None:
-        """Take the documents: rows of `id`, `text` and perhaps `title`."""
+        """Keep the documents: rows with `id`, `text` and perhaps `title`."""
         self._ids, self._texts = [], []
         for row in corpus:
             title = row.get("title") or ""
@@ -86,13 +93,16 @@ class MtebModel:
         encode_kwargs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> Run:
-        """The `top_k` best documents of each query: rows of `id`, `text` and perhaps `instruction`.
+        """The `top_k` best documents of each query.
 
         Args:
-            queries: what to search.
+            queries: rows with `id`, `text` and perhaps `instruction`.
             top_k: documents a query.
-            top_ranked: the documents to rank for each query, instead of all.
-            encode_kwargs: mteb's; of them `show_progress_bar` counts.
+            top_ranked: the documents to rank for each query; None for all.
+            encode_kwargs: options of mteb, of which only `show_progress_bar` is used.
+
+        Raises:
+            UserError: for a text that is not a string.
         """
         ids, texts = [], []
         for row in queries:
@@ -100,24 +110,29 @@ class MtebModel:
             texts.append(f"{_text(row)} {row.get('instruction') or ''}".strip())
         show = None if (encode_kwargs or {}).get("show_progress_bar", True) else False
         if top_ranked is not None:
-            run: Run = {id: {} for id in ids}
-            given = {id: dict.fromkeys(top_ranked.get(id, ()), 0.0) for id in ids}
+            run: Run = {query_id: {} for query_id in ids}
+            candidates = {query_id: dict.fromkeys(top_ranked.get(query_id, ()), 0.0) for query_id in ids}
             collection = Collection("mteb", ids, texts, self._ids, self._texts, [{}] * len(ids))
-            for id, scores in rerank(self.model, collection, given, show_progress=show).items():
-                run[id] = dict(sorted(scores.items(), key=lambda item: -item[1])[:top_k])
+            for query_id, scores in rerank(self.model, collection, candidates, show_progress=show).items():
+                run[query_id] = dict(sorted(scores.items(), key=lambda item: -item[1])[:top_k])
             return run
-        found = search(self.model, texts, self._texts, top_k, index=self._how, device=self._device, show_progress=show)
-        return {id: {self._ids[number]: score for number, score in best} for id, best in zip(ids, found)}
+        rankings = search(
+            self.model, texts, self._texts, top_k, index=self._index, device=self._device, show_progress=show
+        )
+        return {
+            query_id: {self._ids[doc_idx]: score for doc_idx, score in ranking}
+            for query_id, ranking in zip(ids, rankings)
+        }
 
 
 def _text(row: Mapping[str, Any]) -> str:
     if not isinstance(row["text"], str):
-        raise UserError(f"the text {row['id']!r} is no string: {row['text']!r:.60}; conversations are not supported")
+        raise UserError(f"the text {row['id']!r} is not a string: {row['text']!r:.60}; conversations are not supported")
     return row["text"]
 
 
 def _digest(model: ColBERT) -> str:
-    """Changes with weights and settings, so that mteb's cache does not answer for what the model was yesterday."""
+    """A hash of weights and settings: with the name alone mteb would return old results for a model that changed."""
     digest = hashlib.sha256(repr(model.settings).encode())
     if model.exported:
         digest.update(model.exported.path.read_bytes())

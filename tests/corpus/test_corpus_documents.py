@@ -50,7 +50,20 @@ def test_the_id_may_be_in_the_column_id(tmp_path: Path) -> None:
     assert list(read_documents(str(path))) == [Document("x", "one", {})]
     assert list(read_queries(str(path))) == [Query("x", "one")]
     path.write_text("_id,id,text\nx,7,one\n")
-    assert list(read_documents(str(path))) == [Document("x", "one", {"id": "7"})]
+    assert list(read_documents(str(path))) == [Document("x", "one", {"id": 7})]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_columns_of_numbers_are_numbers_in_the_metadata(tmp_path: Path, delimiter: str) -> None:
+    """With text in the column `year`, the filter `year > 2020` would hold for every document."""
+    lines = ["_id,text,title,year,price,zip,note,mixed", "1,10,1984,1999,1.5,02139,,1", "2,20,7,,-2e3,10001,,NA"]
+    path = tmp_path / ("a.csv" if delimiter == "," else "a.tsv")
+    path.write_text("\n".join(lines).replace(",", delimiter))
+    first = {"title": "1984", "year": 1999, "price": 1.5, "zip": "02139", "note": "", "mixed": "1"}
+    second = {"title": "7", "year": None, "price": -2000.0, "zip": "10001", "note": "", "mixed": "NA"}
+    documents = list(read_documents(str(path)))
+    assert documents == [Document("1", "1984 10", first), Document("2", "7 20", second)]
+    assert isinstance(documents[0].metadata["year"], int)
 
 
 def test_typed_columns_of_parquet_become_metadata(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""mteb's own evaluation of a model gives our numbers, on tasks of mteb's classes whose texts are made up here."""
+"""mteb's evaluation of a model gives the same values as ours, on small tasks made of mteb's classes."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ PROMPTS = {"query": "north question ", "document": "round thing "}
 
 @pytest.fixture(scope="module")
 def mteb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Mteb makes the folder of its cache when it is imported."""
+    """The module; mteb creates the folder of its cache when it is imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTEB_CACHE", str(tmp_path_factory.mktemp("mteb")))
         yield importlib.import_module("mteb")
@@ -38,7 +38,7 @@ def model(checkpoint: Path) -> ColBERT:
 
 
 def task_of(kind: str, **more: Any) -> Any:
-    """A task of mteb's class; every other document has a title. `more` goes into its data."""
+    """A task of mteb's class; every other document has a title. `more` is added to its data."""
     from datasets import Dataset
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -73,7 +73,7 @@ def task_of(kind: str, **more: Any) -> Any:
 
 
 def scores_of(mteb: Any, model: MtebModel, task: Any, folder: Path) -> tuple[Mapping[str, float], dict[str, Any]]:
-    """Mteb's numbers, and the run that it had from the model."""
+    """Mteb's scores, and the run that the model gave to mteb."""
     results = mteb.evaluate(
         model, task, cache=mteb.ResultCache(folder / "cache"), prediction_folder=folder, show_progress_bar=False
     )
@@ -81,14 +81,14 @@ def scores_of(mteb: Any, model: MtebModel, task: Any, folder: Path) -> tuple[Map
     return results[0].scores["test"][0], written["default"]["test"]
 
 
-def test_mteb_finds_what_we_find(mteb: Any, model: ColBERT, tmp_path: Path) -> None:
-    scores, found = scores_of(mteb, MtebModel(model, "us/tiny"), task_of("Retrieval"), tmp_path)
+def test_mteb_has_our_run_and_our_measures(mteb: Any, model: ColBERT, tmp_path: Path) -> None:
+    scores, mteb_run = scores_of(mteb, MtebModel(model, "us/tiny"), task_of("Retrieval"), tmp_path)
     texts = [" ".join(pair) for pair in PAIRS]
     relevant = [{id: float(gain) for id, gain in row.items()} for row in RELEVANT.values()]
     collection = Collection("words", list(QUERIES), list(QUERIES.values()), IDS, texts, relevant)
     run = retrieve(model, collection, 1000, show_progress=False)
-    for query, row in run.items():
-        assert found[query] == pytest.approx(row, abs=1e-9)
+    for query_id, hits in run.items():
+        assert mteb_run[query_id] == pytest.approx(hits, abs=1e-9)
     names = {"nDCG@10": "ndcg_at_10", "AP@100": "map_at_100", "R@5": "recall_at_5", "P@3": "precision_at_3"}
     ours = measures.per_query(RELEVANT, run, list(names))
     for our_name, name in names.items():
@@ -96,39 +96,39 @@ def test_mteb_finds_what_we_find(mteb: Any, model: ColBERT, tmp_path: Path) -> N
         assert scores[name] == pytest.approx(round(mean, 5), abs=1e-9)  # mteb rounds
     assert 0 < scores["ndcg_at_10"] < 1
 
-    # Both prompts were put before their texts, and not those of the other side.
+    # Queries had the query prompt, and documents the document prompt.
     queries = model.encode_query(list(QUERIES.values()), prompt=PROMPTS["query"])
     expected = model.similarity(queries, model.encode_document(texts, prompt=PROMPTS["document"]))
-    again = torch.tensor([[found[query][id] for id in IDS] for query in QUERIES])
+    again = torch.tensor([[mteb_run[query_id][doc_id] for doc_id in IDS] for query_id in QUERIES])
     torch.testing.assert_close(again, expected, rtol=0, atol=1e-5)
 
 
-def test_an_index_finds_the_same(mteb: Any, model: ColBERT, tmp_path: Path) -> None:
+def test_an_index_has_nearly_the_same_ndcg(mteb: Any, model: ColBERT, tmp_path: Path) -> None:
     exact, _ = scores_of(mteb, MtebModel(model, "us/tiny"), task_of("Retrieval"), tmp_path / "a")
     plaid, _ = scores_of(mteb, MtebModel(model, "us/tiny", index="plaid"), task_of("Retrieval"), tmp_path / "b")
     assert plaid["ndcg_at_10"] == pytest.approx(exact["ndcg_at_10"], abs=0.1)
 
 
-def test_reranking_ranks_what_is_given(mteb: Any, model: ColBERT, tmp_path: Path) -> None:
+def test_reranking_ranks_only_the_given_documents(mteb: Any, model: ColBERT, tmp_path: Path) -> None:
     given = {query: IDS[i : i + 12] for i, query in enumerate(QUERIES)} | {"q7": []}
     _, everything = scores_of(mteb, MtebModel(model, "us/tiny"), task_of("Retrieval"), tmp_path)
-    _, found = scores_of(mteb, MtebModel(model, "us/tiny"), task_of("Reranking", top_ranked=given), tmp_path)
-    assert found.keys() == given.keys()
-    for query, ids in given.items():
-        assert found[query] == pytest.approx({id: everything[query][id] for id in ids}, abs=1e-4)
+    _, reranked = scores_of(mteb, MtebModel(model, "us/tiny"), task_of("Reranking", top_ranked=given), tmp_path)
+    assert reranked.keys() == given.keys()
+    for query_id, doc_ids in given.items():
+        assert reranked[query_id] == pytest.approx({id: everything[query_id][id] for id in doc_ids}, abs=1e-4)
 
 
 def test_instructions_are_read_and_conversations_refused(model: ColBERT) -> None:
     wrapped = MtebModel(model, "us/tiny")
     wrapped.index([{"id": "a", "text": "red green", "title": None}, {"id": "b", "text": "cold warm"}])
-    found = wrapped.search([{"id": "q", "text": "red", "instruction": "find a color"}], top_k=1)
+    run = wrapped.search([{"id": "q", "text": "red", "instruction": "find a color"}], top_k=1)
     expected = model.similarity(model.encode_query("red find a color"), model.encode_document("red green"))
-    assert found == {"q": {"a": pytest.approx(expected.item(), abs=1e-5)}}
+    assert run == {"q": {"a": pytest.approx(expected.item(), abs=1e-5)}}
     with pytest.raises(ValueError, match="conversations are not supported"):
         wrapped.search([{"id": "q", "text": ["red", "green"]}], top_k=1)
 
 
-def test_results_are_kept_by_weights_and_settings(mteb: Any, model: ColBERT, checkpoint: Path) -> None:
+def test_the_revision_depends_on_weights_and_settings(mteb: Any, model: ColBERT, checkpoint: Path) -> None:
     meta = MtebModel(model, "us/tiny").mteb_model_meta
     assert meta == MtebModel(model, "us/tiny").mteb_model_meta
     assert meta.experiment_kwargs == {"query_length": 32, "document_length": 180, "index": "exact"}

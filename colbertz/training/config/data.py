@@ -12,8 +12,9 @@ class SourceConfig:
     """One data set to train on.
 
     Attributes:
-        path: a .jsonl, .jsonl.gz, .csv or .parquet file, a directory that `datasets` saved or that has the layout of a
-            hub repository, or the id of a data set on the Hugging Face hub; null for the published one of `layout`.
+        path: a .jsonl, .csv, .tsv (each perhaps .gz) or .parquet file, a directory that `datasets` saved or that has
+            the layout of a hub repository, or the id of a data set on the Hugging Face hub; null for the published one
+            of `layout`.
         layout: what the rows contain. `columns`: what the settings below say. The others name published data sets:
             `nomic-unsupervised` (pairs), `nomic-supervised` (pairs and hard negatives), `ms-marco-scores` (lists of
             document ids with a teacher's scores; the texts are in separate data sets).

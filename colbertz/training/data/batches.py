@@ -1,4 +1,4 @@
-"""Tokenised batches by number of the step, made in this process or ahead of time in others."""
+"""The tokenised batch of each step, made in this process when it is needed, or ahead of time in other processes."""
 
 import atexit
 import os
@@ -19,7 +19,8 @@ from colbertz.training.data.examples import Example
 from colbertz.training.data.mixture import Schedule, num_steps, rows_of, schedule
 from colbertz.training.data.sources import Source, open_mixture
 
-_MOST_BAD = 1000  # bad rows on end after which it is the settings that are wrong, not the rows
+# After as many bad rows in sequence the settings are probably wrong, not the rows.
+_MAX_BAD_IN_SEQUENCE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +31,12 @@ class Batch:
         queries: B texts.
         documents: those of query 0, then those of query 1, …; num_documents texts.
         counts: (B,) int64, documents of each query.
-        scores: (num_documents,) float32, the teacher's; None for data without.
+        scores: (num_documents,) float32, the teacher's; None for data without scores.
         keys: (num_documents, 2) int64, hashes of the text and of the id (of the text where there is no id). Documents
             with an equal key in either column are the same.
         source: name of the data set.
-        rows: (B,) int64, row numbers in it, on the CPU.
-        bad_rows: why rows were passed over, in favour of the next good ones.
+        rows: (B,) int64, row indices in the data set, on the CPU.
+        bad_rows: for each row that was replaced by the next good one, its place and what is wrong with it.
     """
 
     queries: Tokens
@@ -51,7 +52,7 @@ class Batch:
         return len(self.queries)
 
     def __getitem__(self, part: slice) -> "Batch":
-        """Consecutive queries with their documents; `bad_rows` belongs to the whole batch and is not carried over."""
+        """Consecutive queries with their documents, without `bad_rows`, which belongs to the whole batch."""
         first, last, _ = part.indices(len(self))
         ends = [0, *self.counts.cumsum(0).tolist()]
         documents = slice(ends[first], ends[last])
@@ -66,7 +67,7 @@ class Batch:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Move all but the row numbers, which are for messages."""
+        """Move all tensors but `rows`, which is for messages."""
         return self._map(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
@@ -86,19 +87,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatches(Dataset[Batch]):
-    """This process's share of the batch of every step; `batches[step]` depends on nothing that was read before.
+    """This process's share of the batch of every step. `batches[step]` does not depend on which steps were read before.
 
     Attributes:
         sources: the mixture.
         schedule: which of them each step draws from.
         tokenizer: of the model.
-        batch_size: queries in a step, over all processes.
+        batch_size: queries in a step, of all processes together.
         seed: of the order of rows.
         rank: of this process.
         world_size: number of processes.
 
     Raises:
-        ValueError: if the processes cannot share a batch equally.
+        UserError: if the processes cannot share a batch equally.
     """
 
     sources: Sequence[Source]
@@ -122,14 +123,14 @@ class StepBatches(Dataset[Batch]):
         """The batch of a step.
 
         Raises:
-            ValueError: if a source has only bad rows, or 1,000 on end; it shows the first one.
+            UserError: if a source has only bad rows, or 1,000 in sequence; it shows the first one.
         """
         source = self.sources[self.schedule.sources[step]]
         draw = int(self.schedule.draws[step])
         bad_rows: list[str] = []
         rows, examples = [], []
-        for wanted in rows_of(source, draw, self.batch_size, self.seed, self.rank, self.world_size).tolist():
-            row, example = _next_good(source, wanted, bad_rows)
+        for drawn in rows_of(source, draw, self.batch_size, self.seed, self.rank, self.world_size).tolist():
+            row, example = _first_good(source, drawn, bad_rows)
             rows.append(row)
             examples.append(example)
         return _batch(examples, source.name, rows, bad_rows, self.tokenizer)
@@ -138,17 +139,17 @@ class StepBatches(Dataset[Batch]):
 def open_batches(
     config: TrainingConfig, tokenizer: ColBERTTokenizer, rank: int = 0, world_size: int = 1
 ) -> StepBatches:
-    """Open the data of a run and lay out all of its steps.
+    """Open the data of a run and plan all of its steps.
 
     Raises:
-        FileNotFoundError, ValueError: for data that cannot be opened, does not fill a batch or does not fit the loss.
+        FileNotFoundError, UserError: for data that cannot be opened, does not fill a batch or does not fit the loss.
     """
     sources = open_mixture(config.data, config.seed)
     for source in sources:
         if source.scored and config.loss.kind == "contrastive":
             raise UserError(
-                f"{source.name} has a teacher's scores, so the first of its documents need not be the answer, as the "
-                "contrastive loss takes for granted; set loss.kind to distillation, or scores to null"
+                f"{source.name} has a teacher's scores, so the first of its documents need not be the answer, which "
+                "the contrastive loss assumes; set loss.kind to distillation, or scores to null"
             )
         if not source.scored and config.loss.needs_teacher:
             raise UserError(
@@ -168,7 +169,7 @@ def loader(
     Args:
         batches: to read from.
         start: the first step; for a run that is resumed, the number of steps done.
-        num_workers: processes that work ahead, two batches each; 0 to make each batch when it is asked for.
+        num_workers: processes that each work two batches ahead; 0 to make each batch when it is needed.
         pin_memory: hand out batches in page-locked memory, which copies to a GPU faster.
     """
     return DataLoader(
@@ -177,23 +178,24 @@ def loader(
         sampler=range(start, len(batches)),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        # A forked child of a process with threads, such as ours, may hang.
+        # A child that is forked from a process with threads, such as this one, may hang.
         multiprocessing_context="spawn" if num_workers else None,
         worker_init_fn=_one_core,
-        # Without one of its own it would draw a number from that of dropout, once more in a run that is resumed.
+        # Without its own generator the loader would draw a number from the one that dropout uses, and once more in a
+        # resumed run.
         generator=torch.Generator(),
     )
 
 
 def document_keys(texts: Iterable[str], ids: Iterable[str]) -> Tensor:
-    """(num_documents, 2) int64 by which the same document is known again; ids are "" where there are none.
+    """(num_documents, 2) int64, equal in one of the columns for equal documents; ids are "" where there are none.
 
-    Texts that differ in case and blanks only are the same.
+    Texts that differ only in case and white space are equal.
     """
     keys = []
-    for text, identifier in zip(texts, ids):
+    for text, id in zip(texts, ids):
         text_key = _hash(" ".join(text.casefold().split()))
-        keys.append((text_key, _hash(f"id {identifier}") if identifier else text_key))
+        keys.append((text_key, _hash(f"id {id}") if id else text_key))
     return torch.tensor(keys, dtype=torch.int64)
 
 
@@ -201,26 +203,25 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def _next_good(source: Source, wanted: int, bad_rows: list[str]) -> tuple[int, Example]:
-    """The example in row `wanted` or in the first good row after it; what is passed over joins `bad_rows`."""
-    most = min(source.num_rows or _MOST_BAD, _MOST_BAD)
-    before = len(bad_rows)
-    for further in range(most):
-        row = wanted + further
+def _first_good(source: Source, start: int, bad_rows: list[str]) -> tuple[int, Example]:
+    """The first good row from `start` on: its index and its example. The messages of bad rows join `bad_rows`."""
+    most = min(source.num_rows or _MAX_BAD_IN_SEQUENCE, _MAX_BAD_IN_SEQUENCE)
+    num_before = len(bad_rows)
+    for row in range(start, start + most):
         if not source.streaming:
             row %= len(source)
         try:
             return row, source[row]
         except BadRow as error:
             bad_rows.append(str(error))
-    raise UserError(f"{most} rows of {source.name} on end cannot be used; the first: {bad_rows[before]}")
+    raise UserError(f"{most} rows of {source.name} in sequence cannot be used; the first: {bad_rows[num_before]}")
 
 
 def _batch(
     examples: list[Example], name: str, rows: list[int], bad_rows: list[str], tokenizer: ColBERTTokenizer
 ) -> Batch:
     documents = [document for example in examples for document in example.documents]
-    ids = [i for example in examples for i in example.document_ids or [""] * len(example.documents)]
+    ids = [id for example in examples for id in example.document_ids or [""] * len(example.documents)]
     scores = [score for example in examples for score in example.scores or ()]
     return Batch(
         tokenizer.queries([example.query for example in examples]),
@@ -235,7 +236,7 @@ def _batch(
 
 
 def _one_core(worker: int) -> None:
-    """A loader process must not take the cores of the training process; PyTorch sees to its own threads there."""
+    """Tokenise in one thread, to leave the other cores to the training process. PyTorch limits its own threads here."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # When the interpreter ends it stops the thread that sends batches, which in C++ code aborts the process.
+    # At its normal end the interpreter would stop the thread that sends batches while it is in C++ code, and abort.
     atexit.register(os._exit, 0)

@@ -1,4 +1,4 @@
-"""Reading everything once before a long run: what `train.py --dry-run` reports about the data."""
+"""All rows read once before a long run: what `train.py --dry-run` reports about the data."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Report:
 
     Attributes:
         name: of the source.
-        num_rows: in all; None for a stream that does not say.
-        num_read: rows looked at.
+        num_rows: all its rows; None for a stream that does not say how many.
+        num_read: rows that were read.
         num_bad: of these, rows that cannot be used.
-        first_bad: the place and the fault of the first one; None without any.
-        query_characters: mean length of the good rows' queries, 0 without any.
+        first_bad: the place of the first one and what is wrong with it; None without bad rows.
+        query_characters: mean length of the good rows' queries; 0 without good rows.
         document_characters: mean length of their documents.
         documents_per_query: mean number of documents.
     """
@@ -35,7 +35,7 @@ class Report:
 
 
 def check(sources: Iterable[Source], limit: int) -> list[Report]:
-    """Read up to `limit` rows of each source from the first on, showing progress."""
+    """Read the first `limit` rows of each source, with a progress bar."""
     return [_check(source, limit) for source in sources]
 
 

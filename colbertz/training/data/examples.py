@@ -20,8 +20,8 @@ class Example:
     Attributes:
         query: the query.
         documents: the one that answers it, then hard negatives; or those that a teacher scored.
-        scores: the teacher's, one a document; None for data without.
-        document_ids: one a document, "" where it is unknown; None for data without.
+        scores: the teacher's, one for each document; None for data without scores.
+        document_ids: one for each document, "" where it is unknown; None for data without ids.
     """
 
     query: str
@@ -34,8 +34,8 @@ def read_example(row: dict[str, Any], config: SourceConfig) -> Example:
     """The example in a row, found under the columns that `config` names.
 
     Raises:
-        BadRow: for a column that is not there, a text that is empty, no string or not Unicode, or documents, scores and
-            ids whose numbers do not agree.
+        BadRow: for a missing column, a text that is empty, not a string or not Unicode, or different numbers of
+            documents, scores and ids.
     """
     query = _text(_value(row, config.query), config.query)
     documents = _texts(row, config.document)
@@ -63,10 +63,10 @@ def read_example(row: dict[str, Any], config: SourceConfig) -> Example:
 
 
 def read_list(row: dict[str, Any], column: str) -> list[Any]:
-    """A list, which some published data sets hold as a string that spells it.
+    """A list, which some published data sets have as a string in Python's notation.
 
     Raises:
-        BadRow: if there is neither.
+        BadRow: if the column is missing or has neither.
     """
     value = _value(row, column)
     if isinstance(value, str):
@@ -119,9 +119,9 @@ def _ids(row: dict[str, Any], column: str, num_first: int, num_documents: int) -
     """The ids may cover all documents, or only those of the column `document` and not those of the negatives."""
     value = _value(row, column)
     ids = read_list(row, column) if isinstance(value, list) or num_first > 1 else [value]
-    for identifier in ids:
-        if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
-            raise BadRow(f"has the id {identifier!r:.60} under {column!r}; a string or an integer is needed")
+    for id in ids:
+        if isinstance(id, bool) or not isinstance(id, str | int | None):
+            raise BadRow(f"has the id {id!r:.60} under {column!r}; a string or an integer is needed")
     if len(ids) not in (num_first, num_documents):
         raise BadRow(f"has {len(ids)} ids under {column!r} for {num_documents} documents")
-    return ["" if i is None else str(i) for i in ids] + [""] * (num_documents - len(ids))
+    return ["" if id is None else str(id) for id in ids] + [""] * (num_documents - len(ids))

@@ -1,8 +1,8 @@
 """The order of the data: which source each step draws from, and which of its rows.
 
-Everything is computed from the seed and a position, so nothing of the size of the data is held, a run can begin at any
-step, and the order does not depend on the number of processes: each takes its slice of every global batch, so that the
-same rows meet in a batch however many there are.
+Everything is computed from the seed and a position. The memory does not grow with the data, a run can begin at any
+step, and the order does not depend on the number of processes: each process takes its slice of every batch, so the same
+rows are in a batch for any number of processes.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ class Schedule:
     """What each step draws.
 
     Attributes:
-        sources: (num_steps,) int64, number of the source.
-        draws: (num_steps,) int64, how often that source was drawn before.
+        sources: (num_steps,) int64, index of the source.
+        draws: (num_steps,) int64, how many earlier steps draw from that source.
     """
 
     sources: np.ndarray
@@ -35,7 +35,7 @@ def num_steps(sources: Sequence[Source], batch_size: int, epochs: float) -> int:
     """Steps of `epochs` passes over the full batches of all sources, at least 1.
 
     Raises:
-        ValueError: for a stream that does not say how long it is, or a source that does not fill a batch.
+        UserError: for a stream that does not say how many rows it has, or a source that does not fill a batch.
     """
     return max(1, int(epochs * sum(_num_batches(source, batch_size) for source in sources)))
 
@@ -45,12 +45,12 @@ def schedule(
 ) -> Schedule:
     """Choose a source for each step.
 
-    Without weights and at temperature 1 proportions are exact: each epoch holds all full batches of all sources, in an
-    order of its own. Otherwise each step draws by itself, in proportion to the weight of a source or, for one without,
-    to rows^(1 / temperature). A longer schedule begins with the shorter one either way.
+    Without weights and at temperature 1 proportions are exact: each epoch has all full batches of all sources, in its
+    own order. Otherwise each step draws independently, in proportion to the weight of a source or, for a source without
+    a weight, to rows^(1 / temperature). In both cases a longer schedule begins with the shorter one.
 
     Raises:
-        ValueError: for a source that does not fill a batch, or a stream with neither weight nor known length.
+        UserError: for a source that does not fill a batch, or a stream with neither weight nor known length.
     """
     if temperature == 1 and all(source.weight is None for source in sources):
         counts = [_num_batches(source, batch_size) for source in sources]
@@ -62,17 +62,25 @@ def schedule(
         weights = np.array([_weight(source, batch_size, temperature) for source in sources])
         chosen = np.random.default_rng(seed).choice(len(sources), num_steps, p=weights / weights.sum())
     draws = np.zeros(num_steps, np.int64)
-    for number in range(len(sources)):
-        drawn = chosen == number
-        draws[drawn] = np.arange(drawn.sum())
+    for source_idx in range(len(sources)):
+        is_drawn = chosen == source_idx
+        draws[is_drawn] = np.arange(is_drawn.sum())
     return Schedule(chosen, draws)
 
 
 def rows_of(source: Source, draw: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-    """(batch_size / world_size,) int64: the row numbers that this process reads when `source` is drawn once more.
+    """(batch_size / world_size,) int64: the indices of the rows that this process reads at a draw of `source`.
 
-    What does not fill the last batch of an epoch is left out, other rows each time. A stream has its own order, in
-    which the batches follow each other.
+    Rows that do not fill the last batch of an epoch are left out, different rows in each epoch. A stream has its own
+    order, in which the batches follow each other.
+
+    Args:
+        source: the data set.
+        draw: how often it was drawn before.
+        batch_size: queries in a step, of all processes together.
+        seed: of the order of rows.
+        rank: of this process.
+        world_size: number of processes.
     """
     share = batch_size // world_size
     positions = np.arange(share, dtype=np.int64) + rank * share
@@ -97,7 +105,7 @@ def _num_batches(source: Source, batch_size: int) -> int:
 
 def _weight(source: Source, batch_size: int, temperature: float) -> float:
     if source.num_rows is not None:
-        _num_batches(source, batch_size)  # raises where there is not even one
+        _num_batches(source, batch_size)  # raises if the source does not fill one
     elif source.weight is None:
         raise UserError(f"the stream {source.name} does not say how many rows it has; give it a weight")
     return source.weight or (source.num_rows or 0) ** (1 / temperature)

@@ -1,4 +1,4 @@
-"""Pseudo-random permutations computed position by position, so that a shuffled order takes no memory."""
+"""Pseudo-random permutations that are computed position by position: a shuffled order needs no memory."""
 
 import numpy as np
 
@@ -6,17 +6,20 @@ _ROUNDS = 8
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 that scatters all bits: the last step of SplitMix64 (Steele, Lea & Flood 2014)."""
+    """A bijection of uint64 in which every output bit depends on all input bits.
+
+    It is the last step of SplitMix64 (Steele, Lea & Flood 2014).
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def permuted(positions: np.ndarray, num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Where a pseudo-random permutation of range(num_rows), which depends on seed and epoch, sends the positions.
+    """The images of positions under a pseudo-random permutation of range(num_rows), which depends on seed and epoch.
 
-    A Feistel network permutes the next power of four; what leaves the range goes through it again until it is back
-    (cycle walking, Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A Feistel network permutes the next power of four. A result outside the range goes through the network again until
+    it is inside (cycle walking, Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
 
     Args:
         positions: (n,) integers in [0, num_rows).
@@ -25,7 +28,7 @@ def permuted(positions: np.ndarray, num_rows: int, seed: int, epoch: int) -> np.
         epoch: pass over the data, not negative.
 
     Returns:
-        (n,) int64 row numbers.
+        (n,) int64 row indices.
     """
     half = np.uint64(max(1, -(-(num_rows - 1).bit_length() // 2)))  # bits of each of the two halves
     mask = (np.uint64(1) << half) - np.uint64(1)

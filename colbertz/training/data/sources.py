@@ -51,12 +51,12 @@ class Source:
 
     @property
     def streaming(self) -> bool:
-        """Whether rows have to be read in rising order."""
+        """Whether rows have to be read in ascending order."""
         return self.config.streaming
 
     @property
     def num_rows(self) -> int | None:
-        """None for a stream that does not say."""
+        """None for a stream that does not say how many rows it has."""
         return self.rows.num_rows
 
     def __len__(self) -> int:

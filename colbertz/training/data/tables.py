@@ -1,7 +1,7 @@
 """Everything that the `datasets` library opens: Parquet, saved directories, hub data sets, and streams of these.
 
-Tables are Arrow files mapped into memory, so their size does not matter, and rows come in any order. A stream has no
-local copy; its rows come in the order of a shuffled buffer and no other.
+Tables are Arrow files mapped into memory, so they may be larger than the memory, and rows can be read in any order. A
+stream has no local copy; its rows can be read only in the order of a shuffled buffer.
 """
 
 from collections import deque
@@ -37,7 +37,7 @@ class Table:
         return self.data[index]
 
     def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several rows, faster than one by one."""
+        """Several rows, faster than one at a time."""
         block = self.data[list(indices)]
         return [dict(zip(block, values)) for values in zip(*block.values())]
 
@@ -50,17 +50,25 @@ class Table:
 
 
 class Stream:
-    """The rows of a `datasets.IterableDataset`, by position in its shuffled order, passes one after the other.
+    """The rows of a `datasets.IterableDataset`, by position in its shuffled order, one pass after the other.
 
-    Positions are meant to rise: rows between two of them, which belong to other processes, are read and dropped, and so
-    are those before the first one when a run is resumed. To go back by more than 1,000 is to begin anew. Every process,
-    loader processes included, reads the whole stream.
+    Read rows at ascending positions. The rows between two positions, which belong to other processes, are read and
+    dropped, and so are those before the first position of a resumed run. A position before the last `num_recent` rows
+    starts the stream again from its beginning. Every process, loader processes included, reads the whole stream.
 
-    The order comes from (seed, pass) alone. It is no random permutation: files are read in random order, a few at a
-    time, and the next row is one of 10,000 in a buffer. For data sorted by subject take a local copy instead.
+    The order depends on the seed and the pass only. It is not a random permutation: files are read in random order, a
+    few at a time, and the next row is one of 10,000 in a buffer. Use a local copy for data that is sorted by subject.
 
     Attributes:
-        num_rows: as the data set says; None if it does not.
+        name: of the data set, for messages.
+        num_rows: as the data set says; None if it does not say.
+
+    Args:
+        name: of the data set, for messages.
+        data: the `datasets.IterableDataset`.
+        seed: of the order.
+        num_recent: rows that are kept to be read again. A good row may be read early, in place of a bad one, and then
+            again at its own position.
     """
 
     def __init__(self, name: str, data: Any, seed: int, num_recent: int = 1000) -> None:
@@ -70,14 +78,14 @@ class Stream:
         self._data = data.shuffle(seed=seed, buffer_size=_BUFFER)
         self._rows: Iterator[dict[str, Any]] | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=num_recent)
-        self._next = 0  # position after the last row of these
+        self._next = 0  # position after the last row of `_recent`
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None, "_recent": deque(maxlen=self._recent.maxlen), "_next": 0}
 
     @property
     def columns(self) -> list[str] | None:
-        """None where the data set does not say."""
+        """None if the data set does not say."""
         return self._data.column_names
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -93,7 +101,7 @@ class Stream:
         epoch = 0
         while True:
             self._data.set_epoch(epoch)
-            # In a loader process `for row in data` would give some of the files only; `iter` gives all.
+            # In a loader process `for row in data` would read only some of the files; `iter` reads all.
             for block in self._data.iter(1000):
                 yield from (dict(zip(block, values)) for values in zip(*block.values()))
             epoch += 1
@@ -103,19 +111,20 @@ class Stream:
 
 
 def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Table | Stream]:
-    """The splits that `config` asks for: those it names, else all of a nomic layout, else the only one or `train`.
+    """The splits that `config` names, or all of a nomic layout, or the only one, or `train`.
 
     Args:
-        config: of which path, layout, subset, split and streaming count here.
+        config: its path, layout, subset, split and streaming are used.
         setting: its name in the configuration, for messages.
         seed: of the order of a stream.
 
     Raises:
         FileNotFoundError: if there is neither such a file or directory nor such a data set on the hub.
-        ValueError: if there is no such split or subset, a split has no rows, or `datasets` is not installed.
+        UserError: if there is no such split or subset, or a split has no rows.
+        MissingExtra: without `datasets`, which the extra `train` installs.
     """
-    found = _load(config, setting)
-    splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
+    loaded = _load(config, setting)
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
     names = _named_splits(config)
     if not names:
         names = list(splits) if len(splits) == 1 or config.layout.startswith("nomic") else ["train"]
@@ -140,8 +149,8 @@ def _load(config: SourceConfig, setting: str) -> Any:
     """A data set, or a dict of them by split."""
     datasets: Any = require("datasets", "train")
     path = Path(str(config.path))
-    suffix = required_suffix(path) if path.is_file() else suffix_of(path)
-    if suffix:
+    is_parquet = (required_suffix(path) if path.is_file() else suffix_of(path)) == ".parquet"
+    if is_parquet:
         with parquet.opened(str(path)) as file:
             if not file.metadata.num_rows:
                 raise UserError(f"{path} holds no rows")
@@ -149,21 +158,21 @@ def _load(config: SourceConfig, setting: str) -> Any:
         if config.streaming or config.subset:
             raise UserError(f"{setting}.streaming and subset are for data sets on the hub; {path} was saved as one")
         return datasets.load_from_disk(str(path))
-    # Named splits of the nomic data sets are fetched by their files: otherwise all 239 million pairs would come.
+    # Download named splits of the nomic data sets by their files: `datasets` would download all 239 million pairs.
     files = {name: f"data/{name}-*" for name in _named_splits(config) if config.layout.startswith("nomic")}
     try:
-        if suffix:
+        if is_parquet:
             return datasets.load_dataset("parquet", data_files=str(path), streaming=config.streaming)
         return datasets.load_dataset(str(path), config.subset, data_files=files or None, streaming=config.streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if files and isinstance(error, ValueError | datasets.exceptions.DataFilesNotFoundError):
-            there = ", ".join(datasets.get_dataset_split_names(str(path), config.subset))
+            splits = ", ".join(datasets.get_dataset_split_names(str(path), config.subset))
             raise UserError(
-                f"{path} has not all of the splits {', '.join(files)}, only {there}; choose with {setting}.split"
+                f"{path} has not all of the splits {', '.join(files)}, only {splits}; choose with {setting}.split"
             ) from None
         if isinstance(error, OSError):  # no such file, no such data set, no network
             raise FileNotFoundError(
-                f"there is no data file or directory {str(path)!r}, and it cannot be had from the hub: {error}"
+                f"there is no data file or directory {str(path)!r}, and it cannot be loaded from the hub: {error}"
             ) from None
-        # What went wrong while reading a file is the cause of an error that says no more than that.
+        # `datasets` raises an error that only says that reading failed; its cause says why.
         raise UserError(f"{setting}, {path}, cannot be opened: {error.__cause__ or error}") from None

@@ -1,4 +1,4 @@
-"""Tokenised batches by step: what they hold, bad rows, resuming, loader processes."""
+"""Tokenised batches by step: their contents, bad rows, resuming, loader processes."""
 
 import json
 import pickle
@@ -48,7 +48,7 @@ def same(a: Batch, b: Batch) -> bool:
     )
 
 
-def test_a_batch_holds_the_rows_that_it_names(mixture: list[SourceConfig]) -> None:
+def test_a_batch_has_the_texts_of_its_rows(mixture: list[SourceConfig]) -> None:
     made = batches(mixture)
     assert len(made) == 2 * (60 // 12 + 36 // 12)
     starts = {"first": 0, "second": 60}
@@ -64,7 +64,7 @@ def test_a_batch_holds_the_rows_that_it_names(mixture: list[SourceConfig]) -> No
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_share_the_batches_that_one_process_would_have(mixture: list[SourceConfig], world_size: int) -> None:
+def test_processes_share_the_batches_of_a_single_process(mixture: list[SourceConfig], world_size: int) -> None:
     alone = batches(mixture)
     together = [batches(mixture, rank, world_size) for rank in range(world_size)]
     for step in range(len(alone)):
@@ -73,7 +73,7 @@ def test_processes_share_the_batches_that_one_process_would_have(mixture: list[S
         assert [text for part in parts for text in texts(part)] == texts(alone[step])
 
 
-def test_a_run_that_is_resumed_gets_the_same_batches(mixture: list[SourceConfig]) -> None:
+def test_a_resumed_run_has_the_same_batches(mixture: list[SourceConfig]) -> None:
     whole = list(loader(batches(mixture)))
     rest = list(loader(batches(mixture), start=5))
     assert len(whole) == len(rest) + 5
@@ -81,8 +81,8 @@ def test_a_run_that_is_resumed_gets_the_same_batches(mixture: list[SourceConfig]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_loader_processes_give_the_same_batches_as_none(tmp_path: Path, mixture: list[SourceConfig]) -> None:
-    """Of a stream too, of which `datasets` would give each loader process other files."""
+def test_loader_processes_give_the_batches_of_the_training_process(tmp_path: Path, mixture: list[SourceConfig]) -> None:
+    """Also of a stream, of which `datasets` gives each loader process different files by default."""
     (tmp_path / "hub").mkdir()
     for shard in "ab":
         write(tmp_path / "hub" / f"{shard}.jsonl", [{"query": "q", "document": f"{shard} {n}"} for n in range(40)])
@@ -95,7 +95,7 @@ def test_loader_processes_give_the_same_batches_as_none(tmp_path: Path, mixture:
     assert all(same(a, b) for a, b in zip(with_workers, drawn[4:]))
 
 
-def test_what_loader_processes_get_survives_pickling(mixture: list[SourceConfig]) -> None:
+def test_batches_can_be_pickled_for_loader_processes(mixture: list[SourceConfig]) -> None:
     made = batches(mixture)
     copy = pickle.loads(pickle.dumps(made))  # noqa: S301  our own bytes
     assert same(copy[3], made[3])
@@ -168,9 +168,11 @@ def test_a_bad_row_is_replaced_by_the_next_good_one(tmp_path: Path) -> None:
     assert check(made.sources, limit=5)[0].num_read == 5
 
 
-def test_a_source_of_bad_rows_only_is_an_error_that_shows_the_first(tmp_path: Path) -> None:
+def test_a_source_with_only_bad_rows_is_an_error_that_shows_the_first(tmp_path: Path) -> None:
     made = batches([write(tmp_path / "a.jsonl", [BAD] * 12)])
-    with pytest.raises(ValueError, match=r"12 rows of a on end cannot be used; the first: .*a.jsonl, line \d+: has ''"):
+    with pytest.raises(
+        ValueError, match=r"12 rows of a in sequence cannot be used; the first: .*a.jsonl, line \d+: has ''"
+    ):
         made[0]
 
 

@@ -1,4 +1,4 @@
-"""What a row must hold to be trained on, and what is said of one that does not."""
+"""What a row must have to be trained on, and the message for one that lacks it."""
 
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_a_row_that_cannot_be_used_says_why(changes: dict[str, Any], named: str)
 
 
 @pytest.mark.parametrize("missing", ["query", "documents", "scores", "ids"])
-def test_a_missing_key_is_named_with_those_that_there_are(missing: str) -> None:
+def test_a_missing_key_is_named_with_the_keys_of_the_row(missing: str) -> None:
     row = {"query": "q", "documents": ["a", "b"], "scores": [1, 2], "ids": [1, 2]}
     del row[missing]
     with pytest.raises(BadRow, match=f"has no key '{missing}', only"):

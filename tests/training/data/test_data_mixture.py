@@ -1,4 +1,4 @@
-"""Which rows each step draws: permutations without memory, exact proportions, weights."""
+"""Which rows each step draws: permutations, exact proportions, weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from colbertz.training.data import Source, num_steps, permuted, rows_of, schedul
 
 @dataclass(frozen=True)
 class Numbers:
-    """Rows that are nothing but counted."""
+    """A number of rows that cannot be read."""
 
     num_rows: int | None
 
@@ -36,7 +36,7 @@ def test_permuted_is_a_bijection(num_rows: int, seed: int, epoch: int) -> None:
     assert (np.sort(rows) == np.arange(num_rows)).all()
 
 
-def test_permuted_works_position_by_position_however_many_rows_there_are() -> None:
+def test_permuted_computes_single_positions_of_any_number_of_rows() -> None:
     num_rows = 239_000_000
     positions = np.array([0, 1, 7, num_rows - 1])
     rows = permuted(positions, num_rows, 0, 0)
@@ -45,8 +45,8 @@ def test_permuted_works_position_by_position_however_many_rows_there_are() -> No
     assert [int(permuted(positions[i : i + 1], num_rows, 0, 0)[0]) for i in range(4)] == rows.tolist()
 
 
-def test_permutations_differ_by_seed_and_epoch_as_random_ones_do() -> None:
-    """Two random permutations agree in one place on average, and half of the first half stays in it."""
+def test_permutations_of_different_seeds_and_epochs_are_as_different_as_random_ones() -> None:
+    """Two random permutations agree in one position on average, and half of the first half stays there."""
     made = [permuted(np.arange(10_000), 10_000, seed, epoch) for seed in range(3) for epoch in range(3)]
     for a in range(len(made)):
         assert abs((made[a][:5000] < 5000).mean() - 0.5) < 0.03
@@ -56,7 +56,7 @@ def test_permutations_differ_by_seed_and_epoch_as_random_ones_do() -> None:
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
-def test_an_epoch_holds_every_full_batch_of_every_source_and_no_row_twice(
+def test_an_epoch_has_every_full_batch_of_every_source_and_no_row_twice(
     extras: list[int], share: int, world_size: int, seed: int
 ) -> None:
     batch_size = share * world_size
@@ -65,27 +65,25 @@ def test_an_epoch_holds_every_full_batch_of_every_source_and_no_row_twice(
     plan = schedule(sources, batch_size, 2 * steps, seed)
     for epoch in range(2):
         drawn = slice(epoch * steps, (epoch + 1) * steps)
-        for number, one in enumerate(sources):
-            draws = plan.draws[drawn][plan.sources[drawn] == number]
-            assert len(draws) == len(one) // batch_size
+        for source_idx, data in enumerate(sources):
+            draws = plan.draws[drawn][plan.sources[drawn] == source_idx]
+            assert len(draws) == len(data) // batch_size
             rows = [
                 row
                 for draw in draws.tolist()
                 for rank in range(world_size)
-                for row in rows_of(one, draw, batch_size, seed, rank, world_size).tolist()
+                for row in rows_of(data, draw, batch_size, seed, rank, world_size).tolist()
             ]
-            assert len(set(rows)) == len(rows) == len(one) // batch_size * batch_size
-            assert set(rows) <= set(range(len(one)))
+            assert len(set(rows)) == len(rows) == len(data) // batch_size * batch_size
+            assert set(rows) <= set(range(len(data)))
 
 
 @given(st.integers(1, 5), st.integers(0, 3), st.integers(0, 20), st.booleans())
-def test_processes_share_the_rows_that_one_process_would_have(
-    share: int, seed: int, draw: int, streaming: bool
-) -> None:
-    one = source(100, streaming=streaming)
-    alone = rows_of(one, draw, 4 * share, seed).tolist()
+def test_processes_share_the_rows_of_a_single_process(share: int, seed: int, draw: int, streaming: bool) -> None:
+    data = source(100, streaming=streaming)
+    alone = rows_of(data, draw, 4 * share, seed).tolist()
     for world_size in (2, 4):
-        parts = [rows_of(one, draw, 4 * share, seed, rank, world_size).tolist() for rank in range(world_size)]
+        parts = [rows_of(data, draw, 4 * share, seed, rank, world_size).tolist() for rank in range(world_size)]
         assert [row for part in parts for row in part] == alone
 
 

@@ -1,4 +1,4 @@
-"""Files, saved directories, published layouts and streams, all in tiny local copies of the published schemas."""
+"""Files, saved directories, published layouts and streams, as tiny local copies of the published schemas."""
 
 import json
 import pickle
@@ -101,9 +101,9 @@ def test_a_missing_file_is_named(tmp_path: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["nobody/nothing", "/tmp/no/such/directory"])
-def test_what_is_neither_on_disk_nor_to_be_had_from_the_hub_is_named(path: str) -> None:
+def test_a_path_that_is_neither_on_disk_nor_on_the_hub_is_named(path: str) -> None:
     with pytest.raises(
-        FileNotFoundError, match=f"no data file or directory '{path}', and it cannot be had from the hub"
+        FileNotFoundError, match=f"no data file or directory '{path}', and it cannot be loaded from the hub"
     ):
         open_sources(SourceConfig(path))
 
