@@ -52,7 +52,7 @@ class DocumentStream:
     def from_columns(
         cls,
         ids: Iterable[str] | None,
-        texts: Iterable[str | None] | None,
+        texts: Iterable[str | None] | Iterable[Document] | None,
         metadata: Iterable[dict[str, Any]] | None,
     ) -> "DocumentStream":
         """Join the documents' ids, texts and metadata. Without any of them the stream has no end.
@@ -72,21 +72,26 @@ class DocumentStream:
                 )
         return cls(columns, _document_of_columns)
 
+    def __iter__(self) -> Iterator[Document]:
+        while taken := self.take(1, or_fewer=True):
+            yield taken[0]
+
     def take(self, count: int, or_fewer: bool = False) -> list[Document]:
         """The next `count` documents.
 
         Raises:
-            UserError: if there are fewer, unless `or_fewer`.
+            UserError: if there are fewer, unless `or_fewer`; if one column ends before another.
         """
         documents, self._put_back = self._put_back[:count], self._put_back[count:]
         while len(documents) < count:
             row = self._next_row()
             ended = [name for name in self._columns if name not in row]
-            if ended and not or_fewer:
-                end = self._num_taken + len(documents)
-                raise UserError(f"fewer {ended[0]} than embeddings: the {ended[0]} end after {end}")
-            if ended:
+            if ended and or_fewer and not row:
                 break
+            if ended:
+                others = "embeddings" if not or_fewer else next(iter(row))
+                end = self._num_taken + len(documents)
+                raise UserError(f"fewer {ended[0]} than {others}: the {ended[0]} end after {end}")
             documents.append(self._make(self.next_number, row))
             self.next_number += 1
         self._num_taken += len(documents)
@@ -126,7 +131,27 @@ def _whole_document(number: int, row: Mapping[str, Any]) -> Document:
 
 
 def _document_of_columns(number: int, row: Mapping[str, Any]) -> Document:
-    return Document(row.get("ids", str(number)), row.get("texts"), row.get("metadata", {}))
+    text = row.get("texts")
+    if isinstance(text, Document):
+        if len(row) > 1:
+            raise UserError("whole documents have their own ids and metadata; leave out ids and metadata")
+        return text
+    return Document(row.get("ids", str(number)), text, row.get("metadata", {}))
+
+
+def whole_documents(
+    documents: Iterable[str] | Iterable[Document],
+    ids: Iterable[str] | None = None,
+    metadata: Iterable[dict[str, Any]] | None = None,
+) -> Iterator[Document]:
+    """The documents, where they are only texts with their ids and metadata.
+
+    Raises:
+        TypeError: if `ids` or `metadata` is a string.
+        UserError: while iterating, if there are fewer of one than of another, or if whole documents come with `ids` or
+            `metadata`.
+    """
+    return iter(DocumentStream.from_columns(ids, documents, metadata))
 
 
 @dataclass(frozen=True)
