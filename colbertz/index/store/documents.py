@@ -7,8 +7,8 @@
     lengths     the number of words of each document, as int32
 
 The last two are the inverted index of `colbertz.index.search.fulltext`. FTS5, the full-text search of SQLite, only
-splits texts into words. Its own index is not kept: it would need as much space again, and it gives term frequencies only
-one occurrence at a time.
+splits texts into words. Its own index is not kept: it would need as much space again, and it gives term frequencies
+only one occurrence at a time.
 """
 
 import json
