@@ -52,7 +52,9 @@ SUBCOMMANDS: dict[str, ModuleType] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's) and return its exit status."""
     args = _parse(sys.argv[1:] if argv is None else list(argv))
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # some libraries, such as bm25s, set their own loggers to DEBUG
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
         SUBCOMMANDS[args.subcommand].run(args)
     except BrokenPipeError:

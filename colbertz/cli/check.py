@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from colbertz.index import Index
-    from colbertz.index.interop import require_own
+    from colbertz.index.store.detect import require_own
 
     require_own(Path(args.index))
     index = Index.open(args.index)

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from colbertz.index.interop import detect
     from colbertz.index.interop.convert import convert
+    from colbertz.index.store.detect import detect
 
     program = detect(Path(args.source)) or "colbertz"
     convert(args.source, args.target, args.to)

@@ -1,7 +1,6 @@
 """`colbertz index`: encode a corpus and write an index of it, or add to one that is there."""
 
 import argparse
-import itertools
 import time
 from typing import TYPE_CHECKING
 
@@ -50,13 +49,10 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
     from colbertz.searcher import Searcher
 
     started = time.perf_counter()
-    ids, texts, metadata = itertools.tee(read_documents(corpus), 3)
     searcher = Searcher.build(
         out,
         load_model(args),
-        (row.text or "" for row in texts),
-        ids=(row.id for row in ids),
-        metadata=(row.metadata for row in metadata),
+        read_documents(corpus),
         nbits=args.nbits,
         seed=args.seed,
         location=args.model,

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from colbertz.index.interop import detect
+    from colbertz.index.store.detect import detect
 
     is_index = (Path(args.path) / "manifest.json").is_file() or detect(Path(args.path)) is not None
     lines = list(_index(args.path) if is_index else _checkpoint(args.path))
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _index(path: str) -> Iterator[tuple[str, str]]:
     from colbertz.index import Index
-    from colbertz.index.interop import detect
+    from colbertz.index.store.detect import detect
 
     index = Index.open(path)
     manifest = index.manifest

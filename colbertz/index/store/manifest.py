@@ -13,7 +13,7 @@
     build/                            an unfinished build, which the same call continues
 
 Whatever else the manifest does not name is left over from an interrupted write: it is never read, and the next writer
-removes it. docs/index.md is the full specification.
+removes it. docs/format.md is the full specification.
 """
 
 import json
@@ -217,6 +217,23 @@ def checksum(path: Path) -> Checksum:
     """Read the whole file."""
     size, quick = quick_checksum(path)
     return Checksum(size, quick, sha256(path))
+
+
+def check_files(root: Path, manifest: Manifest) -> None:
+    """Read every file that a manifest names and compare it with its checksum.
+
+    Raises:
+        UserError: naming the first file that differs or is missing.
+    """
+    for name, expected in manifest.files.items():
+        try:
+            actual = sha256(root / name)
+        except FileNotFoundError as error:
+            if Manifest.load(root) != manifest:
+                raise UserError(f"{root} has changed since it was opened; refresh it first") from error
+            raise UserError(f"{root / name} is missing; build the index again") from error
+        if actual != expected.sha256:
+            raise UserError(f"{root / name} is damaged: its checksum is not the manifest's; build it again")
 
 
 def quick_checksum(path: Path) -> tuple[int, int]:
