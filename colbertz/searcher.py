@@ -177,17 +177,22 @@ class Searcher:
             model.warn_truncated(num_truncated, "document")
         return cls(model, index)
 
+    # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload
-    def search(
+    def search(  # type: ignore[overload-overlap]
         self, queries: str, k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
     ) -> list[Hit]: ...
     @overload
     def search(
-        self, queries: list[str], k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        options: SearchOptions | None = None,
+        **overrides: Unpack[SearchKeywords],
     ) -> list[list[Hit]]: ...
     def search(
         self,
-        queries: str | list[str],
+        queries: str | Sequence[str],
         k: int = 10,
         options: SearchOptions | None = None,
         **overrides: Unpack[SearchKeywords],

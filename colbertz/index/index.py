@@ -14,7 +14,7 @@ from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
 from colbertz.index.search.checks import checked_devices, checked_queries
 from colbertz.index.search.hits import Hit
-from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, check_count, with_overrides
+from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, with_overrides
 from colbertz.index.search.placement import Placed, PlacementCache
 from colbertz.index.search.search import search_both, search_maxsim, search_words
 from colbertz.index.store.detect import detect
@@ -71,10 +71,7 @@ class Index:
         The new index becomes visible at once when it is complete and on disk; until then what was at `path` stays.
         A build that is killed leaves its work in `path`/build, and the same call continues it.
 
-        Memory, besides one batch: 4 bytes · dim for each sampled token (64 for each centroid, at most 4.2 million, and
-        50,000 more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token while lists are
-        sorted. Disk: dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim bytes more while
-        the build runs.
+        What it needs of memory and disk is stated in `colbertz.index.write.build`.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -83,8 +80,8 @@ class Index:
                 documents and returns the batches after them, so that a continued build skips what is stored. A build
                 is continued if ids, texts, metadata and `recipe` are the same.
             ids: a string for each document, all different; "0", "1", … if not given.
-            texts: stored, searchable (`search_text`) and returned with the hits.
-            metadata: a dict of JSON values for each document, stored, usable in filters, returned with the hits.
+            texts: for `search_text` and for the hits.
+            metadata: a dict of JSON values for each document, for filters and for the hits.
             nbits: bits for each dimension of a residual: 1, 2, 4 or 8.
             seed: of sampling and k-means. On a CPU the same input and seed give the same files.
             model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
@@ -186,11 +183,7 @@ class Index:
     # -- searching -------------------------------------------------------------------------------------------------
 
     def search(
-        self,
-        queries: Ragged,
-        k: int = 10,
-        options: SearchOptions | None = None,
-        **overrides: Unpack[SearchKeywords],
+        self, queries: Ragged, k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
     ) -> list[list[Hit]]:
         """The `k` documents with the highest MaxSim for each query, best first; equal scores in order of insertion.
 
@@ -212,7 +205,6 @@ class Index:
         if chosen.hybrid:
             raise UserError("a hybrid search needs the texts of the queries too; call search_hybrid")
         snapshot = self.snapshot
-        check_count("k", k)
         return search_maxsim(snapshot, queries, k, chosen, self._placed(snapshot, chosen))
 
     def search_text(
@@ -226,9 +218,7 @@ class Index:
 
         Args:
             queries: plain texts, without a syntax.
-            k: hits for each query.
-            options: as for `search`; only `where`, `parameters` and `subset` matter here.
-            **overrides: as for `search`.
+            k, options, **overrides: as for `search`; of the options, only `where`, `parameters` and `subset` count.
 
         Raises:
             UserError, UnknownDocument, TypeError: as `search`.
@@ -246,18 +236,14 @@ class Index:
         """The `k` best documents by MaxSim and BM25 together.
 
         Args:
-            queries: as for `search`.
+            queries, k, options, **overrides: as for `search`; filters hold for both rankings.
             texts: the same queries as text.
-            k: hits for each query.
-            options: as for `search`; filters hold for both rankings.
-            **overrides: as for `search`.
 
         Raises:
             UserError, UnknownDocument, TypeError: as `search`; UserError if there are not as many texts as queries.
         """
         chosen = with_overrides(options, overrides)
         snapshot = self.snapshot
-        check_count("k", k)
         return search_both(snapshot, queries, texts, k, chosen, self._placed(snapshot, chosen))
 
     def _placed(self, snapshot: Snapshot, options: SearchOptions) -> Placed | None:
@@ -289,29 +275,26 @@ class Index:
         """All documents in order of insertion, as they are when the iteration begins."""
         return self.snapshot.live_documents()
 
+    # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload
-    def get(self, doc_id: str) -> Document: ...
+    def get(self, ids: str) -> Document: ...  # type: ignore[overload-overlap]
     @overload
-    def get(self, doc_id: list[str]) -> list[Document]: ...
-    def get(self, doc_id: str | list[str]) -> Document | list[Document]:
-        """The document with an id, or those with several ids in their order.
+    def get(self, ids: Sequence[str]) -> list[Document]: ...
+    def get(self, ids: str | Sequence[str]) -> Document | list[Document]:
+        """The document with an id, or a list of those with several ids, in their order.
 
         Raises:
             UnknownDocument: for an id that is not in the index.
         """
         snapshot = self.snapshot
-        documents = snapshot.documents(snapshot.doc_idx_of([doc_id] if isinstance(doc_id, str) else doc_id))
-        return documents[0] if isinstance(doc_id, str) else documents
+        documents = snapshot.documents(snapshot.doc_idx_of([ids] if isinstance(ids, str) else ids))
+        return documents[0] if isinstance(ids, str) else documents
 
     def ids(self, where: str | None = None, parameters: Parameters = ()) -> list[str]:
         """The ids of all documents, or of those for which `where` holds, in order of insertion.
 
         Args:
-            where: as in `SearchOptions`.
-            parameters: as in `SearchOptions`.
-
-        Raises:
-            UserError, TypeError: for a filter that is not valid.
+            where, parameters: as in `SearchOptions`, with the same errors.
         """
         snapshot = self.snapshot
         return snapshot.ids(matching_documents(snapshot, SearchOptions(where=where, parameters=parameters)))

@@ -6,7 +6,11 @@
     4. commit     one rename makes it the index
 
 Called again after a kill, with the same arguments, a build takes the same steps and leaves out what is complete: chunks
-whose documents or embeddings are the same, the codec, coded chunks. Memory: see `colbertz.index.Index.build`.
+whose documents or embeddings are the same, the codec, coded chunks.
+
+Memory, besides one batch: 4 bytes · dim for each sampled token (64 for each centroid, at most 4.2 million, and 50,000
+more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token while lists are sorted. Disk:
+dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim bytes more while the build runs.
 """
 
 import contextlib

@@ -56,7 +56,7 @@ class SegmentWriter:
         """Create the files of a segment, or continue a segment that was left unfinished.
 
         Args:
-            folder: is created if it does not exist.
+            folder: is created if it does not exist. Files that an earlier attempt left in it are replaced.
             codec: codes the tokens.
             tokens_per_centroid: one centroid for so many tokens is added to the codec where more than `FAR_SHARE` of
                 the embeddings of one `add` is far from all centroids; None to leave the codec as it is.
@@ -75,6 +75,7 @@ class SegmentWriter:
         self._open_files = ExitStack()
         self._documents: DocumentWriter | None = None
         if doclens is None:
+            self._files.documents.unlink(missing_ok=True)
             self._documents = self._open_files.enter_context(write_documents(self._files.documents))
         try:
             self._tokens = _TokenWriter(self._files, codec, sum(self._doclens))
