@@ -28,7 +28,7 @@ test: .venv/installed .venv-pylate/installed
 	$(BIN)/pytest -m "not pylate"
 	$(PYLATE_BIN)/pytest -m pylate tests/parity
 ifeq ($(shell uname -s),Linux) # Triton exists for Linux only
-	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py tests/*/*/*_triton.py) $(wildcard tests/index/test_gpu.py tests/index/*/test_gpu.py)
+	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py tests/*/*/*_triton.py) tests/index/search/test_gpu.py
 	$(PYLATE_BIN)/pytest tests/kernels/test_compilation.py -k sm_90
 endif
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from colbertz import Ragged
 from colbertz.kernels.cpu.attention import bf16_attention
-from colbertz.models.encoders import attention as layout
+from colbertz.models.encoders import packing
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.training.memory import keep_freed_memory
 
@@ -69,7 +69,7 @@ def step() -> dict[str, object]:
         y.backward(torch.ones_like(y))
 
     def pytorchs() -> None:
-        with mock.patch.object(layout, "uses_bf16_attention", lambda dtype: False):
+        with mock.patch.object(packing, "uses_bf16_attention", lambda dtype: False):
             run()
 
     return row(f"a step of the encoder, {len(ids.values):,} tokens", common.seconds({"ours": run, "PyTorch": pytorchs}))

@@ -39,7 +39,6 @@ from colbertz.models import ColBERTTokenizer, ModernBertConfig
 from colbertz.models.colbert import Backend
 from colbertz.models.encoders import modernbert
 from colbertz.models.encoders.layers import Linear
-from colbertz.models.onnx.runtime import export
 
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
 
@@ -104,7 +103,7 @@ def load_onnx(directory: Path) -> dict[str, ColBERT]:
     """Our model of the directory in onnxruntime, by the name of the contender; none without the packages."""
     if not all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
         return {}
-    export(ColBERT.from_pretrained(directory, "cpu"), directory / "onnx", int8=True)
+    ColBERT.from_pretrained(directory, "cpu").export_onnx(directory / "onnx", int8=True)
     names: dict[str, Backend] = {"colbertz, ONNX": "onnx", "colbertz, ONNX int8": "onnx-int8"}
     return {name: ColBERT.from_pretrained(directory / "onnx", backend=backend) for name, backend in names.items()}
 

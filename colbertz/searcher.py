@@ -13,7 +13,7 @@ from colbertz.errors import UserError
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.options import with_overrides
 from colbertz.models import ColBERT, Tokens
-from colbertz.models.checkpoint.assemble import PACKAGED
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
 from colbertz.ragged import Ragged
 

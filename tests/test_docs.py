@@ -78,7 +78,6 @@ def test_the_readme_is_short_and_its_python_runs(tmp_path: Path, monkeypatch: py
     assert len(names["index"]) == 2
 
 
-@pytest.mark.xfail(reason="waits for the rooms that are being put in order", strict=False)
 def test_the_first_five_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """All of the page, in order: the files that it shows, its commands, its Python."""
     monkeypatch.chdir(tmp_path)
@@ -107,7 +106,6 @@ def test_the_home_page_and_operating_an_index(tmp_path: Path, monkeypatch: pytes
     index.add(names["queries"])  # the lock has been released
 
 
-@pytest.mark.xfail(reason="waits for the rooms that are being put in order", strict=False)
 def test_coming_from_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     """The Python of the page runs, and every attribute that its tables recommend exists."""
     monkeypatch.chdir(tmp_path)

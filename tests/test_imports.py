@@ -74,6 +74,44 @@ def allowed(own: str) -> set[str]:
     return {own, "__version__", *NEIGHBOURS.get(own, ()), *(part for parts in FLOORS[:floor] for part in parts)}
 
 
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def modules_imported(module: str) -> set[str]:
+    """The modules of the package that a module imports by name.
+
+    Imports inside functions and under `if TYPE_CHECKING` are among them. The package `colbertz` itself is not: it names
+    the public classes and loads them on first use.
+    """
+    names = {name for name in imports_of(MODULES[module]) if name.split(".")[0] == "colbertz"}
+    used = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    return {name for name in used if name in MODULES} - {"colbertz", module}
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others; `imports` maps modules to what they use."""
+    reachable = {module: set(used) for module, used in imports.items()}
+    for middle in imports:
+        for module in imports:
+            if middle in reachable[module]:
+                reachable[module] |= reachable[middle]
+    groups = {tuple(sorted(other for other in reachable[m] if m in reachable.get(other, ()))) for m in imports}
+    return sorted(list(group) for group in groups if group)
+
+
+def test_circles_are_found() -> None:
+    imports = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set(), "e": {"a", "f"}, "f": {"e"}, "g": {"a"}}
+    assert circles(imports) == [["a", "b", "c"], ["e", "f"]]
+    # An import inside a function counts.
+    assert "colbertz.models.encoders.untraced" in modules_imported("colbertz.models.encoders.attention")
+
+
+def test_no_import_circles() -> None:
+    """Imports for types only are counted too: a module should be understood without its users."""
+    found = circles({module: modules_imported(module) for module in MODULES})
+    assert not found, f"these modules import each other: {found}"
+
+
 def test_every_part_has_a_floor() -> None:
     parts = {part(module_of(path)) for path in SOURCES} - {"", "__main__"}
     assert parts == set().union(*FLOORS)

@@ -13,7 +13,7 @@ from programs import program
 from colbertz import ColBERT
 from colbertz.cli import main
 from colbertz.cli.options import DEFAULT_MODEL
-from colbertz.models.checkpoint.assemble import resolve
+from colbertz.models.checkpoint.hub import resolve
 from colbertz.recipes.nano import run, stages
 from colbertz.recipes.nano.cloze import cloze_pairs
 from colbertz.recipes.nano.prepare import prepare

@@ -6,7 +6,7 @@
 #     bash benchmarks/gpu/all.sh maxsim training     these alone, each with the whole time that is left
 #     SECONDS_LEFT=3000 bash benchmarks/gpu/all.sh   where there is more time
 #
-# Nothing has to be installed: `colbertz.kernels` is a link here. Peers are found in the folder $PEERS, filled by
+# Nothing has to be installed. Peers are found in the folder $PEERS, filled by
 # `pip install --no-index --no-deps --target $PEERS *.whl`: flash-maxsim 0.3.0; fast-plaid 1.7.0.2110 (for Python 3.12)
 # with fastkmeans 0.5.0 and usearch.
 set -uo pipefail
@@ -16,7 +16,7 @@ left() { echo $((${SECONDS_LEFT:-590} - SECONDS)); }
 site=$(mktemp -d)
 trap 'rm -r "$site"' EXIT
 mkdir "$site/colbertz"
-ln -s "$PWD"/colbertz/* "$PWD/kernels" "$site/colbertz/"
+ln -s "$PWD"/colbertz/* "$site/colbertz/"
 export PYTHONPATH="$site${PEERS:+:$PEERS}${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 [ -x .venv/bin/python ] && [ "${PYTHON:-}" = "" ] && PYTHON=.venv/bin/python
 python=${PYTHON:-python3}
@@ -44,10 +44,10 @@ everything() {
         limit=${limits[$name]}
         [ $# -gt 0 ] && limit=$(left)
         if [ "$name" = tests ]; then
-            # -P: the folder `colbertz` here has no kernels in it.
+            # -P: import the package from $site, not from this folder.
             attempt tests "$limit" "$python" -P -m pytest --tb=short -m gpu --continue-on-collection-errors tests
             attempt "kernel tests" "$limit" "$python" -P -m pytest --tb=short tests/kernels/test_*_triton.py \
-                tests/index/test_gpu.py
+                tests/index/search/test_gpu.py
         else
             attempt "$name" "$limit" "$python" "benchmarks/gpu/$name.py" ${DRY:+--dry} \
                 ${OUT:+--out "$OUT/gpu_$name.json"}

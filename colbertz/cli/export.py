@@ -17,11 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from colbertz.models import ColBERT
-    from colbertz.models.onnx.runtime import export
 
     directory = Path(args.out or args.model).expanduser()
     if args.out is None and not directory.is_dir():
         raise UserError(f"{args.model} is no directory on this machine; say with --out where the files shall go")
     model = ColBERT.from_pretrained(args.model, "cpu")
-    for path in export(model, directory, int8=args.int8, name=args.model):
+    for path in model.export_onnx(directory, int8=args.int8, name=args.model):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -1,20 +1,32 @@
 """Encoders and the late-interaction model on top of them.
 
-attention.py    self-attention over packed texts, on every device
-modernbert.py   bert.py    the two encoders, with Hugging Face's configuration keys and tensor names
+colbert.py      the model: tokens to embeddings, and the encode functions
 tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
-colbert.py      the model: tokens to embeddings, and the encode functions
-checkpoint.py   layouts.py   files.py   reading and writing the directories that other libraries use
-onnx_graph.py   onnx_files.py   the model as an ONNX graph, its files, and running them
+encoding.py     batches of texts, and encoding without dropout
 pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices
+encoders/       the families of encoders, with Hugging Face's configuration keys and tensor names
+    base.py         what an encoder is, and the registry of families
+    modernbert.py   bert.py     one family each: configuration, module, ONNX graph
+    packing.py   attention.py   runs.py   rotary.py   layers.py     what they share
+checkpoint/     reading and writing the directories that other libraries use
+    hub.py          a name to a directory
+    read.py         a directory to its contents
+    layouts.py      where each layout has what
+    assemble.py     contents to an encoder, projections and a tokenizer
+    save.py         these to a directory
+onnx/           the model as an ONNX file
+    graph.py        writing a graph, operator by operator
+    export.py       the files
+    runtime.py      running them in onnxruntime
 """
 
-from colbertz.models.checkpoint.read import CheckpointError
+from colbertz.models.checkpoint.layouts import CheckpointError
 from colbertz.models.colbert import ColBERT
 from colbertz.models.encoders.bert import Bert, BertConfig
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.encoding import Encoded
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Tokens
 
 __all__ = [
@@ -24,6 +36,7 @@ __all__ = [
     "ColBERT",
     "ColBERTSettings",
     "ColBERTTokenizer",
+    "Encoded",
     "ModernBert",
     "ModernBertConfig",
     "Tokens",

@@ -9,7 +9,7 @@ Legend: N tokens of the batch, H hidden size, E embedding dim.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast, overload
+from typing import Literal, Unpack, cast, overload
 
 import tokenizers
 import torch
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError
 from colbertz.maxsim import maxsim
-from colbertz.models.checkpoint import assemble as checkpoint
-from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
+from colbertz.models.checkpoint.assemble import assemble, encoder_config, from_scratch
+from colbertz.models.checkpoint.hub import resolve
+from colbertz.models.checkpoint.read import read_contents, read_source
+from colbertz.models.checkpoint.save import save
+from colbertz.models.encoders.base import Encoder, EncoderConfig
 from colbertz.models.encoding import (
     DocumentOptions,
     Encoded,
@@ -28,11 +31,12 @@ from colbertz.models.encoding import (
     in_evaluation_mode,
     in_order_of_texts,
 )
-from colbertz.models.onnx import runtime as onnx_files
+from colbertz.models.onnx.export import export
 from colbertz.models.onnx.runtime import OnnxEncoder
+from colbertz.models.onnx.runtime import load as load_onnx
 from colbertz.models.pooling import pool_tokens
 from colbertz.models.projection import Projection
-from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Side, Tokens
+from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, SettingOverrides, Side, Tokens
 from colbertz.models.workers import encode_on_devices
 from colbertz.ragged import Ragged
 
@@ -52,7 +56,7 @@ class ColBERT(nn.Module):
 
     def __init__(
         self,
-        encoder: checkpoint.Encoder,
+        encoder: Encoder,
         projections: Sequence[Projection] = (),
         tokenizer: ColBERTTokenizer | None = None,
     ) -> None:
@@ -73,7 +77,7 @@ class ColBERT(nn.Module):
         self.projections = nn.ModuleList(projections)
         self.tokenizer = tokenizer
 
-    # -- making one ----------------------------------------------------------------------------------------------
+    # -- loading and saving --------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(
@@ -85,7 +89,7 @@ class ColBERT(nn.Module):
         backend: Backend = "torch",
         embedding_dim: int | None = None,
         seed: int = 0,
-        **overrides: Any,
+        **overrides: Unpack[SettingOverrides],
     ) -> "ColBERT":
         """Load a PyLate, sentence-transformers or Stanford checkpoint, or a bare encoder.
 
@@ -103,94 +107,71 @@ class ColBERT(nn.Module):
         Raises:
             FileNotFoundError: if there is no such directory or repository.
             CheckpointError: if a file is missing, damaged, or describes something that is not supported.
-            ValueError: if there is no such device; if `backend` is unknown, needs onnxruntime where there is none, or
+            TypeError: if an override names no setting.
+            UserError: if there is no such device; if `backend` is unknown, needs onnxruntime where there is none, or
                 goes with another device, dtype or embedding_dim than its own.
         """
         if backend != "torch":
-            return cls._from_onnx(path_or_hub_id, device, dtype, backend, embedding_dim, overrides)
-        chosen = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        encoder, projections, tokenizer = checkpoint.load(
-            path_or_hub_id, dtype or torch.float32, embedding_dim, seed, overrides
-        )
-        return cls(encoder, projections, tokenizer).eval().to(chosen)
-
-    @classmethod
-    def _from_onnx(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        backend: str,
-        embedding_dim: int | None,
-        overrides: dict[str, Any],
-    ) -> "ColBERT":
-        if backend not in onnx_files.MODELS:
-            raise UserError(f"backend must be torch, {' or '.join(onnx_files.MODELS)}, got {backend!r}")
-        if device is not None and str(device).partition(":")[0] != "cpu":
-            raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
-        if dtype not in (None, torch.float32):
-            raise UserError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
-        encoder, tokenizer = onnx_files.load(path_or_hub_id, backend, overrides)
-        if embedding_dim not in (None, encoder.embedding_dim):
-            raise UserError(
-                f"embedding_dim is {embedding_dim}, but {encoder.path} has {encoder.embedding_dim}; "
-                "load the model with backend torch and export it anew"
-            )
-        return cls(cast(Any, encoder), [], tokenizer).eval()
+            exported, tokenizer = load_onnx(path_or_hub_id, backend, device, dtype, embedding_dim, overrides)
+            # `OnnxEncoder` has no weights and no layers, so it is no `Encoder`; `exported` tells the two apart.
+            return cls(cast(Encoder, exported), [], tokenizer).eval()
+        usable = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        source = read_source(resolve(path_or_hub_id))
+        encoder_config(source)  # refuses an unknown family before its weights are read
+        parts = assemble(read_contents(source), dtype or torch.float32, embedding_dim, seed, overrides)
+        return cls(*parts).eval().to(usable)
 
     @classmethod
     def from_scratch(
         cls,
-        encoder: ModernBertConfig,
+        encoder: EncoderConfig,
         tokenizer: tokenizers.Tokenizer,
         *,
         embedding_dim: int = 128,
         seed: int = 0,
-        **settings: Any,
+        **settings: Unpack[SettingOverrides],
     ) -> "ColBERT":
         """An untrained model; weights are drawn with `seed`.
 
         Args:
-            encoder: sizes; `vocab_size` is taken from the tokenizer.
+            encoder: sizes, in the configuration class of a family of `colbertz.models.encoders.base`, such as
+                `ModernBertConfig` or `BertConfig`; `vocab_size` is taken from the tokenizer.
             tokenizer: must know `[CLS]`, `[SEP]`, `[PAD]`, `[UNK]` and `[MASK]` and add the first two around a text.
             embedding_dim: E.
             seed: for the weights.
             **settings: fields of `ColBERTSettings`.
+
+        Raises:
+            UserError: if the encoder's family is unknown, the tokenizer lacks one of these tokens, or a length is
+                beyond the encoder's positions.
         """
-        names = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
-        special = {name: f"[{name.removesuffix('_token').upper()}]" for name in names}
-        for name, token in special.items():
-            if tokenizer.token_to_id(token) is None:
-                raise UserError(f"the tokenizer has no {name} {token}")
-        wrapped = ColBERTTokenizer(tokenizer, ColBERTSettings(**settings), special)
-        ids = {f"{role}_id": tokenizer.token_to_id(token) for role, token in special.items()}
-        ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
-        sizes = encoder.to_dict() | ids | {"vocab_size": wrapped.vocab_size}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = ModernBert(ModernBertConfig.from_dict(sizes))
-            network.reset_parameters()
-            projection = Projection(encoder.hidden_size, embedding_dim)
-        return cls(network, [projection], wrapped)
+        return cls(*from_scratch(encoder, tokenizer, ColBERTSettings().overridden(settings), embedding_dim, seed))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a checkpoint in PyLate's layout; an existing directory is replaced only when all files are written.
 
         Raises:
-            ValueError: if the model runs in onnxruntime.
+            UserError: if the model runs in onnxruntime.
         """
         if self.exported:
             raise UserError(f"{self.exported.path} has no weights to save; load the model with backend torch")
-        checkpoint.save(self, directory)
+        save(self.encoder, self._chain, self.tokenizer, directory)
 
-    def export_onnx(self, directory: str | Path, *, int8: bool = False) -> list[Path]:
-        """Write the files that `backend="onnx"` and next-plaid load; see `colbertz.models.onnx.runtime.export`."""
-        return onnx_files.export(self, directory, int8=int8)
+    def export_onnx(self, directory: str | Path, *, int8: bool = False, name: str | None = None) -> list[Path]:
+        """Write the files that `backend="onnx"` and next-plaid load; see `colbertz.models.onnx.export.export`.
+
+        Raises:
+            UserError: if the model runs in onnxruntime already, or as `export`.
+        """
+        if self.exported:
+            raise UserError(f"{self.exported.path} is exported already; load the model with backend torch to export it")
+        return export(self.encoder, self._chain, self.tokenizer, directory, int8=int8, name=name)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
     @property
     def settings(self) -> ColBERTSettings:
+        """How texts become tokens."""
         return self.tokenizer.settings
 
     @property
@@ -201,17 +182,17 @@ class ColBERT(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
-        if self.exported:
-            return self.exported.embedding_dim
-        last = self.projections[-1]
-        assert isinstance(last, Projection)
-        return last.out_features
+        """E."""
+        return self.exported.embedding_dim if self.exported else self._chain[-1].out_features
 
     @property
     def device(self) -> torch.device:
-        if self.exported:
-            return torch.device("cpu")
-        return self.encoder.token_embeddings.weight.device
+        """Where the weights are."""
+        return torch.device("cpu") if self.exported else self.encoder.token_embeddings.weight.device
+
+    @property
+    def _chain(self) -> list[Projection]:
+        return cast(list[Projection], list(self.projections))
 
     # -- computing -----------------------------------------------------------------------------------------------
 
@@ -226,7 +207,7 @@ class ColBERT(nn.Module):
             The (num_scored_tokens, E) float32 embeddings of each text; tokens that do not count in scores are left out.
 
         Raises:
-            ValueError: if an exported model, whose embeddings have unit length, is asked for others.
+            UserError: if an exported model, whose embeddings have unit length, is asked for others.
         """
         if self.exported and not normalize:
             raise UserError("an exported model gives embeddings of unit length; for normalize=False use backend torch")

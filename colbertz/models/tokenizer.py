@@ -6,9 +6,9 @@ load data tokenise with a pickled copy.
 """
 
 import string
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict
 
 import torch
 from tokenizers import Tokenizer
@@ -62,6 +62,28 @@ class ColBERTSettings:
             if not isinstance(prefix, str):
                 raise UserError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
 
+    def overridden(self, overrides: Mapping[str, Any]) -> "ColBERTSettings":
+        """The settings with some of them replaced.
+
+        Raises:
+            TypeError: if there is no such setting.
+            UserError: if a value cannot be.
+        """
+        names = [field.name for field in fields(self)]
+        for name in overrides:
+            if name not in names:
+                raise TypeError(f"there is no setting {name!r}; there are embedding_dim, seed, {', '.join(names)}")
+        return replace(self, **overrides)
+
+    def check_lengths(self, max_positions: int | None) -> None:
+        """Raise UserError if a text could be longer than the encoder's positions; None for no limit."""
+        sides: tuple[Side, ...] = ("query", "document")
+        for side in sides:
+            if max_positions is not None and self.length(side) > max_positions:
+                raise UserError(
+                    f"{side}_length is {self.length(side)}, this encoder has positions for {max_positions} tokens"
+                )
+
     def length(self, side: Side) -> int:
         """Tokens that a text of this side may have, special tokens and prefix included."""
         return self.query_length if side == "query" else self.document_length
@@ -77,6 +99,22 @@ class ColBERTSettings:
         if name is not None and name not in self.prompts:
             raise UserError(f"there is no prompt {name!r}; this model has {sorted(self.prompts) or 'none'}")
         return "" if name is None else self.prompts[name] or ""
+
+
+class SettingOverrides(TypedDict, total=False):
+    """Fields of `ColBERTSettings` as keyword arguments, each optional."""
+
+    query_prefix: str
+    document_prefix: str
+    query_length: int
+    document_length: int
+    do_query_expansion: bool
+    attend_to_expansion_tokens: bool
+    skiplist_words: Sequence[str]
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    do_lower_case: bool
+    do_strip: bool
 
 
 @dataclass(frozen=True)

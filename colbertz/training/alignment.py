@@ -14,9 +14,8 @@ from typing import Any
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
 from colbertz.models import ColBERT
-from colbertz.models.checkpoint.assemble import resolve
-from colbertz.models.checkpoint.layouts import find_source
-from colbertz.models.checkpoint.read import read_json
+from colbertz.models.checkpoint.hub import resolve
+from colbertz.models.checkpoint.read import read_json, read_source
 from colbertz.models.tokenizer import ColBERTSettings
 from colbertz.training.config import ModelConfig
 
@@ -70,10 +69,10 @@ def check(config: ModelConfig, model: ColBERT) -> None:
     if config.init is None or config.allow_mismatch is True:
         return
     directory = resolve(config.init)
-    source = find_source(directory)
+    source = read_source(directory)
     if (directory / RECORD).is_file():
         before = read_json(directory / RECORD)
-    elif source.projections or source.stanford:
+    elif source.has_projection:
         before = _describe_settings(source.settings)
     else:
         return

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colbertz.errors import UserError
-from colbertz.models.encoders.bert import Bert
-from colbertz.models.encoders.modernbert import ModernBert
+from colbertz.models.encoders.base import Encoder
 from colbertz.models.tokenizer import ColBERTTokenizer
 from colbertz.ragged import Ragged
 
@@ -79,7 +78,7 @@ class MaskedLanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     @classmethod
-    def of(cls, encoder: ModernBert | Bert) -> "MaskedLanguageHead":
+    def of(cls, encoder: Encoder) -> "MaskedLanguageHead":
         """The head for an encoder, with PyTorch's default random weights."""
         vocab_size, hidden_size = encoder.token_embeddings.weight.shape
         return cls(hidden_size, vocab_size)

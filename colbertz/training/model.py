@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -11,14 +13,24 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from colbertz.errors import UserError
-from colbertz.models import ColBERT, ModernBertConfig
-from colbertz.models.checkpoint.assemble import resolve
-from colbertz.models.checkpoint.layouts import find_source
+from colbertz.models import ColBERT
+from colbertz.models.checkpoint.hub import resolve
+from colbertz.models.checkpoint.read import read_source
+from colbertz.models.encoders.base import family_of
 from colbertz.training import alignment
 from colbertz.training.config import ModelConfig
 from colbertz.training.distributed import World
 from colbertz.training.state import whole
 
+# Settings of ModelConfig that describe random weights; a family takes those that its configuration has.
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "local_attention",
+    "global_attn_every_n_layers",
+)
 # Settings of ModelConfig that are also settings of a ColBERT model.
 _SETTINGS = (
     "query_length",
@@ -47,7 +59,7 @@ def build_model(config: ModelConfig, seed: int) -> ColBERT:
     else:
         if prompts:
             # `prompts` replaces all prompts of the checkpoint, so the checkpoint's other prompts are added to it.
-            settings["prompts"] = {**find_source(resolve(config.init)).settings.prompts, **prompts}
+            settings["prompts"] = {**read_source(resolve(config.init)).settings.prompts, **prompts}
         model = ColBERT.from_pretrained(config.init, "cpu", embedding_dim=config.embedding_dim, seed=seed, **settings)
         alignment.check(config, model)
     model.encoder.gradient_checkpointing = config.gradient_checkpointing
@@ -56,7 +68,7 @@ def build_model(config: ModelConfig, seed: int) -> ColBERT:
     return model
 
 
-def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, object]) -> ColBERT:
+def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, Any]) -> ColBERT:
     path = Path(config.tokenizer or "")
     if not path.is_file():
         raise FileNotFoundError(f"there is no tokenizer file {str(path)!r} (model.tokenizer)")
@@ -64,14 +76,9 @@ def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, object]) -
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
         raise UserError(f"model.tokenizer {str(path)!r} is not a tokenizer.json: {error}") from None
-    sizes = ModernBertConfig(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        local_attention=config.local_attention,
-        global_attn_every_n_layers=config.global_attn_every_n_layers,
-    )
+    family = family_of(config.encoder).config
+    names = {field.name for field in fields(family)}
+    sizes = family.from_dict({name: getattr(config, name) for name in _SIZES if name in names})
     return ColBERT.from_scratch(sizes, tokenizer, embedding_dim=config.embedding_dim or 128, seed=seed, **settings)
 
 

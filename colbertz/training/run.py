@@ -1,6 +1,7 @@
 """Everything that a run needs, made from its settings."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ def prepare(config: TrainingConfig, world: World) -> Run:
         eval_model = copy_for_evaluation(model) if world.is_main else None
     objective: Objective | MaskedLanguageHead
     if config.loss.kind == "mlm":
-        network = replicate(model.encoder, world)
+        network = replicate(cast(nn.Module, model.encoder), world)
         objective = MaskedLanguageHead.of(model.encoder)
     else:
         network = spread(model, world, fsdp=config.fsdp)

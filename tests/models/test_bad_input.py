@@ -328,12 +328,11 @@ def test_activations_that_are_none_are_refused(directory, name):
 def test_a_failed_save_leaves_the_old_files(directory, tmp_path, monkeypatch):
     model = ColBERT.from_pretrained(directory, "cpu")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    from colbertz.models.checkpoint import assemble as checkpoint
 
     def fail(*_args: object, **_settings: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "serialized", fail)
+    monkeypatch.setattr("colbertz.models.checkpoint.save.serialized", fail)
     for target in (directory, tmp_path / "new"):
         with pytest.raises(OSError, match="No space left"):
             model.save_pretrained(target)

@@ -59,11 +59,11 @@ def test_bfloat16_is_as_near_to_float32_as_with_pytorchs_attention(encoder, monk
     """Texts are filled up for the products of kernels/cpu/attention.py; the last of these is longer than that goes."""
     lengths = (70, 3, 0, 200, 3, 1, 71, 37, *([530] if encoder is modernbert else [129]))
     model, ids = encoder(), batch(*lengths)
-    monkeypatch.setattr("colbertz.models.encoders.attention.uses_bf16_attention", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr("colbertz.models.encoders.packing.uses_bf16_attention", lambda dtype: dtype == torch.bfloat16)
     results = {}
     for name in ("float32", "ours", "PyTorch's"):
         if name == "PyTorch's":
-            monkeypatch.setattr("colbertz.models.encoders.attention.uses_bf16_attention", lambda dtype: False)
+            monkeypatch.setattr("colbertz.models.encoders.packing.uses_bf16_attention", lambda dtype: False)
         with torch.autocast("cpu", torch.bfloat16, enabled=name != "float32"):
             every = torch.cat([gradient.flatten() for gradient in gradients(model, ids).values()])
             results[name] = model(ids).detach().float(), every

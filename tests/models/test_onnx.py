@@ -17,7 +17,6 @@ from texts import ORDINARY, REAL
 from colbertz import ColBERT, Index, Ragged, Searcher
 from colbertz.cli import main
 from colbertz.models import CheckpointError, Tokens
-from colbertz.models.onnx.runtime import export
 
 TANH = "torch.nn.modules.activation.Tanh"
 DENSES = [
@@ -49,7 +48,7 @@ CHECKPOINTS = {"modernbert": _modernbert, "colbert zero": colbert_zero, "bert": 
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with its ONNX files beside its weights."""
     path = CHECKPOINTS[request.param](tmp_path_factory.mktemp("checkpoints") / "model")
-    export(ColBERT.from_pretrained(path, "cpu"), path, int8=True)
+    ColBERT.from_pretrained(path, "cpu").export_onnx(path, int8=True)
     return path
 
 
@@ -57,7 +56,7 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four files and nothing else."""
     path = tmp_path_factory.mktemp("exported")
-    export(ColBERT.from_pretrained(_modernbert(path / "source"), "cpu"), path / "onnx", int8=True)
+    ColBERT.from_pretrained(_modernbert(path / "source"), "cpu").export_onnx(path / "onnx", int8=True)
     return path / "onnx"
 
 
@@ -104,7 +103,7 @@ def test_tokens_without_a_tokenizer(directory: Path) -> None:
 def test_expansion_beyond_the_window_of_every_word(tmp_path: Path) -> None:
     """The last expansion tokens of a short query see no attended token: PyTorch gives zeros for their attention."""
     ours = ColBERT.from_pretrained(_modernbert(tmp_path / "model"), "cpu")
-    export(ours, tmp_path / "onnx")
+    ours.export_onnx(tmp_path / "onnx")
     theirs = ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx")
     torch.testing.assert_close(theirs.encode_query("hi"), ours.encode_query("hi"), atol=1e-4, rtol=0)
 
@@ -126,7 +125,7 @@ def test_the_graph_means_the_same_without_onnxruntime(exported: Path, file: str)
 
 def test_a_new_projection_and_grown_vocabulary_are_exported(tmp_path: Path) -> None:
     ours = ColBERT.from_pretrained(bare_modernbert(tmp_path / "model"), "cpu", embedding_dim=16)
-    export(ours, tmp_path / "onnx")
+    ours.export_onnx(tmp_path / "onnx")
     theirs = ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx")
     for side in ("encode_query", "encode_document"):
         expected, got = getattr(ours, side)(REAL), getattr(theirs, side)(REAL)
@@ -188,7 +187,7 @@ def test_exporting_beside_the_weights_keeps_the_checkpoint(directory: Path) -> N
 def test_exporting_into_a_link_writes_where_it_leads(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    export(ColBERT.from_pretrained(checkpoint), tmp_path / "link")
+    ColBERT.from_pretrained(checkpoint).export_onnx(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "model.onnx").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
@@ -202,11 +201,11 @@ def test_mteb_tells_exported_models_apart_by_their_weights(exported: Path, tmp_p
 
 def test_an_old_int8_file_never_stays_behind(checkpoint: Path, tmp_path: Path) -> None:
     model = ColBERT.from_pretrained(checkpoint, "cpu")
-    export(model, tmp_path / "out", int8=True)
+    model.export_onnx(tmp_path / "out", int8=True)
     old = (tmp_path / "out/model_int8.onnx").read_bytes()
     with torch.no_grad():
         model.projections[0].linear.weight.mul_(-1)
-    assert tmp_path / "out/model_int8.onnx" in export(model, tmp_path / "out")
+    assert tmp_path / "out/model_int8.onnx" in model.export_onnx(tmp_path / "out")
     assert (tmp_path / "out/model_int8.onnx").read_bytes() != old
 
 
@@ -231,7 +230,7 @@ def test_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_searcher_takes_it_for_the_model_of_the_index(checkpoint: Path, tmp_path: Path) -> None:
     ours = ColBERT.from_pretrained(checkpoint, "cpu")
-    export(ours, tmp_path / "onnx", int8=True)
+    ours.export_onnx(tmp_path / "onnx", int8=True)
     Searcher.build(tmp_path / "index", ours, ORDINARY, ids=[str(i) for i in range(len(ORDINARY))])
     model = ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx")
     assert Searcher(model, Index.open(tmp_path / "index")).search(ORDINARY[2], k=1)[0].id == "2"
@@ -284,7 +283,7 @@ def test_arguments_that_make_no_sense(exported: Path, error: type, message: str,
 
 
 def test_lengths_beyond_the_positions_of_a_bert(tmp_path: Path) -> None:
-    export(ColBERT.from_pretrained(_bert(tmp_path / "model"), "cpu"), tmp_path / "onnx")
+    ColBERT.from_pretrained(_bert(tmp_path / "model"), "cpu").export_onnx(tmp_path / "onnx")
     with pytest.raises(ValueError, match="document_length is 513, this encoder has positions for 512"):
         ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx", document_length=513)
 
@@ -304,7 +303,7 @@ def test_an_activation_that_onnx_has_not(tmp_path: Path) -> None:
     denses = [{"in_features": 64, "out_features": 8, "activation_function": "torch.nn.modules.activation.Hardtanh"}]
     model = ColBERT.from_pretrained(write_pylate(tmp_path / "model", modernbert_config(), denses, SETTINGS), "cpu")
     with pytest.raises(ValueError, match="Hardtanh cannot be exported, only Identity"):
-        export(model, tmp_path / "out")
+        model.export_onnx(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -319,4 +318,4 @@ def test_without_the_packages(
     ):
         ColBERT.from_pretrained(exported, backend="onnx")
     with pytest.raises(ValueError, match=r'onnx is not installed; .*pip install "colbertz\[onnx\]"'):
-        export(model, tmp_path / "out")
+        model.export_onnx(tmp_path / "out")

@@ -8,7 +8,7 @@ from colbertz.index.search.options import SearchOptions
 from colbertz.index.store.snapshot import Snapshot
 
 # Documents scored exactly: k, a quarter more, and these. Approximate scores hardly ever put one of the best k farther
-# down (docs/index.md).
+# down (docs/how-it-works.md).
 EXACT_BEYOND_K = 12
 # Under a filter that leaves less than half of the documents: if at most this many times `n_full_scores` are left, all
 # of them are scored by their centroids and no cell is probed.

@@ -4,7 +4,8 @@
 
 Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files and packing are those of Stanford's ColBERT and
 fast-plaid. The buckets are not: theirs hold equally many residuals, ours have the least squared error (Lloyd 1982).
-Their readers read them all the same, and less is lost where some tokens are far from all centroids (docs/index.md).
+Their readers read them all the same, and less is lost where some tokens are far from all centroids, as
+benchmarks/README.md shows.
 
 Legend: N tokens, E embedding dim, K centroids.
 """

@@ -2,7 +2,7 @@
 
 With K centroids, one level means N · K products. Two levels put the centroids into 2·√K groups, each into its two
 nearest; a token is compared with the groups, then with the centroids of the best few. What that costs in recall is in
-docs/index.md.
+docs/how-it-works.md.
 
 Everything is seeded, and blocks do not depend on the number of threads: the same input gives the same bits.
 

@@ -13,7 +13,7 @@
     build/                            an unfinished build, which the same call continues
 
 Whatever else the manifest does not name is left over from an interrupted write: it is never read, and the next writer
-removes it. docs/index.md is the full specification.
+removes it. docs/format.md is the full specification.
 """
 
 import json

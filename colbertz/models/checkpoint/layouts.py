@@ -1,69 +1,105 @@
-"""The checkpoint directories that people have, each read into the same `Source`.
+"""The layouts of checkpoint directories that people have: which file says what, and what it means.
 
 PyLate and sentence-transformers (`modules.json`), Stanford (`HF_ColBERT`, `artifact.metadata`) and bare Hugging Face
-encoders. colbertz writes PyLate's layout, which the others read.
+encoders. colbertz writes PyLate's layout, which the others read. Nothing here reads a file: read.py does, and passes
+the content of the JSON files.
 """
 
 import string
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from colbertz.models.checkpoint.read import FILES, CheckpointError, read_json
+from colbertz.errors import UserError
 from colbertz.models.tokenizer import ColBERTSettings
+
+Layout = Literal["pylate", "sentence-transformers", "stanford", "encoder"]
+
+# Stands for "no limit" where a file gives none.
+_NO_LIMIT = 10**9
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """Names inside a checkpoint directory."""
+
+    config: str = "config.json"
+    weights: str = "model.safetensors"
+    weights_index: str = "model.safetensors.index.json"
+    weights_pickled: str = "pytorch_model.bin"
+    weights_pickled_index: str = "pytorch_model.bin.index.json"
+    tokenizer: str = "tokenizer.json"
+    vocabulary: str = "vocab.txt"
+    tokenizer_config: str = "tokenizer_config.json"
+    special_tokens: str = "special_tokens_map.json"
+    modules: str = "modules.json"
+    transformer: str = "sentence_bert_config.json"
+    settings: str = "config_sentence_transformers.json"
+    stanford: str = "artifact.metadata"
+
+
+FILES = CheckpointFiles()
+
+
+class CheckpointError(UserError):
+    """A checkpoint directory that cannot be used; the message says which file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the parts of a checkpoint lie and what it says about texts.
+    """Where the parts of a checkpoint lie, and what it says about texts.
 
     Attributes:
+        layout: whose layout it is; "encoder" for a bare one.
         encoder: directory of the encoder and the tokenizer.
         config: the encoder's `config.json`.
-        projections: directories of the dense layers, in order.
+        projections: directories of the dense layers, in order. Stanford's projection is not among them: it is the
+            tensor `linear.weight` beside the encoder's tensors.
         settings: lengths, prefixes, prompts …
-        stanford: whether the projection is the tensor `linear.weight` beside the encoder's tensors.
-        unknown_words_skip: whether a skiplist word that is no token stands for [UNK] (PyLate) or for nothing
-            (sentence-transformers).
     """
 
+    layout: Layout
     encoder: Path
     config: dict[str, Any]
     projections: list[Path] = field(default_factory=list)
     settings: ColBERTSettings = field(default_factory=ColBERTSettings)
-    stanford: bool = False
-    unknown_words_skip: bool = True
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether it is a ColBERT, whose settings belong to its weights, and not an encoder alone."""
+        return self.layout == "stanford" or bool(self.projections)
 
 
-def find_source(directory: Path) -> Source:
-    """Recognise a checkpoint directory.
+@dataclass(frozen=True)
+class Modules:
+    """The directories that a `modules.json` lists.
+
+    Attributes:
+        encoder: of the encoder and the tokenizer.
+        projections: of the dense layers, in order.
+        mask: of sentence-transformers' `MultiVectorMask`, which holds the skiplist; None if there is none.
+    """
+
+    encoder: Path
+    projections: list[Path]
+    mask: Path | None
+
+
+def locate_modules(directory: Path, modules: list[Any]) -> Modules:
+    """Find the parts of PyLate's and sentence-transformers' layout.
+
+    Args:
+        directory: of the checkpoint.
+        modules: the content of its `modules.json`.
 
     Raises:
-        CheckpointError: if it is none, or uses modules that are not understood.
+        CheckpointError: if a module is not supported, or there is no encoder.
     """
-    if (directory / FILES.modules).is_file():
-        return _modules(directory)
-    if not (directory / FILES.config).is_file():
-        raise CheckpointError(
-            f"{directory} is not a checkpoint: it has neither {FILES.modules} nor {FILES.config}; "
-            "give the directory that save_pretrained wrote or that the hub shows"
-        )
-    config = read_json(directory / FILES.config)
-    if (config.get("architectures") or [None])[0] == "HF_ColBERT":
-        return Source(directory, config, settings=_stanford_settings(directory), stanford=True)
-    return Source(directory, config)
-
-
-def _modules(directory: Path) -> Source:
-    """PyLate's and sentence-transformers' layout: a list of modules, each in a folder of its own."""
-    settings_path = directory / FILES.settings
-    saved = read_json(settings_path) if settings_path.is_file() else {}
+    origin = directory / FILES.modules
     encoder, projections, mask = None, [], None
-    for module in read_json(directory / FILES.modules, kind=list):
+    for module in modules:
         if not isinstance(module, dict):
-            raise CheckpointError(
-                f"{directory / FILES.modules} should list objects with path and type, found {module!r}"
-            )
+            raise CheckpointError(f"{origin} should list objects with path and type, found {module!r}")
         kind = str(module.get("type", "")).rpartition(".")[2]
         path = directory / str(module.get("path", ""))
         if kind == "Transformer":
@@ -71,43 +107,50 @@ def _modules(directory: Path) -> Source:
         elif kind == "Dense":
             projections.append(path)
         elif kind == "MultiVectorMask":
-            mask = read_json(path / FILES.config)
-        # Normalisation ends every ColBERT without being asked, and sentence pooling has no place in one.
+            mask = path
+        # A ColBERT always normalises and never pools a text to one embedding, so these two need no module.
         elif kind not in ("Normalize", "Pooling"):
-            raise CheckpointError(f"{directory / FILES.modules}: module type {module.get('type')!r} is not supported")
+            raise CheckpointError(f"{origin}: module type {module.get('type')!r} is not supported")
     if encoder is None:
-        raise CheckpointError(f"{directory / FILES.modules} lists no Transformer module")
-    transformer_path = encoder / FILES.transformer
-    transformer = read_json(transformer_path) if transformer_path.is_file() else {}
-    multi_vector = saved.get("model_type") == "MultiVectorEncoder"
-    if multi_vector:
-        settings = _multi_vector_settings(directory, saved, transformer, mask or {})
-    else:
-        settings = _pylate_settings(settings_path, saved, transformer)
-    config = read_json(encoder / FILES.config)
-    return Source(encoder, config, projections, settings, unknown_words_skip=not multi_vector)
+        raise CheckpointError(f"{origin} lists no Transformer module")
+    return Modules(encoder, projections, mask)
 
 
-def _build_settings(path: Path, values: dict[str, Any]) -> ColBERTSettings:
-    try:
-        return replace(ColBERTSettings(), **{key: value for key, value in values.items() if value is not None})
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+def pylate_settings(origin: Path, saved: dict[str, Any], transformer: dict[str, Any]) -> ColBERTSettings:
+    """PyLate's settings.
 
-
-def _pylate_settings(path: Path, saved: dict[str, Any], transformer: dict[str, Any]) -> ColBERTSettings:
+    Args:
+        origin: the path of config_sentence_transformers.json, for messages.
+        saved: its content.
+        transformer: the content of sentence_bert_config.json.
+    """
     keys = (
         *("query_prefix", "document_prefix", "query_length", "document_length", "do_query_expansion"),
         *("attend_to_expansion_tokens", "skiplist_words", "prompts", "default_prompt_name", "do_strip"),
     )
     values = {key: saved.get(key) for key in keys}
-    return _build_settings(path, {**values, "do_lower_case": transformer.get("do_lower_case")})
+    return _settings(origin, {**values, "do_lower_case": transformer.get("do_lower_case")})
 
 
-def _multi_vector_settings(
-    directory: Path, saved: dict[str, Any], transformer: dict[str, Any], mask: dict[str, Any]
+def sentence_transformers_settings(
+    directory: Path,
+    saved: dict[str, Any],
+    transformer: dict[str, Any],
+    mask: dict[str, Any],
+    longest: list[int | None],
 ) -> ColBERTSettings:
-    """sentence-transformers 6: prefixes are part of the prompts, expansion is described on the Transformer module."""
+    """Settings of sentence-transformers 6: prefixes are part of the prompts, the Transformer describes the expansion.
+
+    Args:
+        directory: of the checkpoint, for messages.
+        saved: the content of config_sentence_transformers.json.
+        transformer: the content of sentence_bert_config.json.
+        mask: the content of MultiVectorMask's config.json.
+        longest: lengths that no text may exceed, such as the tokenizer's; None for no limit.
+
+    Raises:
+        CheckpointError: if the expansion or the mask is of a kind that is not supported.
+    """
     expansion = transformer.get("query_expansion")
     if expansion and (expansion.get("strategy") != "fixed" or expansion.get("token") is not None):
         raise CheckpointError(
@@ -118,18 +161,12 @@ def _multi_vector_settings(
         raise CheckpointError(
             f"{directory / FILES.modules}: MultiVectorMask {mask} is not supported, only a document skiplist"
         )
-    tokenizer_path = directory / FILES.tokenizer_config
-    longest = (read_json(tokenizer_path) if tokenizer_path.is_file() else {}).get("model_max_length")
-    longest = min(
-        transformer.get("max_seq_length") or 10**9,
-        longest or 10**9,
-        read_json(directory / FILES.config).get("max_position_embeddings") or 10**9,
-    )
+    limit = min(length or _NO_LIMIT for length in (transformer.get("max_seq_length"), *longest))
     values = {
         "query_prefix": "",
         "document_prefix": "",
-        "query_length": expansion["length"] if expansion else transformer.get("query_length") or longest,
-        "document_length": transformer.get("document_length") or longest,
+        "query_length": expansion["length"] if expansion else transformer.get("query_length") or limit,
+        "document_length": transformer.get("document_length") or limit,
         "do_query_expansion": bool(expansion),
         "attend_to_expansion_tokens": bool(expansion and expansion.get("attend")),
         "skiplist_words": tuple(mask.get("skiplist_words") or ()),
@@ -138,12 +175,16 @@ def _multi_vector_settings(
         "do_lower_case": transformer.get("do_lower_case"),
         "do_strip": False,
     }
-    return _build_settings(directory / FILES.settings, values)
+    return _settings(directory / FILES.settings, values)
 
 
-def _stanford_settings(directory: Path) -> ColBERTSettings:
-    path = directory / FILES.stanford
-    saved = read_json(path) if path.is_file() else {}
+def stanford_settings(origin: Path, saved: dict[str, Any]) -> ColBERTSettings:
+    """Stanford's settings.
+
+    Args:
+        origin: the path of artifact.metadata, for messages.
+        saved: its content; empty if there is no such file.
+    """
     values = {
         "query_prefix": saved.get("query_token_id") or "[unused0]",
         "document_prefix": saved.get("doc_token_id") or "[unused1]",
@@ -152,4 +193,12 @@ def _stanford_settings(directory: Path) -> ColBERTSettings:
         "attend_to_expansion_tokens": saved.get("attend_to_mask_tokens"),
         "skiplist_words": tuple(string.punctuation) if saved.get("mask_punctuation", True) else (),
     }
-    return _build_settings(path, values)
+    return _settings(origin, values)
+
+
+def _settings(origin: Path, values: dict[str, Any]) -> ColBERTSettings:
+    """The settings with these values; a value of None stands for the default."""
+    try:
+        return replace(ColBERTSettings(), **{key: value for key, value in values.items() if value is not None})
+    except ValueError as error:
+        raise CheckpointError(f"{origin}: {error}") from error

@@ -1,26 +1,36 @@
-"""BERT (Devlin et al. 2018, arXiv 1810.04805) on packed tokens, for ColBERTv2, answerai-colbert-small and their kin.
+"""BERT (Devlin et al. 2018, arXiv 1810.04805) on packed tokens: the encoder of ColBERTv2 and answerai-colbert-small.
 
 Learned absolute positions, post-norm. Configuration keys and tensor names are those of Hugging Face's BertModel; the
 pooler is not needed and its weights are ignored.
 
-Legend: N tokens of the batch, H hidden size, h heads, d head dimension.
+Legend: N tokens of the batch, H hidden size, h heads, d head dimension; in the ONNX graph B texts, L tokens of the
+longest.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
-from colbertz.models.encoders.attention import Packing, attention
+from colbertz.models.encoders.attention import attention
 from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields
+from colbertz.models.encoders.packing import Packing
+from colbertz.models.onnx.graph import Graph
 from colbertz.ragged import Ragged
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The keys of a BERT `config.json` that the encoder needs; the defaults are bert-base-uncased."""
+    """The keys of a BERT `config.json` that the encoder needs; the defaults are bert-base-uncased.
+
+    Attributes:
+        extra: the other keys, which are kept for writing.
+    """
+
+    model_type: ClassVar[str] = "bert"
+    architecture: ClassVar[str] = "BertModel"
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -35,9 +45,6 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     initializer_range: float = 0.02
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    model_type = "bert"
-    architecture = "BertModel"
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -60,11 +67,13 @@ class BertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` of this encoder."""
-        own = {key: value for key, value in asdict(self).items() if key != "extra"}
-        return {**self.extra, **own, "model_type": self.model_type, "architectures": [self.architecture]}
+        sizes = {key: value for key, value in asdict(self).items() if key != "extra"}
+        return {**self.extra, **sizes, "model_type": self.model_type, "architectures": [self.architecture]}
 
 
 class Embeddings(nn.Module):
+    """Token, position and token-type embeddings, normalised. Every token is of type 0."""
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -79,6 +88,8 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Attention within each text, before the output projection."""
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
@@ -108,6 +119,8 @@ class ResidualOutput(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and a feed-forward network, each followed by its residual and a norm."""
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
@@ -138,6 +151,16 @@ class Bert(nn.Module):
         self.embeddings = Embeddings(config)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))})
 
+    def reset_parameters(self) -> None:
+        """Draw fresh weights as Hugging Face's BertModel does: normal with `initializer_range`, biases of zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
     @property
     def token_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
@@ -150,7 +173,7 @@ class Bert(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        """The longest text that has positions."""
+        """Tokens of the longest text that has position embeddings."""
         return self.config.max_position_embeddings
 
     def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
@@ -164,7 +187,7 @@ class Bert(nn.Module):
             (N, H) last hidden states, row for row those of `ids.values`.
 
         Raises:
-            ValueError: if a text is longer than `max_positions`.
+            UserError: if a text is longer than `max_positions`.
         """
         packing = Packing.of(ids, attended, self.token_embeddings.weight)
         if packing.max_length > self.max_positions:
@@ -176,3 +199,27 @@ class Bert(nn.Module):
             else:
                 x = layer(x, packing)
         return x[packing.restore]
+
+
+def build_graph(graph: Graph, encoder: Bert) -> str:
+    """Add the encoder to an ONNX graph; returns the name of the hidden states (B, L, H)."""
+    embeddings = encoder.embeddings
+    # All tokens are of type 0, so its embedding can be added to those of the positions once.
+    positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+    table, start = graph.weight(positions), graph.sizes(0)
+    rows = graph.op("Slice", table, start, graph.op("Unsqueeze", graph.length(), graph.sizes(0)))
+    x = graph.op("Add", graph.embedding("input_ids", embeddings.word_embeddings.weight), rows)
+    x = graph.norm(x, embeddings.LayerNorm)
+    bias = graph.padding_bias()
+    layer: Any
+    for layer in encoder.layers:
+        attention, out = layer.attention["self"], layer.attention["output"]
+        products = (attention.query, attention.key, attention.value)
+        q, k, v = (graph.linear(x, part.weight, part.bias) for part in products)
+        y = graph.linear(graph.attention(q, k, v, bias), out.dense.weight, out.dense.bias)
+        x = graph.norm(graph.op("Add", y, x), out.LayerNorm)
+        y = graph.linear(x, layer.intermediate["dense"].weight, layer.intermediate["dense"].bias)
+        y = graph.activation(encoder.config.hidden_act, y)
+        y = graph.linear(y, layer.output.dense.weight, layer.output.dense.bias)
+        x = graph.norm(graph.op("Add", y, x), layer.output.LayerNorm)
+    return x

@@ -3,19 +3,23 @@
 Alternating global and sliding-window attention, rotary positions with a theta for each kind, gated GELU, pre-norm with
 no norm before the first attention. Configuration keys and tensor names are those of Hugging Face's ModernBertModel.
 
-Legend: N tokens of the batch, H hidden size, h heads, d head dimension.
+Legend: N tokens of the batch, H hidden size, h heads, d head dimension; in the ONNX graph B texts, L tokens of the
+longest.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
-from colbertz.models.encoders.attention import Packing, attention, rotary_table, rotate
+from colbertz.models.encoders.attention import attention
 from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields
+from colbertz.models.encoders.packing import Packing, compute_dtype
+from colbertz.models.encoders.rotary import rotary_table, rotate
+from colbertz.models.onnx.graph import FLOAT, MASKED, Graph
 from colbertz.ragged import Ragged
 
 
@@ -25,7 +29,13 @@ class ModernBertConfig:
 
     `layer_types` and `rope_parameters` (transformers 5) and `global_attn_every_n_layers`, `global_rope_theta` and
     `local_rope_theta` (transformers 4) are two spellings of the same; both are read, the second is kept.
+
+    Attributes:
+        extra: the other keys, which are kept for writing.
     """
+
+    model_type: ClassVar[str] = "modernbert"
+    architecture: ClassVar[str] = "ModernBertModel"
 
     vocab_size: int = 50368
     hidden_size: int = 768
@@ -48,9 +58,6 @@ class ModernBertConfig:
     initializer_range: float = 0.02
     layer_types: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    model_type = "modernbert"
-    architecture = "ModernBertModel"
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -95,13 +102,13 @@ class ModernBertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` of this encoder, readable by transformers 4 and 5."""
-        own = {key: value for key, value in asdict(self).items() if key != "extra"}
-        own["layer_types"] = list(self.layer_types)
-        own["rope_parameters"] = {
+        sizes = {key: value for key, value in asdict(self).items() if key != "extra"}
+        sizes["layer_types"] = list(self.layer_types)
+        sizes["rope_parameters"] = {
             "full_attention": {"rope_type": "default", "rope_theta": self.global_rope_theta},
             "sliding_attention": {"rope_type": "default", "rope_theta": self.local_rope_theta},
         }
-        return {**self.extra, **own, "model_type": self.model_type, "architectures": [self.architecture]}
+        return {**self.extra, **sizes, "model_type": self.model_type, "architectures": [self.architecture]}
 
 
 def _norm(config: ModernBertConfig) -> nn.LayerNorm:
@@ -109,6 +116,8 @@ def _norm(config: ModernBertConfig) -> nn.LayerNorm:
 
 
 class Embeddings(nn.Module):
+    """Token embeddings, normalised."""
+
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -120,6 +129,8 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
+    """Attention over a whole text or a sliding window, with rotary positions."""
+
     def __init__(self, config: ModernBertConfig, kind: str) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
@@ -138,6 +149,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """The gated feed-forward network (Shazeer 2020, arXiv 2002.05202)."""
+
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_activation]
@@ -151,6 +164,8 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and a feed-forward network, each with a norm before and a residual; layer 0 has no first norm."""
+
     def __init__(self, config: ModernBertConfig, index: int) -> None:
         super().__init__()
         self.attn_norm = _norm(config) if index else nn.Identity()
@@ -192,7 +207,7 @@ class ModernBert(nn.Module):
 
     @property
     def max_positions(self) -> None:
-        """Rotary positions have no end; BERT's do."""
+        """None: rotary positions have no limit."""
         return None
 
     def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
@@ -205,12 +220,8 @@ class ModernBert(nn.Module):
         Returns:
             (N, H) last hidden states, row for row those of `ids.values`.
         """
-        packing = Packing.of(ids, attended, self.token_embeddings.weight)
-        x = self._encode(packing)
-        return x[packing.restore]
-
-    def _encode(self, packing: Packing) -> Tensor:
         config = self.config
+        packing = Packing.of(ids, attended, self.token_embeddings.weight)
         x = self.embeddings(packing.ids.values)
         thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
         rotary = {kind: self._rotary(packing, theta) for kind, theta in thetas.items()}
@@ -219,16 +230,52 @@ class ModernBert(nn.Module):
                 x = checkpoint(layer, x, packing, rotary[kind], use_reentrant=False)
             else:
                 x = layer(x, packing, rotary[kind])
-        return self.final_norm(x)
+        return self.final_norm(x)[packing.restore]
 
     def _rotary(self, packing: Packing, theta: float) -> tuple[Tensor, Tensor]:
         """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations."""
         dim = self.config.hidden_size // self.config.num_attention_heads
-        device = packing.ids.device
-        dtype = (
-            torch.get_autocast_dtype(device.type)
-            if torch.is_autocast_enabled(device.type)
-            else self.token_embeddings.weight.dtype
-        )
-        cos, sin = rotary_table(packing.max_length, dim, theta, device)
+        dtype = compute_dtype(self.token_embeddings.weight)
+        cos, sin = rotary_table(packing.max_length, dim, theta, packing.ids.device)
         return cos.to(dtype)[packing.positions][:, None], sin.to(dtype)[packing.positions][:, None]
+
+
+def build_graph(graph: Graph, encoder: ModernBert) -> str:
+    """Add the encoder to an ONNX graph; returns the name of the hidden states (B, L, H)."""
+    config = encoder.config
+    position = graph.op("Cast", graph.op("Range", graph.count(0), graph.length(), graph.count(1)), to=FLOAT)
+    column = graph.op("Unsqueeze", position, graph.sizes(1))  # (L, 1)
+    padding = graph.padding_bias()
+    distance = graph.op("Abs", graph.op("Sub", column, position))
+    outside = graph.op("Cast", graph.op("Greater", distance, graph.number(config.local_attention // 2)), to=FLOAT)
+    window = graph.op("Add", padding, graph.op("Mul", outside, graph.number(MASKED)))  # (B, 1, L, L)
+    # An expansion token whose window has no attended token gets zeros, as from `encoders.attention.attention`.
+    sees = graph.op("Greater", graph.op("ReduceMax", window, axes=[-1]), graph.number(MASKED / 2))
+    sees = graph.op("Squeeze", graph.op("Cast", sees, to=FLOAT), graph.sizes(1))  # (B, L, 1)
+    angles = {
+        "full_attention": graph.rotary_angles(column, config.global_rope_theta),
+        "sliding_attention": graph.rotary_angles(column, config.local_rope_theta),
+    }
+    x = graph.norm(graph.embedding("input_ids", encoder.token_embeddings.weight), encoder.embeddings.norm)
+    layer: Any
+    for layer, kind in zip(encoder.layers, config.layer_types):
+        y = x if isinstance(layer.attn_norm, nn.Identity) else graph.norm(x, layer.attn_norm)
+        # Three products, because splitting the result of one would go over memory once more.
+        q, k, v = (graph.linear(y, *part) for part in _chunks(layer.attn.Wqkv, 3))
+        q, k = (graph.rotate(part, angles[kind]) for part in (q, k))
+        if kind == "sliding_attention":
+            y = graph.op("Mul", graph.attention(q, k, v, window), sees)
+        else:
+            y = graph.attention(q, k, v, padding)
+        x = graph.op("Add", x, graph.linear(y, layer.attn.Wo.weight, layer.attn.Wo.bias))
+        y = graph.norm(x, layer.mlp_norm)
+        value, gate = (graph.linear(y, *part) for part in _chunks(layer.mlp.Wi, 2))
+        y = graph.op("Mul", graph.activation(config.hidden_activation, value), gate)
+        x = graph.op("Add", x, graph.linear(y, layer.mlp.Wo.weight, layer.mlp.Wo.bias))
+    return graph.norm(x, encoder.final_norm)
+
+
+def _chunks(layer: nn.Linear, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The weight and bias of a product, cut into `count` products with a part of its results each."""
+    biases = [None] * count if layer.bias is None else layer.bias.chunk(count)
+    return zip(layer.weight.chunk(count), biases)

@@ -1,4 +1,4 @@
-"""What torch.compile must not look into. A module of its own, since the decorator takes a second to import.
+"""What torch.compile must not trace. A module of its own, because the decorator takes a second to import.
 
 `attention_over_runs` is a Python loop over lengths that differ from batch to batch: tracing it would compile a new
 program for nearly every batch.
@@ -6,6 +6,6 @@ program for nearly every batch.
 
 import torch
 
-from colbertz.models.encoders import attention
+from colbertz.models.encoders import runs
 
-attention_over_runs = torch.compiler.disable(attention.attention_over_runs)
+attention_over_runs = torch.compiler.disable(runs.attention_over_runs)

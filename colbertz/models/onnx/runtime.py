@@ -1,155 +1,100 @@
-"""ONNX files of a ColBERT, in next-plaid's layout, and the encoder that runs them in onnxruntime.
+"""Running an exported ColBERT in onnxruntime: its files, and the encoder that runs them.
 
-`model.onnx`, `model_int8.onnx`, `tokenizer.json` and `onnx_config.json` are what next-plaid's server reads. Our own
-settings, which say more than its configuration can, stand in `onnx_config.json` beside its keys, so that the four files
-alone are a model here too. onnxruntime and onnx are imported when they are needed (`pip install "colbertz[onnx]"`).
+export.py writes the files, and next-plaid's exporter writes the same ones without our settings; both are read here.
+onnxruntime is imported when it is needed (`pip install "colbertz[onnx]"`).
 
 Legend: N tokens of the batch, B texts, L tokens of the longest, E embedding dim.
 """
 
-import json
-import logging
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from colbertz.errors import UserError, require
-from colbertz.files import replaced_directory
-from colbertz.models.checkpoint.assemble import check_lengths, override, read_tokenizer, resolve
-from colbertz.models.checkpoint.read import FILES, CheckpointError, read_json
+from colbertz.models.checkpoint.hub import resolve
+from colbertz.models.checkpoint.layouts import FILES, CheckpointError
+from colbertz.models.checkpoint.read import read_json, read_tokenizer
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
 
-if TYPE_CHECKING:
-    from colbertz.models.colbert import ColBERT
-
-logger = logging.getLogger(__name__)
-
 CONFIG = "onnx_config.json"
+# The file of each backend.
 MODELS = {"onnx": "model.onnx", "onnx-int8": "model_int8.onnx"}
-_OWN = "colbertz"  # the key of our settings in onnx_config.json
+# The key of our own settings in onnx_config.json.
+SETTINGS_KEY = "colbertz"
+# A batch is split into groups of texts in which padding adds at most an eighth of the shortest, or this many tokens.
+_MAX_PADDING_TOKENS = 8
+# onnxruntime logs errors (3) and worse, but no warnings.
+_LOG_ERRORS = 3
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------
-
-
-def export(model: "ColBERT", directory: str | Path, *, int8: bool = False, name: str | None = None) -> list[Path]:
-    """Write a model's ONNX files into `directory`, all or none of them; other files there stay.
-
-    Args:
-        model: what to export.
-        directory: a new one, or one that has other files, such as the model's own checkpoint.
-        int8: also write `model_int8.onnx`. One that is there already is always written anew, lest it stay behind.
-        name: the model's name, for people.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ValueError: if onnx is not installed, the model has an activation without a counterpart in ONNX or
-            more than 2 GB of weights.
-    """
-    require("onnx", "onnx")
-    if model.exported:
-        raise UserError(f"{model.exported.path} is exported already; load the model with backend torch to export it")
-    from colbertz.models.onnx.graph import build
-
-    directory = Path(directory)
-    files = [MODELS["onnx"], FILES.tokenizer, CONFIG]
-    if int8 or (directory / MODELS["onnx-int8"]).exists():
-        files.insert(1, MODELS["onnx-int8"])
-    with replaced_directory(directory) as out:
-        for file in files[:-2]:
-            (out / file).write_bytes(build(model, int8=file == MODELS["onnx-int8"]).SerializeToString())
-        model.tokenizer.backend.save(str(out / FILES.tokenizer))
-        content = json.dumps(_config(model, name), indent=2, ensure_ascii=False)
-        (out / CONFIG).write_text(content + "\n", encoding="utf-8")
-    return [directory / file for file in files]
-
-
-def _config(model: "ColBERT", name: str | None) -> dict[str, Any]:
-    """next-plaid's keys as its runner understands them, and ours."""
-    tokenizer, settings = model.tokenizer, model.settings
-    backend = tokenizer.backend
-    expansion = settings.do_query_expansion
-    if expansion and not settings.attend_to_expansion_tokens:
-        # Its runner lets all tokens attend to the filler, which this model was not trained for; its own exporter leaves
-        # the expansion out too.
-        logger.info("%s: do_query_expansion is false for next-plaid, which has no unattended query expansion", CONFIG)
-        expansion = False
-    pad = backend.token_to_id(tokenizer.special_tokens.get("pad_token", ""))
-    theirs = {
-        "model_type": "ColBERT",
-        "model_name": name,
-        "model_class": model.encoder.config.architecture,
-        "uses_token_type_ids": False,
-        "query_prefix": settings.query_prefix,
-        "document_prefix": settings.document_prefix,
-        "query_length": settings.query_length,
-        "document_length": settings.document_length,
-        "do_query_expansion": expansion,
-        "attend_to_expansion_tokens": settings.attend_to_expansion_tokens,
-        # The tokens themselves: a word that is no token is left out there, and stands for [UNK] here.
-        "skiplist_words": [backend.id_to_token(i) for i in tokenizer.skiplist.tolist()],
-        "embedding_dim": model.embedding_dim,
-        "mask_token_id": tokenizer.expansion_id or 0,
-        "pad_token_id": pad or 0,
-        "query_prefix_id": backend.token_to_id(settings.query_prefix),
-        "document_prefix_id": backend.token_to_id(settings.document_prefix),
-        "do_lower_case": settings.do_lower_case,
-    }
-    ours = {
-        "format": 1,
-        "settings": asdict(settings),
-        "special_tokens": tokenizer.special_tokens,
-        "max_positions": model.encoder.max_positions,
-    }
-    return {**theirs, _OWN: ours}
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-def load(path_or_hub_id: str | Path, backend: str, overrides: dict[str, Any]) -> "tuple[OnnxEncoder, ColBERTTokenizer]":
+def load(
+    path_or_hub_id: str | Path,
+    backend: str,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    embedding_dim: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> "tuple[OnnxEncoder, ColBERTTokenizer]":
     """The parts of a model that `export` wrote, or next-plaid's exporter.
 
     Args:
         path_or_hub_id: where the files are.
         backend: "onnx" or "onnx-int8".
+        device, dtype, embedding_dim: must be those of the files, or None.
         overrides: fields of `ColBERTSettings` that replace those of the files.
 
     Raises:
         FileNotFoundError: if there is no such directory or repository.
         CheckpointError: if a file is missing or damaged.
         TypeError: if there is no such setting.
-        ValueError: if onnxruntime is not installed, or a length is beyond the encoder's positions.
+        UserError: if onnxruntime is not installed, the backend is unknown, a length is beyond the encoder's positions,
+            or the files have another device, dtype or embedding_dim.
     """
-    directory, local = resolve(path_or_hub_id), Path(path_or_hub_id).expanduser().is_dir()
-    if not local:
+    if backend not in MODELS:
+        raise UserError(f"backend must be torch, {' or '.join(MODELS)}, got {backend!r}")
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
+    if dtype not in (None, torch.float32):
+        raise UserError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
+    path, tokenizer = _read(path_or_hub_id, backend, overrides or {})
+    encoder = OnnxEncoder(path)
+    if embedding_dim not in (None, encoder.embedding_dim):
+        raise UserError(
+            f"embedding_dim is {embedding_dim}, but {encoder.path} has {encoder.embedding_dim}; "
+            "load the model with backend torch and export it anew"
+        )
+    return encoder, tokenizer
+
+
+def _read(path_or_hub_id: str | Path, backend: str, overrides: Mapping[str, Any]) -> tuple[Path, ColBERTTokenizer]:
+    """The path of the ONNX file, and the tokenizer."""
+    directory, is_local = resolve(path_or_hub_id), Path(path_or_hub_id).expanduser().is_dir()
+    if not is_local:
         directory = _with_onnx_files(str(path_or_hub_id), directory, backend)
     path = directory / MODELS[backend]
     if not path.is_file() or not (directory / CONFIG).is_file():
         missing = path if not path.is_file() else directory / CONFIG
-        options = "--onnx" + " --int8" * (backend == "onnx-int8") + " --out DIR" * (not local)
+        options = "--onnx" + " --int8" * (backend == "onnx-int8") + " --out DIR" * (not is_local)
         raise CheckpointError(f"{missing} is missing; write it with: colbertz export {path_or_hub_id} {options}")
     config = read_json(directory / CONFIG)
     tokenizer_backend = read_tokenizer(directory / FILES.tokenizer)
     try:
-        settings, special, longest = _settings(config, tokenizer_backend)
+        settings, special_tokens, max_positions = _settings(config, tokenizer_backend)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory / CONFIG}: {error!r}; export the model again") from error
-    tokenizer = ColBERTTokenizer(tokenizer_backend, override(settings, overrides), special)
-    check_lengths(longest, tokenizer.settings)
-    return OnnxEncoder(path), tokenizer
+    tokenizer = ColBERTTokenizer(tokenizer_backend, settings.overridden(overrides), special_tokens)
+    tokenizer.settings.check_lengths(max_positions)
+    return path, tokenizer
 
 
 def _with_onnx_files(name: str, directory: Path, backend: str) -> Path:
-    """`directory`, in the hub's cache or not, with the ONNX files that the repository `name` has."""
+    """The directory in which the ONNX files of the repository `name` are, downloaded if they are not in `directory`."""
     if (directory / MODELS[backend]).is_file():
         return directory
     from huggingface_hub import snapshot_download
@@ -157,16 +102,16 @@ def _with_onnx_files(name: str, directory: Path, backend: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[MODELS[backend], CONFIG, FILES.tokenizer]))
     except (OSError, ValueError):
-        return directory  # `load` says what is missing
+        return directory  # `_read` says what is missing
 
 
 def _settings(config: dict[str, Any], backend: Tokenizer) -> tuple[ColBERTSettings, dict[str, str], int | None]:
-    """Settings, special tokens and the most positions, of our section or else of next-plaid's keys."""
+    """Settings, special tokens and the most positions, from our section or else from next-plaid's keys."""
     names = {field.name for field in fields(ColBERTSettings)}
-    if _OWN in config:
-        own = config[_OWN]
-        known = {key: value for key, value in own["settings"].items() if key in names}
-        return ColBERTSettings(**known), own["special_tokens"], own["max_positions"]
+    if SETTINGS_KEY in config:
+        ours = config[SETTINGS_KEY]
+        known = {key: value for key, value in ours["settings"].items() if key in names}
+        return ColBERTSettings(**known), ours["special_tokens"], ours["max_positions"]
     known = {key: value for key, value in config.items() if key in names and value is not None}
     mask = backend.id_to_token(config["mask_token_id"])
     return ColBERTSettings(**known), {} if mask is None else {"mask_token": mask}, None
@@ -177,6 +122,8 @@ class OnnxEncoder(nn.Module):
 
     Attributes:
         path: the ONNX file.
+        session: onnxruntime's session; threads may share it.
+        inputs: the names of the graph's inputs.
         embedding_dim: E.
     """
 
@@ -184,27 +131,27 @@ class OnnxEncoder(nn.Module):
         """Open the file, for as many threads as PyTorch has now.
 
         Raises:
-            ValueError: if onnxruntime is not installed.
+            UserError: if onnxruntime is not installed.
             CheckpointError: if onnxruntime cannot read the file, or it is not one of a ColBERT.
         """
         super().__init__()
         onnxruntime: Any = require("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
+        options.log_severity_level = _LOG_ERRORS
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no common type
+        except Exception as error:  # onnxruntime's errors have no common type
             raise CheckpointError(f"{path} cannot be read by onnxruntime ({error}); export the model again") from error
         self.path = path
-        self.names = [part.name for part in self.session.get_inputs()]
+        self.inputs = [part.name for part in self.session.get_inputs()]
         outputs = {part.name: part.shape for part in self.session.get_outputs()}
         if "output" not in outputs or not isinstance(outputs["output"][-1], int):
             raise CheckpointError(f"{path} has no result `output` (batch, length, dim); it has {outputs}")
         self.embedding_dim: int = outputs["output"][-1]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnnxEncoder, (self.path,)  # a session cannot travel to another process, its file can
+        return OnnxEncoder, (self.path,)  # a session cannot be pickled, the path of its file can
 
     def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
         """Embed a batch.
@@ -216,31 +163,30 @@ class OnnxEncoder(nn.Module):
         Returns:
             (N, E) float32 embeddings of unit length, row for row those of `ids.values`.
         """
-        lengths = ids.lengths
         rows = ids.with_values(torch.arange(len(ids.values)))
         mask = torch.ones_like(ids.values) if attended is None else attended.to(torch.int64)
-        out = torch.empty(len(ids.values), self.embedding_dim)
-        for texts in _of_similar_length(lengths):
-            chosen = rows[texts]
-            place, real = chosen.padded()
-            inputs = {
-                "input_ids": ids.values[place],
-                "attention_mask": mask[place] * real,
-                "token_type_ids": torch.zeros_like(place),
+        embeddings = torch.empty(len(ids.values), self.embedding_dim)
+        for texts in _groups_of_similar_length(ids.lengths):
+            group = rows[texts]
+            row, real = group.padded()  # (B, L) rows of `ids.values`, and which of them are no padding
+            values = {
+                "input_ids": ids.values[row],
+                "attention_mask": mask[row] * real,
+                "token_type_ids": torch.zeros_like(row),
             }
-            feeds = {name: inputs[name].numpy() for name in self.names}
-            [padded] = self.session.run(["output"], feeds)
-            out[chosen.values] = torch.from_numpy(padded)[real]
-        return out
+            feeds = {name: values[name].numpy() for name in self.inputs}
+            [output] = self.session.run(["output"], feeds)
+            embeddings[group.values] = torch.from_numpy(output)[real]
+        return embeddings
 
 
-def _of_similar_length(lengths: Tensor) -> Iterator[Tensor]:
-    """The numbers of all texts that have tokens, in groups within which padding adds an eighth at most, or 8 tokens."""
+def _groups_of_similar_length(lengths: Tensor) -> Iterator[Tensor]:
+    """The positions of all texts that have tokens, in groups within which padding adds little."""
     order = lengths.argsort(stable=True)
-    sizes = lengths[order].tolist()
+    ordered = lengths[order].tolist()
     start = 0
-    for end in range(len(sizes) + 1):
-        if end == len(sizes) or sizes[end] > max(sizes[start] * 9 // 8, sizes[start] + 8):
-            if sizes[start:end] and sizes[end - 1]:
+    for end in range(len(ordered) + 1):
+        if end == len(ordered) or ordered[end] > max(ordered[start] * 9 // 8, ordered[start] + _MAX_PADDING_TOKENS):
+            if ordered[start:end] and ordered[end - 1]:
                 yield order[start:end]
             start = end

@@ -21,7 +21,7 @@ from colbertz.evaluation import evaluate, from_pairs
 from colbertz.evaluation.metrics import mrr, recall
 from colbertz.index import Hit
 from colbertz.models import ColBERT
-from colbertz.models.checkpoint.assemble import PACKAGED
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.recipes.demo.corpus import Function, collect, default_roots
 from colbertz.recipes.demo.tokenizer import train_tokenizer
 from colbertz.searcher import Searcher

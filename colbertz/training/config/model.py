@@ -13,12 +13,14 @@ class ModelConfig:
         init: directory or Hugging Face hub id of a checkpoint; null for random weights of the sizes below.
         tokenizer: path of the tokenizer.json of a model with random weights; it must have the tokens [CLS], [SEP],
             [PAD], [UNK] and [MASK].
+        encoder: family of the encoder with random weights, modernbert or bert.
         hidden_size: width of the encoder's hidden states. This and the next five settings apply to random weights only;
             a checkpoint has its own.
         intermediate_size: width inside the feed-forward blocks.
         num_hidden_layers: number of encoder layers.
         num_attention_heads: number of attention heads; must divide hidden_size.
-        local_attention: number of tokens that a token sees in a sliding-window layer, itself included.
+        local_attention: number of tokens that a token sees in a sliding-window layer, itself included; modernbert has
+            such layers.
         global_attn_every_n_layers: every n-th layer, starting with the first, sees the whole text and the others a
             sliding window.
         embedding_dim: size of a token's embedding; null for the checkpoint's, or 128.
@@ -39,6 +41,7 @@ class ModelConfig:
 
     init: str | None = None
     tokenizer: str | None = None
+    encoder: str = "modernbert"
     hidden_size: int = 256
     intermediate_size: int = 384
     num_hidden_layers: int = 4
