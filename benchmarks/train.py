@@ -1,12 +1,12 @@
 """A training step with cached contrastive gradients: ours, PyLate's and sentence-transformers', on the CPU in float32.
 
-Each contestant is a process of its own, in its own environment, that reads the same random checkpoint and the same
-pairs, tokenises them as its own trainer does, and then goes forward, backward and through AdamW. They take turns, so
-that a busy moment of the machine meets all of them, and their losses of the first step must agree. Contestants whose
+Each contestant runs in a separate process and environment. It reads the same random checkpoint and the same pairs,
+tokenises them as its trainer does, and makes a step: forward, backward and AdamW. The contestants take turns, so that
+other load on the machine affects all of them, and their losses of the first step must agree. Contestants whose
 environment is missing are left out. Writes results/train.json.
 
-`peak MB` is the largest resident size of the whole process, libraries and weights included. `loader pairs/s` are
-those that our data loader makes on its own; they must be far more than the step's, or the model waits for data.
+`peak MB` is the largest resident size of the whole process, libraries and weights included. `loader pairs/s` is the
+speed of our data loader alone; it must be far higher than the speed of the steps, or the model waits for data.
 """
 
 import argparse
@@ -31,19 +31,22 @@ import torch
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# The libraries are imported where they are used: a contestant's memory is not to hold those of the others.
+# The libraries are imported where they are used, so the memory of a contestant does not include those of the others.
 
 ROOT = Path(__file__).parents[1]
-QUERY_LENGTH, DOCUMENT_LENGTH = 39, 187
-MINIBATCH = 32  # texts
-# Untrained embeddings lie close together; a low temperature tells the scores of two implementations apart all the same.
+# Tokens, with the prompts of ColBERT-Zero.
+QUERY_LENGTH = 39
+DOCUMENT_LENGTH = 187
+# Texts.
+MINIBATCH = 32
+# The scores of an untrained model differ little; a low temperature makes differences between implementations visible.
 TEMPERATURE = 0.05
 RATE = 1e-5
 
 
 @dataclass(frozen=True)
 class Size:
-    """A ModernBERT, embeddings of 128 dimensions on top."""
+    """Sizes of a ModernBERT, whose embeddings have 128 dimensions."""
 
     layers: int
     hidden: int
@@ -56,7 +59,7 @@ SIZES = {"nano": Size(6, 128, 192, 2, 16_384), "small": Size(12, 384, 576, 6, 46
 
 
 def read_pairs(directory: Path) -> list[dict[str, str]]:
-    """The pairs of all files of a directory."""
+    """The pairs of all .jsonl.gz files in a directory."""
     pairs = []
     for path in sorted(directory.glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -67,7 +70,7 @@ def read_pairs(directory: Path) -> list[dict[str, str]]:
 
 
 def spaced(pairs: list[dict[str, str]], count: int) -> list[dict[str, str]]:
-    """So many pairs at equal distances, which come from all of the files."""
+    """`count` pairs at equal distances, so that they come from all of the files."""
     return pairs[:: max(1, len(pairs) // count)][:count]
 
 
@@ -107,7 +110,7 @@ def write(directory: Path, size: Size, pairs: list[dict[str, str]], batch: int) 
 
 
 def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
-    """Our training loop on what `write` wrote, every step of which goes through the same pairs."""
+    """Our training run on the files of `write`; every step trains on the same pairs."""
     from colbertz.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainingConfig
     from colbertz.training.distributed import World
     from colbertz.training.run import prepare
@@ -127,7 +130,7 @@ def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
 
 # -- contestants -----------------------------------------------------------------------------------------------------
 
-# What tokenises the batch, and what makes a step of it and returns the loss.
+# A function that tokenises the batch, and one that makes a step with the result and returns the loss.
 Contestant = tuple[Callable[[], Any], Callable[[Any], float]]
 
 
@@ -189,7 +192,7 @@ CONTESTANTS = {"colbertz": colbertz, "pylate": pylate, "sentence-transformers": 
 
 
 def contest(name: str, directory: Path, batch: int, out: IO[str]) -> None:
-    """Make a step for each line that comes in, and answer with what it took."""
+    """Make a step for each line on stdin, and write its measurements to `out` as a line of JSON."""
     tokenise, step = CONTESTANTS[name](directory, batch)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -197,7 +200,7 @@ def contest(name: str, directory: Path, batch: int, out: IO[str]) -> None:
         between = time.perf_counter()
         loss = step(tokens)
         end = time.perf_counter()
-        # Not `ru_maxrss`, which a process inherits from the one that started it.
+        # Not `ru_maxrss`: a process inherits that from the process that started it.
         peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
         row = {"step s": end - between, "tokenising s": between - start, "peak MB": peak, "loss of first step": loss}
         print(json.dumps(row | {"version": importlib.metadata.version(name)}), file=out, flush=True)
@@ -212,8 +215,8 @@ def start(python: str, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def ask(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """One step of a contestant."""
+def measure_step(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Have a contestant make one step, and return its measurements."""
     assert process.stdin is not None and process.stdout is not None
     print("step", file=process.stdin, flush=True)
     answer = process.stdout.readline()
@@ -224,14 +227,14 @@ def ask(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def measure(pythons: dict[str, str], directory: Path, batch: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Each contestant's medians over `steps`, after a first step whose losses are compared."""
+    """The medians of each contestant over `steps`, after a first step in which the losses are compared."""
     processes = {name: start(python, name, directory, batch) for name, python in pythons.items()}
     try:
-        first = {name: ask(process) for name, process in processes.items()}
+        first = {name: measure_step(process) for name, process in processes.items()}
         losses = {name: row["loss of first step"] for name, row in first.items()}
         if max(losses.values()) - min(losses.values()) > 1e-3:
             raise SystemExit(f"the contestants do not compute the same, their losses are {losses}")
-        rounds = [{name: ask(process) for name, process in processes.items()} for _ in range(steps)]
+        rounds = [{name: measure_step(process) for name, process in processes.items()} for _ in range(steps)]
     finally:
         for process in processes.values():
             process.kill()
@@ -246,16 +249,16 @@ def measure(pythons: dict[str, str], directory: Path, batch: int, steps: int) ->
 
 
 def loader_rate(directory: Path, batch: int, num_workers: int, num_batches: int = 16) -> float:
-    """Pairs a second of our data loader with nobody else at work, its start not counted."""
+    """Pairs per second of our data loader while nothing else runs, without the time to its first batch."""
     from colbertz.training.data import loader
 
     run = training_run(directory, batch, 0)
     batches = iter(loader(run.batches, 0, num_workers))
     next(batches)
-    since = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(num_batches):
         next(batches)
-    return batch * num_batches / (time.perf_counter() - since)
+    return batch * num_batches / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -269,12 +272,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=common.RESULTS, help="folder of the JSON file")
     args = parser.parse_args()
     common.RESULTS = args.output
-    everyone = {"colbertz": sys.executable, "pylate": args.pylate_python, "sentence-transformers": args.st_python}
-    pythons = {name: python for name, python in everyone.items() if Path(python).is_file()}
+    interpreters = {"colbertz": sys.executable, "pylate": args.pylate_python, "sentence-transformers": args.st_python}
+    pythons = {name: python for name, python in interpreters.items() if Path(python).is_file()}
 
     about = common.machine()
     about |= {"batch": args.batch, "minibatch texts": MINIBATCH, "lengths": f"{QUERY_LENGTH}/{DOCUMENT_LENGTH}"}
-    pairs, rows = read_pairs(args.pairs), []
+    pairs = read_pairs(args.pairs)
+    rows = []
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             parameters = write(Path(folder) / size, SIZES[size], pairs, args.batch)
@@ -294,7 +298,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in CONTESTANTS:
         answers = sys.stdout
-        with redirect_stdout(sys.stderr):  # what libraries print is no answer
+        with redirect_stdout(sys.stderr):  # what libraries print must not be read as an answer
             contest(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), answers)
     else:
         main()

@@ -1,12 +1,12 @@
-"""What the memory of a training step with cached gradients consists of, beside the peak that was measured.
+"""The parts of the memory of a training step with cached gradients, computed from a formula and measured.
 
-A process of its own makes two steps of the nano model of train.py (the second one has the optimizer's state from the
-start) on the CPU in float32. Each term of the formula is worked out from sizes; only the activations, which are bytes
-for each token that the model sees at once, are counted in a forward pass. `measured: tensors` is what the formula
-describes; what the process takes beyond that belongs to libraries and to malloc. Writes results/train_memory.json.
+A separate process makes two steps of the nano model of train.py on the CPU in float32; the optimizer's state exists
+from the second step on. Each term of the formula is computed from sizes, except the activations per token, which are
+counted in a forward pass. `measured: tensors` is what the formula describes; the rest of the memory belongs to
+libraries and to malloc. Writes results/train_memory.json.
 
-`--published` works out the same terms, without a run, for stage 1 of ColBERT-Zero (arXiv 2602.16609) on one GPU in bf16
-and writes results/train_memory_published.json. It assumes a fused MaxSim, which keeps nothing but places of maxima.
+`--published` computes the same terms, without a run, for stage 1 of ColBERT-Zero (arXiv 2602.16609) on one GPU in bf16
+and writes results/train_memory_published.json. It assumes a fused MaxSim, which keeps only the positions of the maxima.
 """
 
 import argparse
@@ -25,42 +25,43 @@ from colbertz.models import ColBERT, ModernBertConfig
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
 from colbertz.training.data import Batch
+from colbertz.training.gradcache import default_chunk_bytes
 from colbertz.training.run import Run
 from colbertz.training.step import backward
 from train import DOCUMENT_LENGTH, QUERY_LENGTH, ROOT, SIZES, read_pairs, train_tokenizer, training_run, write
 
 EMBEDDING_DIM = 128
-_ARGMAX_PLACES = 1 << 30  # as in colbertz/training/gradcache.py
+# Bytes.
 MB = 1e6
 
 
 def saved_bytes(model: ColBERT, tokens: Tokens) -> int:
-    """What a forward pass keeps for the backward pass, weights not counted."""
+    """Bytes that a forward pass keeps for the backward pass, without the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage  # held on to, or the next one might come to lie in its place
+        kept[storage.data_ptr()] = storage  # kept alive, so that no later tensor gets the same address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(tokens)
-    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
 def terms(parameters: int, pairs: int, embedded_tokens: int, longest: int, activations: float) -> dict[str, float]:
-    """Bytes of a step, by what they are for.
+    """Bytes of a step by purpose.
 
     Args:
-        parameters: of the model, with gradients and two moments in float32.
-        pairs: queries in the batch, each with one document.
-        embedded_tokens: of all queries and documents.
-        longest: tokens of the longest document.
-        activations: of one minibatch.
+        parameters: number of the model's parameters, which have gradients and two moments in float32.
+        pairs: number of queries in the batch, each with one document.
+        embedded_tokens: number of tokens of all queries and documents.
+        longest: number of tokens of the longest document.
+        activations: bytes of the activations of one minibatch.
     """
-    # Queries are scored so many at a time.
-    chunk = min(pairs, max(1, _ARGMAX_PLACES // pairs // QUERY_LENGTH))
+    # Number of queries that are scored at once, as in gradcache.query_chunks.
+    chunk = min(pairs, max(1, default_chunk_bytes(torch.device("cpu")) // pairs // QUERY_LENGTH))
     return {
         "weights, gradients and Adam's state": 16 * parameters,
         "embeddings and their gradients": 8 * EMBEDDING_DIM * embedded_tokens,
@@ -78,7 +79,7 @@ def two_steps(run: Run, batch: Batch) -> None:
 
 
 def most_bytes(run: Run, batch: Batch) -> int:
-    """All tensors that the two steps make, at the worst moment, by the profiler's record of each allocation."""
+    """The largest total size of the tensors that two steps make, from the profiler's record of each allocation."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         two_steps(run, batch)
     events = record.profiler.kineto_results.events()
@@ -87,9 +88,9 @@ def most_bytes(run: Run, batch: Batch) -> int:
 
 
 def measure(directory: Path, batch: int, minibatch_tokens: int) -> None:
-    """Print the size of this process before the two steps, and how much they add to it at most; both in MiB."""
+    """Print the size of this process before two steps, and by how much they increase it at most; both in MiB."""
     small = training_run(directory, 4, 1000)
-    two_steps(small, small.batches[0])  # compiles and loads libraries
+    two_steps(small, small.batches[0])  # so that compiling and loading libraries is not measured
     del small
     run = training_run(directory, batch, minibatch_tokens)
     texts = run.batches[0]
@@ -105,7 +106,7 @@ def measured(pairs_folder: Path, batch: int, minibatch_tokens: int) -> list[dict
         parameters = write(directory, SIZES["nano"], read_pairs(pairs_folder), batch)
         command = [sys.executable, __file__, "step", directory, batch, minibatch_tokens]
         done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
-        before, rise = (2**20 * float(number) for number in done.stdout.split()[-2:])
+        before, rise = (2**20 * float(size) for size in done.stdout.split()[-2:])
         run = training_run(directory, batch, minibatch_tokens)
     texts = run.batches[0]
     documents = texts.documents
@@ -132,12 +133,12 @@ def published() -> list[dict[str, object]]:
     with torch.device("meta"):
         base = ColBERT.from_scratch(ModernBertConfig(), train_tokenizer([], 300))
     config = base.encoder.config
-    # What is missing is the rest of the vocabulary.
+    # The tokenizer has 300 tokens; add the parameters of the other tokens of the vocabulary.
     parameters = sum(p.numel() for p in base.parameters())
     parameters += (ModernBertConfig.vocab_size - config.vocab_size) * config.hidden_size
 
     def per_token(layers: int) -> float:
-        """Under autocast, whose bf16 copies of the weights do not grow with the tokens. 192 tokens need no filler."""
+        """Bytes per token under autocast, without its bf16 copies of the weights. 192 tokens need no padding."""
         model = ColBERT.from_scratch(ModernBertConfig(num_hidden_layers=layers), train_tokenizer([], 300))
         sizes = []
         for count in (8, 16):
@@ -146,7 +147,7 @@ def published() -> list[dict[str, object]]:
                 sizes.append(saved_bytes(model, Tokens(Ragged.from_lengths(ids, [192] * count))))
         return (sizes[1] - sizes[0]) / (8 * 192)
 
-    # One layer of three sees the whole text, two see a window.
+    # One of three layers sees the whole text, the others a window.
     one, four = per_token(1), per_token(4)
     bytes_per_token = one + (config.num_hidden_layers - 1) * (four - one) / 3
     pairs = 16_384

@@ -1,32 +1,40 @@
-"""Writing files and directories so that a reader sees all of the old content or all of the new, even after a power cut.
+"""Replace files and directories so that readers see all of the old content or all of the new, also after a power cut.
 
-Everything is written beside its place, synced to the disk, and then renamed. After an error nothing has changed.
+New content is written next to its target under a hidden name, synced to the disk, and then renamed. After an error the
+target is unchanged.
 """
 
 import hashlib
 import itertools
 import os
 import re
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Numbers the temporary files of this process.
 _counter = itertools.count()
-_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.new")
+_TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` when the block ends without an error.
 
-    The temporary file lies in the same folder and is hidden. Its name ends in `.new`, so that no pattern such as
-    `*.json` matches what a killed process leaves.
+    The temporary file does not exist yet; the block must write it. It is in the same folder and ends with the same
+    name, so that its suffixes are the same. If `path` is a symbolic link, the file that it points to is replaced. An
+    existing file keeps its permissions; a new one gets those that the process gives to new files.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.new")
+    if path.is_symlink():
+        path = path.resolve()
+    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.{path.name}")
     try:
         yield temporary
+        if path.exists():
+            shutil.copymode(path, temporary)
         sync_files([temporary])
         temporary.replace(path)
         sync_folder(path.parent)
@@ -35,7 +43,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file may be one that a killed process left while it wrote another with `replaced_file`."""
+    """Whether a file has the name of a temporary file of `replaced_file`, which a killed process may have left."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -49,35 +57,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def replaced_directory(directory: Path) -> Iterator[Path]:
     """Yield an empty directory, which replaces `directory` when the block ends without an error.
 
-    Files that only the old directory has (a README, say) are carried over.
+    Files and folders that only the old directory has (a README, for example) are carried over. If `directory` is a
+    symbolic link, the directory that it points to is replaced. An existing directory keeps its permissions.
+
+    A directory cannot replace another in one step: for a moment between two renames `directory` does not exist. The old
+    content is then in the hidden directory `.NAME.TOKEN.old` beside it, and stays there if the process is killed in
+    that moment.
 
     Raises:
         NotADirectoryError: if `directory` is a file.
     """
-    directory = directory.resolve()  # replace what a symbolic link names, and keep the link
+    directory = directory.resolve()
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; give a directory to save to")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    fresh = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    fresh.mkdir()
     try:
-        fresh.chmod(0o777 & ~_umask())
         yield fresh
         if directory.exists():
             for old in directory.iterdir():
-                if not (fresh / old.name).exists():
+                if not os.path.lexists(fresh / old.name):
                     _carry_over(old, fresh / old.name)
-        written = list(fresh.rglob("*"))
-        sync_files(path for path in written if path.is_file())
-        for folder in [*(path for path in written if path.is_dir()), fresh]:
-            sync_folder(folder)
-        if directory.exists():
-            aside = fresh.with_name(f"{fresh.name}.old")
-            directory.rename(aside)
-            fresh.rename(directory)
-            shutil.rmtree(aside)
-        else:
-            fresh.rename(directory)
-        sync_folder(directory.parent)
+        _sync_tree(fresh)
+        _exchange(fresh, directory)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -91,7 +94,7 @@ def sync_files(paths: Iterable[Path]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, which syncing the files themselves does not do."""
+    """Wait until the names in a folder are on the disk; syncing the files themselves does not do that."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -100,27 +103,49 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a whole file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    if old.is_dir():
-        shutil.copytree(old, new, copy_function=_link)
+    """Link a file, or all files of a folder, to a new place; a symbolic link stays one."""
+    if old.is_symlink():
+        new.symlink_to(old.readlink())
+    elif old.is_dir():
+        shutil.copytree(old, new, symlinks=True, copy_function=_link)
     else:
         _link(old, new)
 
 
 def _link(old: Path | str, new: Path | str) -> None:
-    """Make a hard link, or a copy where the file system has no links."""
+    """Make a hard link, or a copy where the file system has no hard links."""
     try:
         os.link(old, new)
     except OSError:
         shutil.copy2(old, new)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_tree(folder: Path) -> None:
+    paths = [path for path in folder.rglob("*") if not path.is_symlink()]
+    sync_files(path for path in paths if path.is_file())
+    for subfolder in [*(path for path in paths if path.is_dir()), folder]:
+        sync_folder(subfolder)
+
+
+def _exchange(fresh: Path, directory: Path) -> None:
+    """Rename `fresh` to `directory`, then delete what was there before; after an error, `directory` is as it was."""
+    if directory.exists():
+        fresh.chmod(stat.S_IMODE(directory.stat().st_mode))
+        old = fresh.with_name(f"{fresh.name}.old")
+        directory.rename(old)
+        try:
+            fresh.rename(directory)
+        except BaseException:
+            old.rename(directory)
+            raise
+        sync_folder(directory.parent)
+        shutil.rmtree(old)
+    else:
+        fresh.rename(directory)
+        sync_folder(directory.parent)

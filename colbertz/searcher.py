@@ -1,17 +1,18 @@
 """`Searcher`: a model and an index together. Texts go in and hits come out."""
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
 
+from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.options import with_overrides
+from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
@@ -101,7 +102,7 @@ class Searcher:
         cls,
         path: str | Path,
         model: ColBERT | str | Path,
-        texts: Iterable[str],
+        documents: Iterable[str] | Iterable[Document],
         *,
         ids: Iterable[str] | None = None,
         metadata: Iterable[dict[str, Any]] | None = None,
@@ -115,17 +116,19 @@ class Searcher:
         overwrite: bool = False,
         index_device: str | None = None,
         documents_at_once: int = _DOCUMENTS_AT_ONCE,
+        chunk_tokens: int = CHUNK_TOKENS,
     ) -> "Searcher":
-        """Encode `texts`, write an index of them to `path` and open it.
+        """Encode documents, write an index of them to `path` and open it.
 
-        The texts, ids and metadata may be generators: a few thousand documents are in memory at a time. A build that
-        was killed continues when it is called again in the same way; what was encoded is not encoded again.
+        The documents, ids and metadata may be generators: a few thousand documents are in memory at a time. A build
+        that was killed continues when it is called again in the same way; what was stored is not encoded again.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
             model: a model, its directory or a hub id.
-            texts: the documents.
-            ids, metadata, nbits, seed, overwrite: as for `Index.build`.
+            documents: whole documents, or their texts.
+            ids, metadata: of texts, as for `Index.build`; whole documents have their own.
+            nbits, seed, overwrite, chunk_tokens: as for `Index.build`.
             pool_factor, batch_tokens, devices, show_progress: as for `ColBERT.encode_document`.
             location: where a model given in memory can be loaded from; the index stores it. Without it,
                 `Searcher.open` needs the argument `model`.
@@ -135,36 +138,31 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list or another iterable of strings, got one string")
+        if isinstance(documents, str):
+            raise TypeError("documents must be a list or another iterable of texts, got one string")
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
-        # One copy of the stream is encoded, the other stored; neither is more than a chunk behind the other.
-        encoded, stored = itertools.tee(texts)
         num_truncated = 0
 
-        def embeddings(first: int) -> Iterator[Ragged]:
+        def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated
-            rest = itertools.islice(encoded, first, None)
-            while chunk := list(itertools.islice(rest, documents_at_once)):
-                part = model.encode(
-                    chunk,
-                    "document",
-                    pool_factor=pool_factor,
-                    batch_tokens=batch_tokens,
-                    devices=devices,
-                    show_progress=show_progress,
-                )
-                num_truncated += part.num_truncated
-                yield part.embeddings
+            encoding = model.encode(
+                [_text_of(document) for document in batch],
+                "document",
+                pool_factor=pool_factor,
+                batch_tokens=batch_tokens,
+                devices=devices,
+                show_progress=show_progress,
+            )
+            num_truncated += encoding.num_truncated
+            return encoding.embeddings
 
         try:
-            index = Index.build(
+            index = Index.build_from(
                 path,
-                embeddings,
-                ids=ids,
-                texts=stored,
-                metadata=metadata,
+                whole_documents(documents, ids, metadata),
+                embed,
+                documents_at_once=documents_at_once,
                 nbits=nbits,
                 seed=seed,
                 model=None if location is None else _location(location, Path(path)),
@@ -173,22 +171,28 @@ class Searcher:
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,
+                chunk_tokens=chunk_tokens,
             )
         finally:
             model.warn_truncated(num_truncated, "document")
         return cls(model, index)
 
+    # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload
-    def search(
+    def search(  # type: ignore[overload-overlap]
         self, queries: str, k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
     ) -> list[Hit]: ...
     @overload
     def search(
-        self, queries: list[str], k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        options: SearchOptions | None = None,
+        **overrides: Unpack[SearchKeywords],
     ) -> list[list[Hit]]: ...
     def search(
         self,
-        queries: str | list[str],
+        queries: str | Sequence[str],
         k: int = 10,
         options: SearchOptions | None = None,
         **overrides: Unpack[SearchKeywords],
@@ -306,6 +310,12 @@ class Searcher:
         token_ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
         backend = self.model.tokenizer.backend
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
+
+
+def _text_of(document: Document) -> str:
+    if document.text is None:
+        raise UserError(f"document {document.id!r} has no text to encode; leave it out")
+    return document.text
 
 
 def _fingerprint(model: ColBERT) -> list[float]:

@@ -1,18 +1,18 @@
-"""What every test relies on: no network, the same random numbers each time, GPU tests only where there is a GPU."""
+"""Settings of all tests: no network, the same random numbers every time, GPU tests only where there is a GPU."""
 
 import os
 from pathlib import Path
 
-# Before anything imports huggingface_hub: a test that would download must fail at once, not hang.
+# Set before huggingface_hub is imported: a test that tries to download must fail at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
 
-# Before anything imports triton: without a GPU its kernels run in its interpreter, on CPU tensors.
+# Set before triton is imported: without a GPU kernels run in its interpreter, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where this is not decided
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns if this is not set
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,18 +29,18 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """Where Triton's kernels run: on the GPU if there is one, else in the interpreter."""
+    """Where Triton's kernels run: on the GPU if there is one, else on the CPU in the interpreter."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     import interpreter
 
-    interpreter.mend()
+    interpreter.repair()
     return torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny untrained ColBERT. With random weights, texts that share words are still the closest."""
+    """The directory of a tiny untrained ColBERT. Even so, texts that share words are the most similar."""
     from checkpoints import modernbert_tokenizer
 
     from colbertz.models import ColBERT, ModernBertConfig

@@ -1,5 +1,7 @@
-"""Triton's interpreter, mended: by itself it is slow where a kernel reduces with a function of its own, one number at a
-time, and takes integers for the bits of a bfloat16.
+"""Two repairs of Triton's interpreter.
+
+It computes reductions with a kernel's own function one value at a time, which is slow, and it converts integers to
+bfloat16 wrongly.
 """
 
 from typing import Any
@@ -11,7 +13,7 @@ plain_cast = InterpreterBuilder.cast_impl
 
 
 def reduce_in_pairs(self: Any, input: tuple[Any, ...]) -> list[Any]:
-    """In place of `ReduceOps.generic_reduce`: neighbours, then neighbours of those, as on a GPU."""
+    """Replaces `ReduceOps.generic_reduce`: combines neighbours, then neighbours of the results, as a GPU does."""
     values, axis = self.unravel(input, self.axis)
     while (width := values[0].handle.data.shape[axis]) > 1:
         halves = [
@@ -26,12 +28,13 @@ def reduce_in_pairs(self: Any, input: tuple[Any, ...]) -> list[Any]:
 
 
 def cast(self: Any, source: Any, dtype: Any) -> Any:
-    """In place of `InterpreterBuilder.cast_impl`."""
+    """Replaces `InterpreterBuilder.cast_impl`: integers become bfloat16 by way of float32."""
     if source.dtype.scalar.is_int() and dtype.scalar.is_bf16():
         return self.create_fp_to_fp(plain_cast(self, source, tl.float32), dtype, None)
     return plain_cast(self, source, dtype)
 
 
-def mend() -> None:
+def repair() -> None:
+    """Repair the interpreter of this process."""
     ReduceOps.generic_reduce = reduce_in_pairs
     InterpreterBuilder.cast_impl = cast

@@ -1,20 +1,19 @@
-"""The architecture as tests: who may import whom, what is never used, and what `import colbertz` costs."""
+"""The architecture as tests: who may import whom, what is never used, and what `import colbertz` loads."""
 
 import ast
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from sources import SOURCES, imports_of, module_of
 
 import colbertz
 
-ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*(ROOT / "colbertz").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
-
-# The floors of the house, lowest first; parts of one floor stand side by side. A part may import the floors below its
-# own, and its neighbours only where NEIGHBOURS says so. Every part is listed, and nobody imports `cli`.
+# The floors of the house, lowest first. A part may import the parts of lower floors, and parts of its own floor only
+# where NEIGHBOURS says so. Every part is listed, and no part imports `cli`.
 FLOORS: list[set[str]] = [
     {"kernels"},
     {"errors"},
@@ -30,7 +29,7 @@ FLOORS: list[set[str]] = [
 NEIGHBOURS: dict[str, set[str]] = {
     "display": {"searcher"},
 }
-# Inside the index, finding and writing do not know each other; both stand on the store.
+# Inside the index, `search` and `write` do not import each other; both use `store`.
 ROOMS: dict[str, set[str]] = {
     "colbertz.index.store": set(),
     "colbertz.index.search": {"colbertz.index.store"},
@@ -39,39 +38,21 @@ ROOMS: dict[str, set[str]] = {
 PEERS = {"transformers", "sentence_transformers", "pylate", "fast_plaid"}
 
 
-def module_of(path: Path) -> str:
-    """The dotted name under which a source file is imported: kernels/cpu/maxsim.py is colbertz.kernels.cpu.maxsim."""
-    parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    if parts[0] == "kernels":
-        parts.insert(0, "colbertz")
-    return ".".join(parts).removesuffix(".__init__")
-
-
-def imports_of(path: Path) -> Iterator[str]:
-    """Dotted names of every import in a file, those inside functions and `if TYPE_CHECKING` too."""
-    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
 def part(module: str) -> str:
+    """The first level of a module's name: index for colbertz.index.store.codec."""
     return module.split(".")[1] if "." in module else ""
 
 
 def room(module: str) -> str:
-    """The package two levels down in which a module is: colbertz.index.store for colbertz.index.store.codec."""
+    """The first three levels of a module's name: colbertz.index.store for colbertz.index.store.codec."""
     return ".".join(module.split(".")[:3])
 
 
-def allowed(own: str) -> set[str]:
+def allowed(importer: str) -> set[str]:
     """The parts that a part may import."""
-    floor = next(number for number, parts in enumerate(FLOORS) if own in parts)
-    return {own, "__version__", *NEIGHBOURS.get(own, ()), *(part for parts in FLOORS[:floor] for part in parts)}
+    floor = next(floor for floor, parts in enumerate(FLOORS) if importer in parts)
+    lower = {part for parts in FLOORS[:floor] for part in parts}
+    return {importer, "__version__", *NEIGHBOURS.get(importer, ()), *lower}
 
 
 MODULES = {module_of(path): path for path in SOURCES}
@@ -119,17 +100,36 @@ def test_every_part_has_a_floor() -> None:
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if part(module_of(p)) not in ("", "__main__")], ids=module_of)
 def test_import_direction(path: Path) -> None:
-    own = part(module_of(path))
-    wrong = {part(name) for name in imports_of(path) if name.split(".")[0] == "colbertz"} - allowed(own)
+    imported = {part(name) for name in imports_of(path) if name.split(".")[0] == "colbertz"}
+    wrong = imported - allowed(part(module_of(path)))
     assert not wrong, f"{module_of(path)} must not import {wrong}"
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if room(module_of(p)) in ROOMS], ids=module_of)
 def test_rooms_of_the_index(path: Path) -> None:
-    own = room(module_of(path))
-    used = {room(name) for name in imports_of(path) if name.startswith("colbertz.index")}
-    wrong = used - ROOMS[own] - {own}
+    importer = room(module_of(path))
+    imported = {room(name) for name in imports_of(path) if name.startswith("colbertz.index")}
+    wrong = imported - ROOMS[importer] - {importer}
     assert not wrong, f"{module_of(path)} must not import {wrong}"
+
+
+def test_modules_do_not_import_each_other_in_a_cycle() -> None:
+    """Imports inside functions and for types only count too."""
+    modules = {module_of(path): path for path in SOURCES}
+
+    def imported_module(name: str) -> str:
+        """The module itself, or the module that has the imported name."""
+        return name if name in modules else name.rpartition(".")[0]
+
+    graph = {
+        # `colbertz` itself is left out: it imports the public names for type checkers, and has `__version__`.
+        module: {imported_module(name) for name in imports_of(path)} & modules.keys() - {module, "colbertz"}
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other: {' → '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
@@ -175,14 +175,16 @@ def test_public_names_resolve() -> None:
 
 
 def test_maxsim_stays_the_function_when_its_module_is_imported() -> None:
-    """`colbertz.maxsim` names a function and the module it is in; Python sets the attribute to the module on import."""
+    """`colbertz.maxsim` is the name of a function and of its module; importing the module sets the attribute to it."""
     assert (
         run_python("import colbertz, colbertz.maxsim; from colbertz import maxsim; print(callable(maxsim))") == "True"
     )
 
 
 def test_kernels_is_not_importable_by_itself(tmp_path: Path) -> None:
-    """Transformers looks for a package called `kernels`; ours must not answer to that name."""
+    """Transformers looks for a package with the name `kernels`; it must not find ours."""
     code = "import importlib.util as u, colbertz.kernels; print(u.find_spec('kernels'))"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert found.stdout.strip() == "None"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.strip() == "None"

@@ -40,8 +40,8 @@ def test_all_pairs_equal_the_reference(q_lengths: list[int], d_lengths: list[int
 @settings(max_examples=60, deadline=None)
 @given(ragged_lengths, ragged_lengths, st.data())
 def test_candidates_equal_the_reference(q_lengths: list[int], d_lengths: list[int], data: st.DataObject) -> None:
-    numbers = st.lists(st.integers(0, len(d_lengths) - 1), max_size=5)
-    lists = [torch.tensor(data.draw(numbers), dtype=torch.int64) for _ in q_lengths]
+    doc_idx = st.lists(st.integers(0, len(d_lengths) - 1), max_size=5)
+    lists = [torch.tensor(data.draw(doc_idx), dtype=torch.int64) for _ in q_lengths]
     queries, documents = random_texts(q_lengths, 8, torch.float64), random_texts(d_lengths, 8, torch.float64, 1)
     candidates = Ragged.from_list(lists)
     ours = maxsim_candidates(queries, documents, candidates)
@@ -60,10 +60,10 @@ def test_finite_differences() -> None:
     def all_pairs(Q: Tensor, D: Tensor) -> Tensor:
         return maxsim(queries.with_values(Q), documents.with_values(D))
 
-    def own_lists(Q: Tensor, D: Tensor) -> Tensor:
+    def candidate_lists(Q: Tensor, D: Tensor) -> Tensor:
         return maxsim_candidates(queries.with_values(Q), documents.with_values(D), candidates).values
 
-    for function in (all_pairs, own_lists):
+    for function in (all_pairs, candidate_lists):
         assert torch.autograd.gradcheck(function, (queries.values, documents.values))
 
 
@@ -82,7 +82,7 @@ def test_the_error_is_at_most_twice_that_of_pytorch_in_the_same_dtype(dtype: tor
 
 
 def test_a_mask_is_minus_infinity() -> None:
-    """Dropping tokens equals padding with -inf, also where every score is negative: zeros in the padding would win."""
+    """Dropping tokens equals padding with -inf. All scores are negative, so zeros in the padding would be maxima."""
     Q, D = torch.rand(3, 6, 8), -torch.rand(4, 9, 8)
     q_mask, d_mask = torch.rand(3, 6) < 0.6, torch.rand(4, 9) < 0.6
     d_mask[0] = False
@@ -162,8 +162,8 @@ def test_repeated_and_permuted_documents_permute_the_scores() -> None:
     order = [3, 3, 0, 2, 1]
     torch.testing.assert_close(maxsim(queries, documents[order]), maxsim(queries, documents)[:, order])
     everything = Ragged.from_lengths(torch.arange(4).repeat(3), [4, 4, 4])
-    own = maxsim_candidates(queries, documents, everything).values.view(3, 4)
-    torch.testing.assert_close(own, maxsim(queries, documents))
+    all_scores = maxsim_candidates(queries, documents, everything).values.view(3, 4)
+    torch.testing.assert_close(all_scores, maxsim(queries, documents))
 
 
 def _score(_: object) -> float:
@@ -185,13 +185,13 @@ def test_works_in_workers_forked_after_use_and_in_threads() -> None:
     expected = _score(None)
     batches = list(DataLoader(Scores(), num_workers=2))
     assert torch.cat(batches).tolist() == pytest.approx([expected] * 4)
-    found: list[float] = []
-    threads = [threading.Thread(target=lambda: found.append(_score(None))) for _ in range(4)]
+    scores: list[float] = []
+    threads = [threading.Thread(target=lambda: scores.append(_score(None))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [expected] * 4
+    assert scores == [expected] * 4
 
 
 def test_works_in_spawned_processes() -> None:
@@ -204,7 +204,7 @@ def test_the_package_offers_the_function() -> None:
 
 
 def candidates(*lists: list[int]) -> Ragged:
-    return Ragged.from_list([torch.tensor(numbers, dtype=torch.int64) for numbers in lists])
+    return Ragged.from_list([torch.tensor(doc_idx, dtype=torch.int64) for doc_idx in lists])
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ BYTES = [torch.int8, torch.float8_e4m3fn]
 
 @pytest.mark.parametrize("dtype", BYTES)
 def test_quantised_numbers_are_close(dtype: torch.dtype) -> None:
-    """int8 rounds to a step of the largest number / 127; float8 has three bits after the first, or its smallest."""
+    """int8 rounds to steps of largest value / 127; float8 keeps three bits after the first, or its smallest value."""
     documents = random_texts([30, 0, 50], 16).detach()
     documents.values[7] = 0
     documents.values[8] *= 1e-20
@@ -340,8 +340,8 @@ def test_quantised_documents_that_do_not_fit_are_refused() -> None:
         quantised(documents, torch.int16)
     with pytest.raises(TypeError, match=r"documents are torch.int8"):
         maxsim(queries, small)
-    for wrong, of in ((scales[1:], small), (scales, documents)):
+    for wrong, texts in ((scales[1:], small), (scales, documents)):
         with pytest.raises(ValueError, match=r"take both from colbertz\.quantised"):
-            maxsim(queries, of, scales=wrong)
+            maxsim(queries, texts, scales=wrong)
     with pytest.raises(TypeError, match=r"queries are torch\.int8"):
         maxsim(small, small, scales=scales)

@@ -11,6 +11,7 @@ import torch
 from texts import ORDINARY
 
 from colbertz import ColBERT, Index, Searcher
+from colbertz.document import Document
 
 
 def test_search_is_encoding_and_index_search(checkpoint: Path, tmp_path: Path) -> None:
@@ -83,7 +84,6 @@ def test_explain_sums_up_to_the_score(checkpoint: Path, tmp_path: Path) -> None:
 def test_an_interrupted_build_encodes_only_the_rest(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("colbertz.index.write.build.CHUNK_TOKENS", 40)
     model, encoded = ColBERT.from_pretrained(checkpoint), []
     encode = model.encode
 
@@ -96,11 +96,11 @@ def test_an_interrupted_build_encodes_only_the_rest(
 
     monkeypatch.setattr(model, "encode", partial(counting, stop_at=12))
     with pytest.raises(KeyboardInterrupt):
-        Searcher.build(tmp_path / "index", model, ORDINARY, documents_at_once=1)
+        Searcher.build(tmp_path / "index", model, ORDINARY, documents_at_once=1, chunk_tokens=40)
     first = list(encoded)
     encoded.clear()
     monkeypatch.setattr(model, "encode", counting)
-    resumed = Searcher.build(tmp_path / "index", model, ORDINARY, documents_at_once=1)
+    resumed = Searcher.build(tmp_path / "index", model, ORDINARY, documents_at_once=1, chunk_tokens=40)
     assert len(encoded) < len(ORDINARY), "what was stored is not encoded again"
     assert encoded[-1] == ORDINARY[-1]
     assert len(first) > 3
@@ -125,6 +125,24 @@ def test_texts_ids_and_metadata_may_be_generators(checkpoint: Path, tmp_path: Pa
     assert [hit.text for hit in hits] == [hit.text for hit in expected]
     assert [hit.id for hit in hits] == [f"id{hit.id}" for hit in expected]
     assert [hit.metadata["line"] for hit in hits] == [int(hit.id) for hit in expected]
+
+
+def test_whole_documents_are_encoded_and_stored(checkpoint: Path, tmp_path: Path) -> None:
+    documents = [Document(f"id{i}", text, {"line": i}) for i, text in enumerate(ORDINARY)]
+    searcher = Searcher.build(tmp_path / "index", checkpoint, iter(documents), documents_at_once=3)
+    assert list(searcher.index) == documents
+    for options in ({"ids": ["a"] * len(documents)}, {"metadata": [{}] * len(documents)}):
+        with pytest.raises(ValueError, match="whole documents have their own ids and metadata"):
+            Searcher.build(tmp_path / "other", checkpoint, documents, **options)
+    with pytest.raises(ValueError, match="document 'x' has no text to encode"):
+        Searcher.build(tmp_path / "other", checkpoint, [Document("x")])
+
+
+@pytest.mark.parametrize(("num_ids", "message"), [(1, "fewer ids than texts: .* after 1"), (9, "fewer texts than ids")])
+def test_as_many_ids_as_texts(num_ids: int, message: str, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Searcher.build(tmp_path / "index", checkpoint, ORDINARY[:3], ids=[f"id{i}" for i in range(num_ids)])
+    assert not (tmp_path / "index").exists()
 
 
 def test_the_model_beside_the_index_is_found_after_both_are_moved(checkpoint: Path, tmp_path: Path) -> None:

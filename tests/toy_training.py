@@ -1,4 +1,4 @@
-"""A small world for training tests: pairs that share words, a tokenizer for them, and settings that fit."""
+"""Data for training tests: pairs that share words, a tokenizer for them, and settings of a short run on them."""
 
 import json
 from pathlib import Path
@@ -7,39 +7,42 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from colbertz.training.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainingConfig
 
-THINGS = "date file graph node path string token list index model score batch query tensor header message".split()
-DEEDS = {"parse": "loads", "find": "search", "count": "total", "copy": "clone", "remove": "discard", "sort": "arrange"}
+NOUNS = "date file graph node path string token list index model score batch query tensor header message".split()
+# Verbs of queries, with those of the documents that answer them.
+VERBS = {"parse": "loads", "find": "search", "count": "total", "copy": "clone", "remove": "discard", "sort": "arrange"}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def pairs() -> list[tuple[str, str]]:
-    """96 pairs whose verbs differ between query and document, so that there is something to learn."""
-    return [(f"{deed} a {thing}", f"def {word} {thing}") for deed, word in DEEDS.items() for thing in THINGS]
+    """96 pairs of a query and its document. Their verbs differ, and a model has to learn which belong together."""
+    return [(f"{verb} a {noun}", f"def {answer} {noun}") for verb, answer in VERBS.items() for noun in NOUNS]
 
 
 def tokenizer() -> Tokenizer:
-    """Whole words, split at blanks."""
-    made = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.train_from_iterator((t for p in pairs() for t in p), trainers.WordLevelTrainer(special_tokens=SPECIAL))
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(t, made.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
+    """A tokenizer of whole words, split at blanks."""
+    words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(
+        (text for pair in pairs() for text in pair), trainers.WordLevelTrainer(special_tokens=SPECIAL)
     )
-    return made
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, words.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    )
+    return words
 
 
 def scored() -> list[dict[str, object]]:
     """Rows of a query with two to four documents, the right one first, and a teacher's scores of them."""
-    found = []
-    for number, (query, document) in enumerate(pairs()):
-        others = [pairs()[(number + 7 * step) % 96][1] for step in range(1, 2 + number % 3)]
+    rows: list[dict[str, object]] = []
+    for row_idx, (query, document) in enumerate(pairs()):
+        others = [pairs()[(row_idx + 7 * step) % 96][1] for step in range(1, 2 + row_idx % 3)]
         scores = [9.0, *(float(len(set(query.split()) & set(other.split()))) for other in others)]
-        found.append({"query": query, "document": [document, *others], "scores": scores})
-    return found
+        rows.append({"query": query, "document": [document, *others], "scores": scores})
+    return rows
 
 
 def write(folder: Path) -> None:
-    """`pairs.jsonl`, `negatives.jsonl`, `scored.jsonl` and `tokenizer.json` in `folder`."""
+    """Write `pairs.jsonl`, `negatives.jsonl`, `scored.jsonl` and `tokenizer.json` to `folder`."""
     rows = {
         "pairs": [{"query": query, "document": document} for query, document in pairs()],
         "negatives": [
@@ -54,7 +57,7 @@ def write(folder: Path) -> None:
 
 
 def settings(folder: Path, **changes: object) -> TrainingConfig:
-    """Settings of a run of a few seconds on what `write` wrote, to `folder / "run"`."""
+    """Settings of a run of a few seconds on the files of `write`, with the output `folder / "run"`."""
     values: dict[str, object] = {
         "output": str(folder / "run"),
         "model": ModelConfig(

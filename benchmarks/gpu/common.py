@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = str(int("--dry" in sys.argv))
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where this is not decided
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns if this is not set
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ DEVICE = "cpu" if DRY else "cuda"
 sys.path.append(str(ROOT / "benchmarks"))  # after this folder, so that `common` is this module there too
 if DRY:
     sys.path.append(str(ROOT / "tests"))
-    importlib.import_module("interpreter").mend()
+    importlib.import_module("interpreter").repair()
 # The `backend` of colbertz.maxsim: in a dry run Triton's kernels, in its interpreter, for tensors on the CPU.
 BACKEND: Backend | None = "triton" if DRY else None
 # Bytes that a round over several sets of inputs moves at least: a few times the L2 cache.

@@ -1,7 +1,7 @@
 """`Index`: build it, open it, search it, change it."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -10,20 +10,21 @@ from torch import Tensor
 
 from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.files import sha256
 from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
 from colbertz.index.search.checks import checked_devices, checked_queries
 from colbertz.index.search.hits import Hit
-from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, check_count, with_overrides
+from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, with_overrides
 from colbertz.index.search.placement import Placed, PlacementCache
 from colbertz.index.search.search import search_both, search_maxsim, search_words
-from colbertz.index.store.codec import NBITS
-from colbertz.index.store.manifest import Manifest
+from colbertz.index.store.detect import detect
+from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write import build as building
+from colbertz.index.write import compact as compacting
 from colbertz.index.write import update as change
-from colbertz.index.write.stream import Embeddings
+from colbertz.index.write.progress import Settings
+from colbertz.index.write.stream import CHUNK_TOKENS, DocumentStream, Embeddings, embedded, in_step_from
 from colbertz.ragged import Ragged
 
 
@@ -63,16 +64,14 @@ class Index:
         overwrite: bool = False,
         device: str | torch.device | None = None,
         show_progress: bool | None = False,
+        chunk_tokens: int = CHUNK_TOKENS,
     ) -> "Index":
         """Write an index of `embeddings` to the directory `path` and open it.
 
         The new index becomes visible at once when it is complete and on disk; until then what was at `path` stays.
         A build that is killed leaves its work in `path`/build, and the same call continues it.
 
-        Memory, besides one batch: 4 bytes · dim for each sampled token (64 for each centroid, at most 4.2 million, and
-        50,000 more), about 4 KB · dim for each thousand tokens of a chunk (262,144 tokens), 4 bytes for each token
-        while lists are sorted. Disk: dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim
-        bytes more while the build runs.
+        What it needs of memory and disk is stated in `colbertz.index.write.build`.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -81,8 +80,8 @@ class Index:
                 documents and returns the batches after them, so that a continued build skips what is stored. A build
                 is continued if ids, texts, metadata and `recipe` are the same.
             ids: a string for each document, all different; "0", "1", … if not given.
-            texts: stored, searchable (`search_text`) and returned with the hits.
-            metadata: a dict of JSON values for each document, stored, usable in filters, returned with the hits.
+            texts: for `search_text` and for the hits.
+            metadata: a dict of JSON values for each document, for filters and for the hits.
             nbits: bits for each dimension of a residual: 1, 2, 4 or 8.
             seed: of sampling and k-means. On a CPU the same input and seed give the same files.
             model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
@@ -91,6 +90,7 @@ class Index:
             overwrite: replace the index at `path`, if there is one.
             device: a CUDA device that finds centroids and codes; None for the CPU. The files differ in near ties.
             show_progress: bars on stderr; None to show them only on a terminal.
+            chunk_tokens: tokens that are stored and coded at a time. It does not change the files.
 
         Raises:
             UserError: for embeddings that are NaN, infinite, of another dimension or without tokens; for no documents;
@@ -100,18 +100,58 @@ class Index:
             FileExistsError: if `path` holds an index and `overwrite` is false, or holds anything else.
             BlockingIOError: if another process is writing to `path`.
         """
-        if nbits not in NBITS:
-            raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
         building.build(
             Path(path),
-            embeddings,
-            building.Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe),
-            ids=ids,
-            texts=texts,
-            metadata=metadata,
+            in_step_from(DocumentStream.from_columns(ids, texts, metadata), embeddings),
+            Settings.checked(nbits, seed, model, fingerprint, recipe),
             overwrite=overwrite,
             device=next(iter(checked_devices(device)), None),
             show_progress=show_progress,
+            chunk_tokens=chunk_tokens,
+        )
+        return cls.open(path)
+
+    @classmethod
+    def build_from(
+        cls,
+        path: str | Path,
+        documents: Iterable[Document],
+        embed: Callable[[list[Document]], Ragged],
+        *,
+        documents_at_once: int = 2048,
+        nbits: int = 4,
+        seed: int = 42,
+        model: str | None = None,
+        fingerprint: Sequence[float] | None = None,
+        recipe: str | None = None,
+        overwrite: bool = False,
+        device: str | torch.device | None = None,
+        show_progress: bool | None = False,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> "Index":
+        """Write an index of whole documents, whose embeddings a function makes, and open it.
+
+        The documents may come from a generator over a corpus larger than memory. If a build is killed, the same call
+        continues it, and calls `embed` only for documents that are not stored yet.
+
+        Args:
+            path: a new or empty directory, or an index to replace if `overwrite`.
+            documents: with different ids.
+            embed: returns the token embeddings of the documents that it is given, (num_tokens, E), in their order.
+            documents_at_once: how many documents `embed` is given.
+            nbits, seed, model, fingerprint, recipe, overwrite, device, show_progress, chunk_tokens: as for `build`.
+
+        Raises:
+            UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
+        """
+        building.build(
+            Path(path),
+            embedded(DocumentStream.of(documents), embed, documents_at_once),
+            Settings.checked(nbits, seed, model, fingerprint, recipe),
+            overwrite=overwrite,
+            device=next(iter(checked_devices(device)), None),
+            show_progress=show_progress,
+            chunk_tokens=chunk_tokens,
         )
         return cls.open(path)
 
@@ -135,7 +175,7 @@ class Index:
             UserError: if the files are damaged now; the index then stays as it was.
         """
         with self._refreshing:  # otherwise a slower thread could put an older snapshot in place of a newer one
-            if interop.detect(self.path) is None and Manifest.load(self.path) == self.manifest:
+            if detect(self.path) is None and Manifest.load(self.path) == self.manifest:
                 return False
             self.snapshot = interop.open_any(self.path)  # another program's index is opened again every time
             return True
@@ -143,11 +183,7 @@ class Index:
     # -- searching -------------------------------------------------------------------------------------------------
 
     def search(
-        self,
-        queries: Ragged,
-        k: int = 10,
-        options: SearchOptions | None = None,
-        **overrides: Unpack[SearchKeywords],
+        self, queries: Ragged, k: int = 10, options: SearchOptions | None = None, **overrides: Unpack[SearchKeywords]
     ) -> list[list[Hit]]:
         """The `k` documents with the highest MaxSim for each query, best first; equal scores in order of insertion.
 
@@ -169,7 +205,6 @@ class Index:
         if chosen.hybrid:
             raise UserError("a hybrid search needs the texts of the queries too; call search_hybrid")
         snapshot = self.snapshot
-        check_count("k", k)
         return search_maxsim(snapshot, queries, k, chosen, self._placed(snapshot, chosen))
 
     def search_text(
@@ -183,9 +218,7 @@ class Index:
 
         Args:
             queries: plain texts, without a syntax.
-            k: hits for each query.
-            options: as for `search`; only `where`, `parameters` and `subset` matter here.
-            **overrides: as for `search`.
+            k, options, **overrides: as for `search`; of the options, only `where`, `parameters` and `subset` count.
 
         Raises:
             UserError, UnknownDocument, TypeError: as `search`.
@@ -203,18 +236,14 @@ class Index:
         """The `k` best documents by MaxSim and BM25 together.
 
         Args:
-            queries: as for `search`.
+            queries, k, options, **overrides: as for `search`; filters hold for both rankings.
             texts: the same queries as text.
-            k: hits for each query.
-            options: as for `search`; filters hold for both rankings.
-            **overrides: as for `search`.
 
         Raises:
             UserError, UnknownDocument, TypeError: as `search`; UserError if there are not as many texts as queries.
         """
         chosen = with_overrides(options, overrides)
         snapshot = self.snapshot
-        check_count("k", k)
         return search_both(snapshot, queries, texts, k, chosen, self._placed(snapshot, chosen))
 
     def _placed(self, snapshot: Snapshot, options: SearchOptions) -> Placed | None:
@@ -246,29 +275,26 @@ class Index:
         """All documents in order of insertion, as they are when the iteration begins."""
         return self.snapshot.live_documents()
 
+    # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload
-    def get(self, doc_id: str) -> Document: ...
+    def get(self, ids: str) -> Document: ...  # type: ignore[overload-overlap]
     @overload
-    def get(self, doc_id: list[str]) -> list[Document]: ...
-    def get(self, doc_id: str | list[str]) -> Document | list[Document]:
-        """The document with an id, or those with several ids in their order.
+    def get(self, ids: Sequence[str]) -> list[Document]: ...
+    def get(self, ids: str | Sequence[str]) -> Document | list[Document]:
+        """The document with an id, or a list of those with several ids, in their order.
 
         Raises:
             UnknownDocument: for an id that is not in the index.
         """
         snapshot = self.snapshot
-        documents = snapshot.documents(snapshot.doc_idx_of([doc_id] if isinstance(doc_id, str) else doc_id))
-        return documents[0] if isinstance(doc_id, str) else documents
+        documents = snapshot.documents(snapshot.doc_idx_of([ids] if isinstance(ids, str) else ids))
+        return documents[0] if isinstance(ids, str) else documents
 
     def ids(self, where: str | None = None, parameters: Parameters = ()) -> list[str]:
         """The ids of all documents, or of those for which `where` holds, in order of insertion.
 
         Args:
-            where: as in `SearchOptions`.
-            parameters: as in `SearchOptions`.
-
-        Raises:
-            UserError, TypeError: for a filter that is not valid.
+            where, parameters: as in `SearchOptions`, with the same errors.
         """
         snapshot = self.snapshot
         return snapshot.ids(matching_documents(snapshot, SearchOptions(where=where, parameters=parameters)))
@@ -303,7 +329,8 @@ class Index:
         """
         if on_duplicate not in ("error", "replace"):
             raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
-        change.add(self.path, embeddings, ids=ids, texts=texts, metadata=metadata, on_duplicate=on_duplicate)
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        change.add(self.path, documents, embeddings, on_duplicate=on_duplicate)
         self.refresh()
 
     def update(
@@ -320,15 +347,8 @@ class Index:
             UnknownDocument: if an id is not in the index. Nothing has changed then.
             UserError, TypeError, BlockingIOError: as for `add`.
         """
-        change.add(
-            self.path,
-            embeddings,
-            ids=ids,
-            texts=texts,
-            metadata=metadata,
-            on_duplicate="replace",
-            only_known=True,
-        )
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        change.add(self.path, documents, embeddings, on_duplicate="replace", only_known=True)
         self.refresh()
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -355,12 +375,12 @@ class Index:
             BlockingIOError: if another process is writing.
             UserError: if no document is left.
         """
-        change.compact(self.path, retrain=retrain, seed=seed, show_progress=show_progress)
+        compacting.compact(self.path, retrain=retrain, seed=seed, show_progress=show_progress)
         self.refresh()
 
     def advice(self) -> str | None:
         """What would make the index faster, smaller or better; None if nothing. `add` logs it as a warning."""
-        return change.advice(self.manifest)
+        return compacting.advice(self.manifest)
 
     def check(self) -> None:
         """Read every file and compare it with the checksum in the manifest.
@@ -368,16 +388,7 @@ class Index:
         Raises:
             UserError: naming the first file that differs.
         """
-        manifest = self.manifest
-        for name, expected in manifest.files.items():
-            try:
-                checksum = sha256(self.path / name)
-            except FileNotFoundError as error:
-                if Manifest.load(self.path) != manifest:
-                    raise UserError(f"{self.path} has changed since it was opened; refresh it first") from error
-                raise UserError(f"{self.path / name} is missing; build the index again") from error
-            if checksum != expected.sha256:
-                raise UserError(f"{self.path / name} is damaged: its checksum is not the manifest's; build it again")
+        check_files(self.path, self.manifest)
 
     # -- what it says of itself ----------------------------------------------------------------------------------------
 

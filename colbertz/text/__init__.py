@@ -1,1 +1,7 @@
-"""Text without models: normalising, words, stems, stop words, and BM25 over them."""
+"""Text without models.
+
+normalize.py    the form in which texts are compared with each other
+words.py        two ways to split a text into words, and a stemmer
+stopwords.py    words that are ignored
+bm25.py         BM25 over such words, by the library bm25s
+"""

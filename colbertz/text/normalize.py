@@ -2,5 +2,5 @@
 
 
 def normalized(text: str) -> str:
-    """The text without case and with single spaces."""
+    """The text with case folded, runs of white space replaced by one space, and none at the ends."""
     return " ".join(text.casefold().split())

@@ -1,24 +1,27 @@
-"""Two ways to split a text into words: as a text search engine does by default, and as a code search engine would.
+"""Two ways to split a text into words: as a text search engine does by default, and as a code search engine does.
 
-Split identifiers are the strong baseline: `parse_dateString` is found under parse, date and string as well as under
-itself, and plurals and endings are cut off.
+Splitting identifiers makes the stronger baseline for code: `parse_dateString` is found by parse, date, string and by
+itself, and endings such as the plural are cut off.
 """
 
 import re
 
 from colbertz.text.stopwords import STOPWORDS
 
-# The parts of an identifier: parseDate, parse_date and HTTPError have two each.
+# Matches the parts of an identifier: parseDate, parse_date and HTTPError have two parts each.
 IDENTIFIER_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower-case words of at least two characters without stop words; an identifier is one word."""
+    """The words of at least two characters, in lower case, without stop words; an identifier is one word."""
     return [word for word in re.findall(r"\w\w+", text.lower()) if word not in STOPWORDS]
 
 
 def split_identifiers(text: str) -> list[str]:
-    """Identifiers whole and in parts, the parts stemmed, without stop words."""
+    """The identifiers of a text and their stemmed parts, in lower case, without stop words.
+
+    An identifier of one part is only given as its stem.
+    """
     words = []
     for identifier in re.findall(r"\w+", text):
         parts = [part.lower() for part in IDENTIFIER_PART.findall(identifier)]
@@ -27,9 +30,9 @@ def split_identifiers(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """Cut off one English ending: plural, -ed, -ing, and a final e.
+    """Cut off one English ending: the plural, -ed, -ing, or a final e. At least three letters stay.
 
-    parse, parses, parsed and parsing are then one word.
+    So parse, parses, parsed and parsing have the same stem.
     """
     for ending, replacement in (("ies", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""), ("e", "")):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):

@@ -1,4 +1,4 @@
-"""The steps of k-means and of finding nearest centroids that are not matrix products, on the CPU.
+"""The steps of k-means and of the nearest-centroid search that are not matrix products, on the CPU.
 
 Legend: N tokens, E embedding dim, K centroids, G groups of centroids.
 """
@@ -9,9 +9,9 @@ import numpy as np
 
 @numba.njit(nogil=True, cache=True)
 def row_best(scores, columns, best, places):  # type: ignore[no-untyped-def]
-    """The largest of the first `columns` in each of the first N rows of `scores`, the first of equals.
+    """Find the largest of the first `columns` scores in each of the first N rows of `scores`.
 
-    Out: `best` (N,) float32, `places` (N,) int32.
+    Writes the scores to `best` (N,) float32, and their columns, the first of equal ones, to `places` (N,) int32.
     """
     for n in range(len(best)):
         row = scores[n]
@@ -27,17 +27,17 @@ def row_best(scores, columns, best, places):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def row_best_of(scores, columns, rows, best, places):  # type: ignore[no-untyped-def]
-    """`row_best` of the rows of `scores` into the `rows` (as many) of `best` and `places`."""
-    own_best, own_places = np.empty(len(rows), np.float32), np.empty(len(rows), np.int32)
-    row_best(scores, columns, own_best, own_places)
+    """`row_best`, with the results for row i of `scores` written to `best[rows[i]]` and `places[rows[i]]`."""
+    row_scores, row_places = np.empty(len(rows), np.float32), np.empty(len(rows), np.int32)
+    row_best(scores, columns, row_scores, row_places)
     for i in range(len(rows)):
-        best[rows[i]] = own_best[i]
-        places[rows[i]] = own_places[i]
+        best[rows[i]] = row_scores[i]
+        places[rows[i]] = row_places[i]
 
 
 @numba.njit(nogil=True, cache=True)
 def row_top(scores, columns, top):  # type: ignore[no-untyped-def]
-    """The places of the m largest of the first `columns` in each row, best first, into `top` (N, m) int32."""
+    """Write the columns of the m largest of each row's first `columns` scores, best first, to `top` (N, m) int32."""
     m = top.shape[1]
     values = np.empty(m, scores.dtype)
     for n in range(len(top)):
@@ -57,10 +57,11 @@ def row_top(scores, columns, top):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def order_by(keys, num_keys):  # type: ignore[no-untyped-def]
-    """Counting sort, stable: the places of key 0, of key 1, …, and where those of each key begin.
+    """Sort places by their keys (counting sort, stable).
 
     Returns:
-        (len(keys),) int32 and (num_keys + 1,) int64.
+        The places of key 0, of key 1, …, (len(keys),) int32; and where the places of each key begin,
+        (num_keys + 1,) int64.
     """
     offsets = np.zeros(num_keys + 1, np.int64)
     for key in keys:
@@ -78,21 +79,21 @@ def order_by(keys, num_keys):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def gather(tokens, places, per_token, out):  # type: ignore[no-untyped-def]
-    """Rows of `tokens` (N, E): those of `places // per_token`, into `out`."""
+    """Copy the rows `places // per_token` of `tokens` (N, E) to `out`."""
     for i in range(len(places)):
         out[i] = tokens[places[i] // per_token]
 
 
 @numba.njit(nogil=True, cache=True)
 def better_of(best, places, offsets, groups, codes):  # type: ignore[no-untyped-def]
-    """Of the candidates that each token's groups proposed, the nearest.
+    """Choose the nearest of the centroids that are the best of their group for a token.
 
     Args:
-        best: (N, m) float32, their similarities.
-        places: (N, m) int32, their places in their group.
-        offsets: (G + 1,) int64, where the groups' centroids begin.
-        groups: (N, m) int32.
-        codes: (N,) int32 out.
+        best: (N, m) float32, the similarity of the best centroid of each of a token's m groups.
+        places: (N, m) int32, the place of this centroid in its group.
+        offsets: (G + 1,) int64, the first centroid of each group.
+        groups: (N, m) int32, the groups of each token.
+        codes: (N,) int32 out, the nearest centroid.
     """
     for n in range(len(codes)):
         nearest = 0
@@ -104,7 +105,10 @@ def better_of(best, places, offsets, groups, codes):  # type: ignore[no-untyped-
 
 @numba.njit(nogil=True, cache=True)
 def sums_by(tokens, order, offsets, first, last, sums):  # type: ignore[no-untyped-def]
-    """The sum of each centroid's tokens, in a fixed order; `order` and `offsets` are those of `order_by`."""
+    """Add up the tokens of the centroids first … last - 1, in the order of `order_by`'s `order` and `offsets`.
+
+    Writes to `sums` (K, E) float32. The order is fixed, so the sums have the same bits every time.
+    """
     for k in range(first, last):
         sums[k] = 0
         for i in range(offsets[k], offsets[k + 1]):

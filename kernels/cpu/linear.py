@@ -1,9 +1,9 @@
 """`x @ weight.T + bias` on the CPU through oneDNN, in float32 and differentiable.
 
-PyTorch sends float32 products on the CPU to MKL, which keeps to its slow code paths on processors that are not
-Intel's: on two Zen 5 cores it reached 175 to 190 GFLOP/s where oneDNN, which ships inside the same PyTorch, reached 320
-to 410 (benchmarks/linear_cpu.py). oneDNN is reached through `torch.ops.mkldnn._linear_pointwise`, the operator that
-torch.compile uses for its own CPU code. Every other device, dtype and a build without oneDNN take PyTorch's own path.
+PyTorch computes float32 products on the CPU with MKL, which uses slower code on processors that are not from Intel: on
+two Zen 5 cores it reached 175 to 190 GFLOP/s, and oneDNN, which is part of the same PyTorch, 320 to 410
+(benchmarks/linear_cpu.py). oneDNN is called through `torch.ops.mkldnn._linear_pointwise`, the operator that
+torch.compile uses on the CPU. Other devices and dtypes, and PyTorch without oneDNN, use PyTorch's own product.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """`grad.T @ x`. The reduction runs over the tokens; taken whole it falls out of the cache (see docs/log.md)."""
+    """`grad.T @ x`, in parts: the sum over all tokens at once would not stay in the cache (see docs/log.md)."""
     rows = 512 if grad.shape[1] + x.shape[1] >= 768 else 2048
     total = _product(grad[:rows].t(), x[:rows].t())
     for start in range(rows, len(x), rows):

@@ -249,7 +249,7 @@ def maxsim_candidates(
 def _tokens_of(
     documents: Tensor, offsets: np.ndarray, doc_idx: np.ndarray, starts: np.ndarray, dtype: torch.dtype
 ) -> tuple[Tensor, int]:
-    """The tokens of some documents, one after the other, and the first one's row; a view place they are neighbours."""
+    """The tokens of some documents, one after the other, and the first row of these; a view if they are consecutive."""
     if (doc_idx[1:] == doc_idx[:-1] + 1).all():
         return _view(documents, int(offsets[doc_idx[0]]), int(offsets[doc_idx[-1] + 1]), dtype)
     shift = np.repeat(offsets[doc_idx] - starts[:-1], np.diff(starts))

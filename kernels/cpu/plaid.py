@@ -1,17 +1,15 @@
-"""The stages of a PLAID search on the CPU, each cheaper per item than the next, and each leaving fewer items.
+"""The stages of a PLAID search on the CPU: each costs less per item than the next, and passes on fewer items.
 
     score_centroids     every query token with every centroid, in 8-bit integers
     best_cells          the cells to probe for each query token
-    walk_lists          a first score for the documents in these cells' lists
+    lists.walk_lists    a first score for the documents in these cells' lists
     centroid_maxsim     MaxSim of a document as if each token were its centroid, from a table that fits in the cache
-    residual_maxsim     MaxSim with the residuals, in integers straight from the packed codes
-    exact_maxsim        MaxSim over decoded vectors in float32, for the few that are left
+    residual_maxsim     MaxSim with the residuals, in integers, directly from the packed codes
+    exact_maxsim        MaxSim over decoded vectors in float32, for the few documents that are left
 
-All kernels work on a part of the items, so that several
-threads can share a query, and release the GIL; one query on one thread calls them with everything.
+Each kernel handles a range of the items and releases the GIL, so that several threads can share a query.
 
-The approximations before the last stage are those of 7- and 8-bit integers: of scores between -1 and 1 they change the
-third digit.
+The stages before the last compute in 7- and 8-bit integers: that changes scores between -1 and 1 in the third digit.
 
 Legend: K centroids, E embedding dim, S query tokens, COLUMNS query tokens a block (see simd.py).
 """
@@ -24,15 +22,15 @@ import numpy as np
 from .residuals import decode_token
 from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, prefetch, raise_best, raise_best_float
 
+# Dimensions of a group: bytes that one lane multiplies at once.
 _GROUP = 4
-# Documents with the first score in the upper bits and the last query token that reached them in the lower.
-_TOKEN_BITS = 20
-# Tokens decoded before they are multiplied, a multiple of ROWS. A processor is slow to read what it has just written.
+# Tokens that are decoded before they are multiplied, a multiple of ROWS. Reading just after writing is slow, so this
+# is more than one step of ROWS.
 _DECODED = 64
 
 
 def byte_order(dim: int, nbits: int) -> np.ndarray:
-    """The dimension that stands at each byte of a decoded row, or -1 for filling: (row bytes,).
+    """The dimension at each byte of a decoded row, or -1 for padding: (row bytes,).
 
     Decoding 16 bytes at once yields the first code of each byte, then the second of each: planes of dimensions that
     are 8 / nbits apart. Queries and centroids are packed in the same order.
@@ -71,8 +69,8 @@ def pack_centroids(centroids: np.ndarray, order: np.ndarray) -> PackedCentroids:
     unit = max(float(np.abs(centroids).max()), 1e-9) / 63
     rows = np.full((-(-num_centroids // ROWS) * ROWS, len(order)), 64, np.uint8)
     for first in range(0, num_centroids, 1 << 14):
-        some = _in_order(centroids[first : first + (1 << 14)], order)
-        rows[first : first + len(some)] = np.rint(some / np.float32(unit)) + 64
+        part = _in_order(centroids[first : first + (1 << 14)], order)
+        rows[first : first + len(part)] = np.rint(part / np.float32(unit)) + 64
     longest = float(np.sqrt(np.einsum("ke,ke->k", centroids, centroids).max()))
     return PackedCentroids(rows, num_centroids, unit, longest)
 
@@ -83,7 +81,7 @@ class PackedQuery:
 
     Attributes:
         rows: (blocks · row bytes · COLUMNS,) int8; in a block, 4 bytes of each token, then the next 4.
-        num_tokens: S; blocks are filled up with zeros.
+        num_tokens: S; blocks are padded with zeros.
         units: (blocks · COLUMNS,) float32, the size of a step of each token.
         sums: (blocks · COLUMNS,) float32, the sum of each token's bytes.
         longest: the largest norm of a token.
@@ -112,7 +110,7 @@ def pack_query(query: np.ndarray, order: np.ndarray) -> PackedQuery:
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def score_centroids(  # type: ignore[no-untyped-def]
     rows,  # (K rounded up, row bytes) uint8
-    first,  # the centroids first … last are this call's; `first` is a multiple of ROWS
+    first,  # this call handles the centroids first … last - 1; `first` is a multiple of ROWS
     last,
     query_rows,  # int8, flat
     block,  # the query's tokens block · COLUMNS …
@@ -138,15 +136,15 @@ def score_centroids(  # type: ignore[no-untyped-def]
 def best_cells(  # type: ignore[no-untyped-def]
     fine,  # (blocks, K, COLUMNS) int16
     block,
-    first,  # the centroids first … last are this call's
+    first,  # this call handles the centroids first … last - 1
     last,
     cells,  # (COLUMNS, n) int32 out: the cells with the highest scores, best first; equal ones in their own order
-    scores,  # (COLUMNS, n) int32 out; where there are fewer cells than n, the lowest number of all
+    scores,  # (COLUMNS, n) int32 out; -2^30 in the last columns if there are fewer than n cells
 ):
     n = cells.shape[1]
     scores[:] = -(1 << 30)
     cells[:] = 0
-    threshold = np.full(COLUMNS, -(1 << 15), np.int16)  # the lowest score kept, or what every score exceeds
+    threshold = np.full(COLUMNS, -(1 << 15), np.int16)  # the lowest score kept so far
     for k in range(first, last):
         row = fine[block, k]
         exceeding = 0
@@ -169,9 +167,10 @@ def best_cells(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def select(scores, count, places):  # type: ignore[no-untyped-def]
-    """The places of about the `count` highest scores (int64), in order, into `places`; returns how many.
+    """Write the places of about the `count` highest scores (int64), ascending, to `places`; returns how many.
 
-    Scores are told apart by their upper 12 bits of difference; of equal ones the first are taken. Linear in time.
+    Scores are compared by the upper 12 bits of their difference from the lowest; of equal ones the first are taken.
+    Time is linear in the number of scores.
     """
     lowest, highest = scores[0], scores[0]
     for score in scores:
@@ -200,8 +199,8 @@ def select(scores, count, places):  # type: ignore[no-untyped-def]
 def centroid_maxsim(  # type: ignore[no-untyped-def]
     coarse,  # (blocks, K, COLUMNS) int8
     num_tokens,  # S
-    documents,  # int64
-    first,  # documents[first:last] are this call's
+    documents,  # int64, their places in `offsets`
+    first,  # this call handles documents[first:last]
     last,
     offsets,  # (num_documents + 1,) int64
     codes,  # (document tokens,) unsigned
@@ -226,20 +225,20 @@ def centroid_maxsim(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def decode_row(packed, start, num_bytes, nbits, levels, out, out_start, stride):  # type: ignore[no-untyped-def]
-    """Decode a token's codes into planes of bytes `stride` apart; `levels` (2^nbits,) uint8 are by reversed bucket."""
+    """Decode a token's codes to planes of bytes `stride` apart; `levels` (2^nbits,) uint8 are by reversed bucket."""
     whole = 0 if nbits == 8 else num_bytes // 16 * 16
-    for at in range(0, whole, 16):
+    for byte in range(0, whole, 16):
         if nbits == 4:
-            decode_16(4, packed, start + at, levels, out, out_start + at, stride)
+            decode_16(4, packed, start + byte, levels, out, out_start + byte, stride)
         elif nbits == 2:
-            decode_16(2, packed, start + at, levels, out, out_start + at, stride)
+            decode_16(2, packed, start + byte, levels, out, out_start + byte, stride)
         else:
-            decode_16(1, packed, start + at, levels, out, out_start + at, stride)
+            decode_16(1, packed, start + byte, levels, out, out_start + byte, stride)
     mask = (1 << nbits) - 1
-    for at in range(whole, num_bytes):
+    for byte in range(whole, num_bytes):
         for plane in range(8 // nbits):
-            code = (packed[start + at] >> (8 - nbits * (plane + 1))) & mask
-            out[out_start + plane * stride + at] = levels[code]
+            code = (packed[start + byte] >> (8 - nbits * (plane + 1))) & mask
+            out[out_start + plane * stride + byte] = levels[code]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -250,8 +249,8 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
     factors,  # (blocks · COLUMNS,) float32, the score of a unit of the integer product
     shifts,  # (blocks · COLUMNS,) float32, added to it
     num_tokens,  # S
-    documents,  # int64
-    first,  # documents[first:last] are this call's
+    documents,  # int64, their places in `offsets`
+    first,  # this call handles documents[first:last]
     last,
     offsets,  # (num_documents + 1,) int64
     codes,  # (document tokens,) unsigned
@@ -272,17 +271,17 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
         total = np.float32(0)
         for block in range(fine.shape[0] if start < end else 0):
             best[:] = -np.inf
-            for some in range(start, end, _DECODED):
-                # After the last token its row is repeated: a maximum does not mind.
-                until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
-                for t in range(some, until):
-                    place, out = min(t, end - 1) * num_bytes, (t - some) * row_bytes
+            for part in range(start, end, _DECODED):
+                # After the last token its row is repeated, which changes no maximum.
+                until = min(part + _DECODED, part + -(-(end - part) // ROWS) * ROWS)
+                for t in range(part, until):
+                    place, out = min(t, end - 1) * num_bytes, (t - part) * row_bytes
                     decode_row(packed, place, num_bytes, nbits, levels, decoded, out, stride)
-                for t in range(some, until, ROWS):
+                for t in range(part, until, ROWS):
                     t1, t2, t3 = min(t + 1, end - 1), min(t + 2, end - 1), min(t + 3, end - 1)
                     raise_best(
                         decoded,
-                        (t - some) * row_bytes,
+                        (t - part) * row_bytes,
                         row_bytes,
                         groups,
                         query_rows,
@@ -310,8 +309,8 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
 def exact_maxsim(  # type: ignore[no-untyped-def]
     query,  # (blocks, E, COLUMNS) float32
     num_tokens,  # S
-    documents,  # int64
-    first,  # documents[first:last] are this call's
+    documents,  # int64, their places in `offsets`
+    first,  # this call handles documents[first:last]
     last,
     offsets,  # (num_documents + 1,) int64
     centroids,  # (K, E) float32
@@ -328,19 +327,19 @@ def exact_maxsim(  # type: ignore[no-untyped-def]
     for i in range(first, last):
         start, end = offsets[documents[i]], offsets[documents[i] + 1]
         best[:] = -np.inf if start < end else 0
-        for some in range(start, end, _DECODED):
-            until = min(some + _DECODED, some + -(-(end - some) // ROWS) * ROWS)
-            # Centroids are all over a table larger than the cache: waiting for one after the other takes longer than
-            # all the rest.
-            for t in range(some, min(until, end)):
+        for part in range(start, end, _DECODED):
+            until = min(part + _DECODED, part + -(-(end - part) // ROWS) * ROWS)
+            # A document's centroids are at random places of a table larger than the cache. Loading them one after the
+            # other would take longer than everything else.
+            for t in range(part, min(until, end)):
                 for e in range(0, dim, 16):
                     prefetch(table, codes[t] * dim + e)
-            for t in range(some, until):
+            for t in range(part, until):
                 token = min(t, end - 1)
                 code, norm = codes[token], inverse_norms[token]
-                decode_token(residuals[token], centroids[code], weights_of_byte, norm, decoded[t - some])
+                decode_token(residuals[token], centroids[code], weights_of_byte, norm, decoded[t - part])
             for block in range(query.shape[0]):
-                for t in range(0, until - some, ROWS):
+                for t in range(0, until - part, ROWS):
                     raise_best_float(tokens, t * dim, dim, flat, block * dim * COLUMNS, best, block * COLUMNS)
         total = 0.0
         for j in range(num_tokens):
@@ -349,7 +348,7 @@ def exact_maxsim(  # type: ignore[no-untyped-def]
 
 
 def float_blocks(query: np.ndarray) -> np.ndarray:
-    """(blocks, E, COLUMNS) from a query (S, E) float32, filled up with zeros."""
+    """A query (S, E) float32 in blocks (blocks, E, COLUMNS), padded with zeros."""
     blocks = -(-len(query) // COLUMNS)
     padded = np.zeros((blocks * COLUMNS, query.shape[1]), np.float32)
     padded[: len(query)] = query

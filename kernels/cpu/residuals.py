@@ -1,8 +1,8 @@
-"""Packing residuals into a few bits a dimension, and back, on the CPU.
+"""Packing residuals into a few bits per dimension, and unpacking them, on the CPU.
 
 The layout is that of Stanford's ColBERT, fast-plaid and next-plaid: a dimension's bucket is the number of cutoffs below
-its value; the bucket's bits are written lowest first, and bytes are filled from their highest bit. So a byte is made by
-shifting in the buckets with their bits reversed. reference.py says the same in plain PyTorch.
+its value; a bucket's bits are written from the lowest to the highest, into a byte from its highest bit to its lowest.
+So a byte is made by shifting in buckets whose bits are reversed. reference.py has the same in plain PyTorch.
 
 Legend: N tokens, E embedding dim, K centroids.
 """
@@ -15,9 +15,9 @@ import numpy as np
 
 @functools.cache
 def reversed_bits(nbits: int) -> np.ndarray:
-    """(2^nbits,) uint8: each number with its `nbits` bits in reverse."""
-    numbers = np.arange(1 << nbits)
-    return sum(((numbers >> bit) & 1) << (nbits - 1 - bit) for bit in range(nbits)).astype(np.uint8)  # type: ignore[union-attr]
+    """(2^nbits,) uint8: each bucket with its `nbits` bits in reverse."""
+    buckets = np.arange(1 << nbits)
+    return sum(((buckets >> bit) & 1) << (nbits - 1 - bit) for bit in range(nbits)).astype(np.uint8)  # type: ignore[union-attr]
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def buckets_of_byte(nbits: int) -> np.ndarray:
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
 def encode(  # type: ignore[no-untyped-def]
     embeddings,  # (N, E) float32
-    first,  # the tokens first … last are this call's
+    first,  # this call handles the tokens first … last - 1
     last,
     centroids,  # (K, E) float32
     codes,  # (N,) unsigned
@@ -70,7 +70,7 @@ def encode(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
 def decoded_inverse_norms(  # type: ignore[no-untyped-def]
-    first,  # the tokens first … last are this call's
+    first,  # this call handles the tokens first … last - 1
     last,
     centroids,  # (K, E) float32
     codes,  # (N,) unsigned
@@ -91,8 +91,8 @@ def decoded_inverse_norms(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def decode_token(packed, centroid, weights_of_byte, norm, out):  # type: ignore[no-untyped-def]
-    """One token: `packed` (E · nbits / 8,), `centroid` and `out` (E,); see `decode`."""
-    # Loops of a known length, for the compiler to unroll.
+    """Decode one token: `packed` (E · nbits / 8,), `centroid` and `out` (E,); see `decode`."""
+    # The inner loops have constant lengths, so that the compiler unrolls them.
     if weights_of_byte.shape[1] == 1:
         for byte in range(len(packed)):
             out[byte] = (centroid[byte] + weights_of_byte[packed[byte], 0]) * norm
@@ -112,7 +112,7 @@ def decode_token(packed, centroid, weights_of_byte, norm, out):  # type: ignore[
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def decode(  # type: ignore[no-untyped-def]
-    first,  # the tokens first … last are this call's
+    first,  # this call handles the tokens first … last - 1
     last,
     centroids,  # (K, E) float32
     codes,  # (N,) unsigned

@@ -1,7 +1,11 @@
 """Searching an index against brute force over the decoded vectors, and what hits, filters and bad queries do."""
 
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colbertz import Hit, Index, Ragged, SearchOptions
+from colbertz import Document, Hit, Index, Ragged, SearchOptions
 from colbertz.index.search.plan import Limits
 from colbertz.index.search.search import search_maxsim
 from colbertz.index.store.snapshot import open_snapshot
@@ -231,6 +235,144 @@ def test_hybrid(described: Index, queries: Ragged) -> None:
         described.search_hybrid(query, ["odd", "even"])
     with pytest.raises(ValueError, match="fusion must be one of"):
         described.search_hybrid(query, ["odd"], fusion="sum")  # type: ignore[arg-type]
+
+
+def test_a_subset_for_each_query(described: Index, queries: Ragged) -> None:
+    subsets = [["7", "39"], None, ["7", "39"], []]
+    texts = ["odd", "even", "odd even", "odd"]
+    for exact in (False, True):
+        options = SearchOptions(subset=subsets, exact=exact, where="n != 7")
+        together = described.search(queries, 100, options)
+        hybrid = described.search_hybrid(queries, texts, 100, options)
+        by_words = described.search_text(texts, 100, options)
+        assert [len(hits) for hits in together] == [1, 37, 1, 0]
+        for query_idx, subset in enumerate(subsets):
+            alone = slice(query_idx, query_idx + 1)
+            assert described.search(queries[alone], 100, options, subset=subset) == together[alone]
+            assert described.search_text(texts[alone], 100, options, subset=subset) == by_words[alone]
+            assert described.search_hybrid(queries[alone], texts[alone], 100, options, subset=subset) == hybrid[alone]
+
+
+def test_subsets_that_are_wrong(described: Index, queries: Ragged) -> None:
+    with pytest.raises(ValueError, match="there are 2 subsets for 4 queries; give one for each"):
+        described.search(queries, subset=[["1"], None])
+    with pytest.raises(KeyError, match="no document '5'"):
+        described.search(queries, subset=[["1"], None, ["5"], []])
+    with pytest.raises(KeyError, match="no document 'nobody'"):
+        described.search_text(["odd"], subset=["nobody"])
+
+
+def test_keywords_replace_fields_of_the_options(described: Index, queries: Ragged) -> None:
+    options = SearchOptions(where="n < 10", exact=True)
+    assert described.search(queries, 5, options) == described.search(queries, 5, where="n < 10", exact=True)
+    [hits] = described.search(queries[:1], 100, options, where="n > ?", parameters=[36])
+    assert sorted(hit.id for hit in hits) == ["37", "38", "39"]
+    assert described.search(queries, 5, options, where=None) == described.search(queries, 5, exact=True)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'probes'"):
+        described.search(queries, 5, options, probes=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="call search_hybrid"):
+        described.search(queries, 5, hybrid=True)
+
+
+# -- what it holds -------------------------------------------------------------------------------------------------
+
+
+def test_an_index_answers_what_it_holds(described: Index) -> None:
+    ids = [str(n) for n in range(40) if n not in (5, 30)]
+    assert len(described) == described.count() == 38
+    assert "7" in described and "39" in described
+    assert "5" not in described and "40" not in described and 7 not in described
+    assert described.ids() == ids
+    assert [document.id for document in described] == ids
+    assert described.ids("text = 'even' AND n > ?", [30]) == ["32", "34", "36", "38"]
+    assert described.ids(where="n < 0") == [] and described.count("n < 0") == 0
+    assert described.count("n BETWEEN :low AND :high", {"low": 4, "high": 6}) == 2
+    with pytest.raises(ValueError, match="nonsense"):
+        described.count("nonsense = 1")
+    with pytest.raises(ValueError, match="1 parameters and no where"):
+        described.ids(parameters=[1])
+
+
+def test_documents_come_back_one_or_many(described: Index) -> None:
+    assert described.get("26") == Document("26", "even", {"n": 26})
+    many = described.get(["39", "0", "26", "0"])
+    assert many == [described.get("39"), described.get("0"), described.get("26"), described.get("0")]
+    assert described.get([]) == []
+    with pytest.raises(KeyError, match="no document '5', 'nobody'"):
+        described.get(["1", "5", "nobody"])
+
+
+# -- refreshing while others search --------------------------------------------------------------------------------
+
+
+class RefreshingTexts(list[str]):
+    """Texts of queries that call `refresh` when they are read, which a hybrid search does after it ranked by MaxSim."""
+
+    def __init__(self, texts: list[str], refresh: Callable[[], object]) -> None:
+        super().__init__(texts)
+        self.refresh = refresh
+
+    def __getitem__(self, index: Any) -> Any:
+        self.refresh()
+        return super().__getitem__(index)
+
+
+def test_a_hybrid_search_takes_one_snapshot(described: Index, queries: Ragged) -> None:
+    """A refresh between its two halves once gave hits of two states of the index."""
+    query = queries[:1]
+    options = SearchOptions(text_weight=0.5, where="n > 3")
+    before = described.search_hybrid(query, ["odd"], 5, options)
+    writer = Index.open(described.path)
+    replaced = [hit.id for hit in before[0]][:3]
+    writer.update(random_ragged([2, 2, 2], seed=7), ids=replaced, texts=["new", "new", "new"], metadata=[{"n": -1}] * 3)
+    writer.delete([before[0][3].id])
+    refreshed = []
+    texts = RefreshingTexts(["odd"], lambda: refreshed.append(described.refresh()))
+    assert described.search_hybrid(query, texts, 5, options) == before
+    assert refreshed[0], "the index was refreshed during the search"
+    after = described.search_hybrid(query, ["odd"], 5, options)
+    assert not {hit.id for hit in after[0]} & {*replaced, before[0][3].id}
+
+
+def test_threads_search_while_the_index_is_refreshed(tmp_path: Path) -> None:
+    """Every answer comes from one generation: all documents carry its number in their metadata and texts."""
+    num_documents, num_generations = 12, 6
+    ids = [str(doc_idx) for doc_idx in range(num_documents)]
+
+    def generation(number: int) -> dict[str, Any]:
+        return {"texts": [f"all w{number}"] * num_documents, "metadata": [{"generation": number}] * num_documents}
+
+    index = Index.build(tmp_path / "index", random_ragged([3] * num_documents), ids=ids, **generation(0))
+    query = random_ragged([4], seed=1)
+    stop = threading.Event()
+
+    def search() -> set[int]:
+        seen = set()
+        while not stop.is_set():
+            answers = [
+                index.search(query, num_documents)[0],
+                index.search_hybrid(query, ["all"], num_documents)[0],
+                index.search_text(["all"], num_documents)[0],
+                index.get(ids),
+                list(index),
+            ]
+            for answer in answers:
+                numbers = {item.metadata["generation"] for item in answer}
+                assert len(answer) == num_documents and len(numbers) == 1
+                assert {item.text for item in answer} == {f"all w{number}" for number in numbers}
+                seen |= numbers
+        return seen
+
+    with ThreadPoolExecutor(3) as pool:
+        searching = [pool.submit(search) for _ in range(3)]
+        try:
+            for number in range(1, num_generations):
+                embeddings = random_ragged([3] * num_documents, seed=number)
+                index.update(embeddings, ids=ids, **generation(number))
+        finally:
+            stop.set()
+        seen = set.union(*(future.result() for future in searching))
+    assert len(seen) > 1, "threads saw the index change"
 
 
 def test_token_scores_explain_the_score(described: Index, queries: Ragged) -> None:

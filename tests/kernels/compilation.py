@@ -1,9 +1,10 @@
-"""Compile what the launchers launch to machine code, for GPUs that are not there; a program for test_compilation.py.
+"""Compile the kernels that launchers launch to machine code, without a GPU; a program for test_compilation.py.
 
     python compilation.py sm_90 [part of a kernel's name]
 
-The launchers run on tensors without data ("meta"), and instead of launching, every kernel's arguments are recorded.
-Each distinct set is compiled with each configuration that fits the chip. Prints one JSON object a compilation.
+The launchers run on tensors without data ("meta"). Instead of launching, the arguments of each kernel are recorded.
+Each distinct set of arguments is compiled with each configuration that fits the chip. Prints one JSON object for each
+compilation.
 """
 
 import json
@@ -54,7 +55,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came out. Bytes of shared memory for a program, of stack for a thread; registers of a thread."""
+    """A compilation: registers and bytes of stack of a thread, bytes of shared memory of a program, or an error."""
 
     kernel: str
     launch: str
@@ -83,35 +84,35 @@ def recorded(launch: Callable[[], Any]) -> list[tuple[Any, dict[str, Any]]]:
 def signature(
     function: JITFunction, arguments: dict[str, Any]
 ) -> tuple[dict[str, str], dict[str, Any], dict[Any, Any]]:
-    """Types, constants, and which pointers are aligned, as Triton wants them."""
+    """The types, the constants and the aligned pointers, in the form that Triton's compiler takes."""
     types, constants, aligned = {}, {}, {}
-    for number, parameter in enumerate(function.params):
+    for position, parameter in enumerate(function.params):
         value = arguments.get(parameter.name)
         if parameter.is_constexpr or value is None:
             types[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             types[parameter.name] = "*" + TYPES[value.dtype]
-            aligned[(number,)] = [["tt.divisibility", 16]]
+            aligned[(position,)] = [["tt.divisibility", 16]]
         else:
             types[parameter.name] = "fp32" if isinstance(value, float) else "i32" if abs(value) < 1 << 31 else "i64"
     return types, constants, aligned
 
 
-def jobs(target: str, wanted: str) -> Iterator[tuple[str, int, str]]:
-    """(launch, number of the recorded call, configuration) of everything there is to compile."""
+def jobs(target: str, kernel_name: str) -> Iterator[tuple[str, int, str]]:
+    """(launch, index of the recorded call, configuration) of each distinct compilation."""
     seen = set()
     for name, launch in LAUNCHES.items():
         if "float8" in name and target in ("sm_80", "gfx942"):
-            continue  # these chips have no such numbers
-        for number, (kernel, arguments) in enumerate(recorded(launch)):
+            continue  # these chips have no float8
+        for call_idx, (kernel, arguments) in enumerate(recorded(launch)):
             function = kernel.fn if isinstance(kernel, Autotuner) else kernel
-            if wanted not in function.__name__:
+            if kernel_name not in function.__name__:
                 continue
             for config in configurations(kernel, arguments):
                 key = function.__name__, str(signature(function, {**arguments, **config.kwargs})), str(config)
                 if key not in seen:
                     seen.add(key)
-                    yield name, number, str(config)
+                    yield name, call_idx, str(config)
 
 
 def configurations(kernel: Any, arguments: dict[str, Any]) -> list[triton.Config]:
@@ -121,19 +122,19 @@ def configurations(kernel: Any, arguments: dict[str, Any]) -> list[triton.Config
     return kernel.prune_configs({})
 
 
-def compiled(target: str, launch: str, number: int, wanted_config: str) -> Compiled:
-    kernel, arguments = recorded(LAUNCHES[launch])[number]
+def compiled(target: str, launch: str, call_idx: int, config_name: str) -> Compiled:
+    kernel, arguments = recorded(LAUNCHES[launch])[call_idx]
     function = kernel.fn if isinstance(kernel, Autotuner) else kernel
-    config = next(c for c in configurations(kernel, arguments) if str(c) == wanted_config)
+    config = next(c for c in configurations(kernel, arguments) if str(c) == config_name)
     types, constants, aligned = signature(function, {**arguments, **config.kwargs})
-    head = function.__name__, launch, wanted_config
+    head = function.__name__, launch, config_name
     try:
         binary = triton.compile(
             ASTSource(function, types, constants, aligned),
             target=TARGETS[target],
             options={"num_warps": config.num_warps, "num_stages": config.num_stages},
         )
-    except Exception as error:  # noqa: BLE001 whatever it is, the test reports it
+    except Exception as error:  # noqa: BLE001 the test reports any error
         return Compiled(*head, 0, 0, 0, f"{type(error).__name__}: {error}"[:2000])
     if "cubin" in binary.asm:
         registers, stack = nvidia_usage(binary.asm["cubin"])
@@ -155,11 +156,11 @@ def nvidia_usage(cubin: bytes) -> tuple[int, int]:
 
 
 def main() -> None:
-    target, wanted = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
+    target, kernel_name = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
     tuning.on_amd = lambda: TARGETS[target].backend == "hip"
     tuning.shared_memory = lambda: SHARED_MEMORY[target]
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        for result in pool.map(compiled, *zip(*((target, *job) for job in jobs(target, wanted)))):
+        for result in pool.map(compiled, *zip(*((target, *job) for job in jobs(target, kernel_name)))):
             print(json.dumps(asdict(result)), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of kernels share."""
+"""Fixtures for tests of kernels."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,10 @@ from torch import Tensor
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Once called, new memory is poisoned: NaN, or in integers 0x7f, places beyond anything."""
+    """A function after whose call new tensors are filled with NaN, or integers with 0x7f in every byte.
+
+    An element that a kernel does not write then shows in the result.
+    """
     plain_empty, plain_like = torch.empty, torch.empty_like
 
     def poisoned(tensor: Tensor) -> Tensor:

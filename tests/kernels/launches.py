@@ -1,4 +1,4 @@
-"""Calls of every launcher in the shapes and dtypes that are compiled: tensors without data, for compilation.py."""
+"""Calls of every launcher, on tensors without data, in the shapes and dtypes that compilation.py compiles."""
 
 from collections.abc import Callable
 from functools import partial

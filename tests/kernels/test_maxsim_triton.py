@@ -35,18 +35,18 @@ def scores_of(queries: Ragged, documents: Ragged, lists: Ragged | None = None, s
 
 
 def lists_of(form: str, queries: Ragged, documents: Ragged) -> Ragged | None:
-    """None for all pairs; else lists in which documents come again, one of them empty."""
+    """None for all pairs; else lists with repeated documents, one of them empty."""
     if form == "all pairs":
         return None
     generator = torch.Generator().manual_seed(2)
     lengths = [0 if b == 1 else len(documents) + b % 2 for b in range(len(queries))]
-    numbers = torch.randint(max(1, len(documents)), (sum(lengths) if len(documents) else 0,), generator=generator)
-    lists = Ragged.from_lengths(numbers, lengths if len(documents) else [0] * len(queries))
+    doc_idx = torch.randint(max(1, len(documents)), (sum(lengths) if len(documents) else 0,), generator=generator)
+    lists = Ragged.from_lengths(doc_idx, lengths if len(documents) else [0] * len(queries))
     return lists.to(queries.device)
 
 
 def weights_like(scores: Tensor) -> Tensor:
-    """Upstream gradients that every dtype holds exactly, zeros among them."""
+    """Upstream gradients that every dtype represents exactly, some of them zero."""
     return torch.randint(-8, 9, scores.shape, generator=torch.Generator().manual_seed(3)) / 8
 
 
@@ -58,12 +58,12 @@ def values_and_gradients(
     values = scores(queries, documents, lists)
     if not values.requires_grad:  # the reference, where no pair has tokens
         values = values + 0 * queries.values.sum()
-    given = gradients(values, queries, documents, weights=weights_like(values))
-    return (value.detach().cpu().double() for value in (values, *given))
+    computed = gradients(values, queries, documents, weights=weights_like(values))
+    return (value.detach().cpu().double() for value in (values, *computed))
 
 
 def check(queries: Ragged, documents: Ragged, form: str, device: torch.device) -> None:
-    """The error is at most twice that of PyTorch in the same dtype, and the rounding of sums and of the result."""
+    """Check that errors are at most twice those of PyTorch in the same dtype, plus the rounding of sums and results."""
     lists = lists_of(form, queries, documents)
     ours = values_and_gradients(
         scores_of, queries.to(device), documents.to(device), None if lists is None else lists.to(device)
@@ -77,7 +77,7 @@ def check(queries: Ragged, documents: Ragged, form: str, device: torch.device) -
             rounding = (8 * torch.finfo(torch.float32).eps + result) * true.abs().max()
             limit = 2 * (theirs - true).abs().max() + rounding
             error = (mine - true).abs().max()
-            assert error <= limit, f"{name}: error {error:.2e}, allowed are {limit:.2e}"
+            assert error <= limit, f"{name}: error {error:.2e}, more than {limit:.2e}"
 
 
 def places(queries: Ragged, documents: Ragged, lists: Ragged | None, dtype: torch.dtype) -> Tensor:
@@ -180,7 +180,7 @@ def test_a_document_in_several_lists_and_twice_in_one(device: torch.device) -> N
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_mask_drops_rows(form: str, device: torch.device) -> None:
-    """Also where every score is negative: a dropped token that counted as zero would win."""
+    """Every score is negative, so a dropped token that counted as 0 would be the maximum."""
     queries = random_texts([20, 4], 8).map(torch.Tensor.abs).detach()
     documents = random_texts([9, 40, 3], 8, seed=1).map(lambda values: -values.abs()).detach()
     kept = torch.rand(52) < 0.6
@@ -224,7 +224,7 @@ def test_the_same_bits_every_time(form: str, device: torch.device) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
-# -- documents in a byte a number --------------------------------------------------------------------------------
+# -- documents in one byte per value -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -285,15 +285,15 @@ def test_places_of_every_type(dtype: torch.dtype, form: str, device: torch.devic
     if lists is None:
         weights = torch.ones(2, 3, device=device)
         texts = (arrays_of(queries), arrays_of(documents))
-        given = maxsim_backward.of_all_pairs(weights, *texts, argmax, Longest(20, 256))
+        computed = maxsim_backward.of_all_pairs(weights, *texts, argmax, Longest(20, 256))
         true = gradients(scores_of(*[text.map(torch.Tensor.requires_grad_) for text in (queries, documents)]),
                          queries, documents, weights=weights)  # fmt: skip
-        assert all(mine is not None and torch.equal(mine, theirs) for mine, theirs in zip(given, true))
+        assert all(mine is not None and torch.equal(mine, theirs) for mine, theirs in zip(computed, true))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_first_of_equal_tokens_gets_the_gradient(form: str, device: torch.device) -> None:
-    """In a block of document tokens, across blocks, and where a block repeats the last token to be full."""
+    """In a block of document tokens, across blocks, and where a block repeats the last token."""
     document = torch.zeros(200, 8)
     document[[3, 5, 70, 199]] = 1
     documents = Ragged.from_list([document, torch.ones(67, 8)]).map(torch.Tensor.requires_grad_).to(device)
@@ -305,13 +305,13 @@ def test_the_first_of_equal_tokens_gets_the_gradient(form: str, device: torch.de
     torch.testing.assert_close(gradient[3], queries.values.sum(0))
 
 
-# -- nothing is read that was not written, and NaN stays where it is ---------------------------------------------
+# -- unwritten memory is not read, and NaN stays in its text -----------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_unwritten_is_read(form: str, device: torch.device, poison: Callable[[], None]) -> None:
     def run() -> list[Tensor]:
-        found = []
+        results = []
         for query_lengths, document_lengths in (
             ([3, 0, 140, 20], [40, 0, 100, 5]),
             ([0, 4], [0, 6]),
@@ -320,8 +320,8 @@ def test_nothing_unwritten_is_read(form: str, device: torch.device, poison: Call
         ):
             queries, documents = random_texts(query_lengths, 24).to(device), random_texts(document_lengths, 24)
             lists = lists_of(form, queries, documents)
-            found += values_and_gradients(scores_of, queries, documents.to(device), lists)
-        return found
+            results += values_and_gradients(scores_of, queries, documents.to(device), lists)
+        return results
 
     clean = run()
     poison()
@@ -334,7 +334,7 @@ def test_nothing_unwritten_is_read(form: str, device: torch.device, poison: Call
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_reaches_the_scores_of_its_text_only(value: float, side: str, form: str, device: torch.device) -> None:
     queries, documents = random_texts([3, 20, 2], 8).detach(), random_texts([4, 70, 2], 8, seed=1).detach()
-    # Query 1 shares a tile with others; document 1 has two blocks. One whole row, for inf - inf is NaN.
+    # Query 1 shares a tile with other queries; document 1 has two blocks. One whole row is set, since inf - inf is NaN.
     (queries if side == "query" else documents).values[10] = value * torch.tensor([1, -1] * 4)
     true = torch.zeros(3, 3, dtype=torch.bool)
     (true.T if side == "document" else true)[1] = True
@@ -359,13 +359,15 @@ def test_documents_of_nan_alone_have_places(form: str, device: torch.device) -> 
     assert (argmax < documents.lengths[:, None]).all()
 
 
-# -- gradients that are passed over ------------------------------------------------------------------------------
+# -- gradients that are skipped ----------------------------------------------------------------------------------
 
 
 def worst_gradient(form: str, many: str, negligible: float, device: torch.device) -> Tensor:
-    """The gradient for which the bound is tight: one pair has gradient 1 and lies along the first axis; all others have
-    the largest gradient that is passed over and lie along the second. Either of a query of three tokens, for many
-    documents of one, or of such a document, for many such queries.
+    """The gradient of the case with the largest possible error.
+
+    One pair has the upstream gradient 1 and adds to the first dimension; all other pairs have the largest upstream
+    gradient that is skipped, and add to the second. The gradient is that of a query of three tokens with many documents
+    of one token, or that of a document of one token with many queries of three.
     """
     axes, both = torch.eye(2)[[0] + [1] * 199], torch.ones(3, 2)
     if many == "documents":
@@ -379,31 +381,33 @@ def worst_gradient(form: str, many: str, negligible: float, device: torch.device
     more: Any = {"longest": Longest(3, 1), "needs": (many == "documents", many == "queries"), "negligible": negligible}
     if form == "all pairs":
         argmax = torch.zeros(len(documents), 3 * len(queries), dtype=torch.uint8, device=device)
-        given = maxsim_backward.of_all_pairs(grads.view(len(queries), len(documents)), *texts, argmax, **more)
+        computed = maxsim_backward.of_all_pairs(grads.view(len(queries), len(documents)), *texts, argmax, **more)
     else:
         doc_idx = torch.arange(200, device=device) % len(documents)
         offsets = torch.arange(len(queries) + 1, device=device) * (200 // len(queries))
         argmax = torch.zeros(200, 3, dtype=torch.uint8, device=device)
         query_idx = maxsim.text_of_row(offsets, 200)
-        given = maxsim_backward.of_candidates(grads, *texts, Candidates(doc_idx, offsets), query_idx, argmax, **more)
-    gradient = given[many == "queries"]
-    assert gradient is not None and given[many == "documents"] is None
+        computed = maxsim_backward.of_candidates(grads, *texts, Candidates(doc_idx, offsets), query_idx, argmax, **more)
+    gradient = computed[many == "queries"]
+    assert gradient is not None and computed[many == "documents"] is None
     return gradient.cpu()
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("many", "bound"), [("documents", 1), ("queries", 3)])
-def test_what_passing_over_loses_stays_within_its_bound(many: str, bound: int, form: str, device: torch.device) -> None:
+def test_the_error_of_skipping_pairs_is_within_its_bound(
+    many: str, bound: int, form: str, device: torch.device
+) -> None:
     least = maxsim_backward.NEGLIGIBLE
     approximate, exact = (worst_gradient(form, many, negligible, device) for negligible in (least, 0.0))
     torch.testing.assert_close(exact, bound * torch.tensor([[1, 199 / 200 * least]]).expand_as(exact))
-    assert (approximate[:, 1] == 0).all(), "nothing was passed over"
+    assert (approximate[:, 1] == 0).all(), "no pair was skipped"
     assert (exact - approximate).norm(dim=1).max() <= bound * least
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_gradient_of_zero_changes_nothing(form: str, device: torch.device) -> None:
-    """Not even where the pair's score is NaN."""
+    """Also where the pair's score is NaN."""
     queries, documents = random_texts([3, 20], 8).detach(), random_texts([4, 70, 2], 8, seed=1).detach()
     kept = documents[[0, 2]]
     documents.values[10] = torch.nan
@@ -426,8 +430,8 @@ def test_a_gradient_of_zero_changes_nothing(form: str, device: torch.device) -> 
 @NAN
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_gradients_that_overflowed_are_not_passed_over(value: float, form: str, device: torch.device) -> None:
-    """Loss scaling looks for them. The others' gradients stay what they are."""
+def test_gradients_that_overflowed_are_not_skipped(value: float, form: str, device: torch.device) -> None:
+    """Loss scaling must see them. The gradients of other texts do not change."""
     queries, documents = random_texts([3, 20], 8).to(device), random_texts([4, 5], 8, seed=1).to(device)
     lists = Ragged.from_lengths(torch.tensor([0, 1], device=device), [1, 1]) if form == "lists" else None
     weights = torch.tensor([value, 1e-9]) if lists else torch.tensor([[value, 0], [0, 1e-9]])
@@ -441,7 +445,7 @@ def test_gradients_that_overflowed_are_not_passed_over(value: float, form: str, 
         torch.testing.assert_close(mine[first:].cpu(), theirs[first:].cpu())
 
 
-# -- what only a GPU has -----------------------------------------------------------------------------------------
+# -- tests that need a GPU ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu

@@ -25,9 +25,9 @@ from colbertz.training.objective import Labels, Objective
 
 QUERIES = ORDINARY[:5]
 WAYS = 3
-# Three for each query, of which the first answers it. They differ in length, so that peers must pad.
+# Three documents for each query, the first of which answers it. They differ in length, so the peers must pad them.
 DOCUMENTS = ORDINARY[5:]
-# What the peers want: the queries' first documents, their second documents, …
+# The peers take columns: the first documents of all queries, then their second documents, and so on.
 COLUMNS = [DOCUMENTS[way::WAYS] for way in range(WAYS)]
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 2.5, -1.0], [0.0, 0.1, 0.2], [9.0, 1.0, 4.0], [1.0, 1.0, 0.0]])
 
@@ -36,20 +36,20 @@ Result = tuple[float, list[Tensor]]
 
 @pytest.fixture(params=["colbert-zero", "lateon-code"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Models with a query expansion that nobody attends to, and with neither expansion nor skiplist."""
-    found = PUBLISHED[request.param](tmp_path / request.param)
+    """A model with query expansion that no token attends to, and one with neither expansion nor skiplist."""
+    directory = PUBLISHED[request.param](tmp_path / request.param)
     # PyLate pads all texts to these lengths, and some are longer.
-    edit_json(found / "config_sentence_transformers.json", query_length=64, document_length=80)
-    return found
+    edit_json(directory / "config_sentence_transformers.json", query_length=64, document_length=80)
+    return directory
 
 
 def result(loss: Tensor, model: nn.Module) -> Result:
-    """The loss and the gradient of every weight, in the order in which all three keep them."""
+    """The loss and the gradient of every weight; all three libraries have the weights in the same order."""
     return loss.item(), [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
 
 
 def ours(directory: Path, config: LossConfig, *, with_teacher: bool = False) -> Result:
-    """Through gradient caching, which tests/training holds to be the same as without."""
+    """Our loss and gradients with gradient caching; tests/training checks that they are the same without it."""
     model = ColBERT.from_pretrained(directory, "cpu")
     queries = model.tokenizer.queries(QUERIES)
     documents = model.tokenizer.documents(DOCUMENTS)
@@ -59,11 +59,11 @@ def ours(directory: Path, config: LossConfig, *, with_teacher: bool = False) -> 
     return result(loss, model)
 
 
-def assert_same(found: Result, expected: Result, factor: float = 1.0) -> None:
-    """`expected` may have a gradient that is `factor` times too large."""
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    assert len(found[1]) == len(expected[1])
-    for mine, other in zip(found[1], expected[1]):
+def assert_same(actual: Result, expected: Result, factor: float = 1.0) -> None:
+    """Compare losses and gradients; the gradients of `expected` may be `factor` times as large."""
+    assert actual[0] == pytest.approx(expected[0], rel=1e-5)
+    assert len(actual[1]) == len(expected[1])
+    for mine, other in zip(actual[1], expected[1]):
         assert mine.shape == other.shape
         assert other.norm() > 0
         assert (factor * mine - other).norm() <= 1e-4 * other.norm()
@@ -74,7 +74,7 @@ def assert_same(found: Result, expected: Result, factor: float = 1.0) -> None:
 
 @pytest.fixture
 def peer() -> None:
-    """sentence-transformers 6.0 brought models with many vectors for a text."""
+    """Skip a test without sentence-transformers 6.0, the first version with models of many vectors per text."""
     pytest.importorskip("sentence_transformers", minversion="6.0")
 
 
@@ -90,7 +90,7 @@ def sentence_transformers_(directory: Path, loss_of: Callable[[Any], nn.Module],
 
 
 def matryoshka(model: Any) -> nn.Module:
-    """Around the cached loss, the only one with many vectors that it fits."""
+    """The Matryoshka loss around the cached loss, the only one with many vectors that it supports."""
     from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 
@@ -99,7 +99,7 @@ def matryoshka(model: Any) -> nn.Module:
 
 
 def sentence_transformers_losses() -> dict[str, Callable[[Any], nn.Module]]:
-    """Those that the settings of the same name in SENTENCE_TRANSFORMERS describe."""
+    """The losses that the settings of the same name in SENTENCE_TRANSFORMERS describe."""
     from sentence_transformers.multi_vector_encoder import losses as peers
     from sentence_transformers.multi_vector_encoder.scoring import XTRKDScores, XTRScores
 
@@ -141,19 +141,19 @@ def test_losses_of_sentence_transformers(peer: None, directory: Path, loss: str)
 
 @pytest.mark.parametrize("k", [1, 7, 10_000])
 def test_xtr_scores_of_sentence_transformers(peer: None, k: int) -> None:
-    """Of embeddings that point anywhere, so that half of the similarities are negative."""
+    """Scores of random embeddings, half of whose similarities are negative."""
     from sentence_transformers.multi_vector_encoder.scoring import xtr_scores
 
     queries, documents = embeddings([3, 5, 1]), embeddings([4, 9, 1, 6, 2, 7])
     leaves = [side.map(lambda values: values.requires_grad_()) for side in (queries, documents)]
     weights = torch.randn(3, 6)
-    found = losses.xtr(*leaves, k)
-    gradients = torch.autograd.grad(found, [leaf.values for leaf in leaves], weights)
+    actual = losses.xtr(*leaves, k)
+    gradients = torch.autograd.grad(actual, [leaf.values for leaf in leaves], weights)
     (q, q_mask), (d, d_mask) = (leaf.padded() for leaf in leaves)
     expected = xtr_scores(
         q, d.unflatten(0, (3, 2)), queries_mask=q_mask, documents_mask=d_mask.unflatten(0, (3, 2)), top_k=k
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     for mine, other in zip(gradients, torch.autograd.grad(expected, [leaf.values for leaf in leaves], weights)):
         torch.testing.assert_close(mine, other)
 
@@ -166,7 +166,7 @@ def embeddings(lengths: list[int]) -> Ragged:
 
 
 def pylate_(directory: Path, loss_of: Callable[[Any], nn.Module], *, with_teacher: bool = False) -> Result:
-    """With a teacher's scores, all documents are one column."""
+    """The loss and the gradients of PyLate; with a teacher's scores all documents are one column."""
     from pylate.models import ColBERT as PyLateColBERT
 
     model = PyLateColBERT(str(directory), device="cpu", local_files_only=True)
@@ -181,7 +181,7 @@ def pylate_(directory: Path, loss_of: Callable[[Any], nn.Module], *, with_teache
 
 
 def assert_no_padding_wins(directory: Path) -> None:
-    """PyLate gives padding a similarity of 0, which wins over a document whose similarities are all negative."""
+    """Check that no document has only negative similarities: PyLate's padding, with a similarity of 0, would win."""
     model = ColBERT.from_pretrained(directory, "cpu")
     documents = model.encode_document(DOCUMENTS)
     tokens = Ragged.from_list([token[None] for query in model.encode_query(QUERIES) for token in query])
@@ -189,7 +189,7 @@ def assert_no_padding_wins(directory: Path) -> None:
 
 
 def pylate_losses() -> dict[str, Callable[[Any], nn.Module]]:
-    """Those that the settings of the same name in PYLATE describe."""
+    """The losses that the settings of the same name in PYLATE describe."""
     peers = pytest.importorskip("pylate.losses")
     from pylate.scores import XTRScores
 
@@ -204,7 +204,7 @@ def pylate_losses() -> dict[str, Callable[[Any], nn.Module]]:
 
 PYLATE = {
     "contrastive": LossConfig(temperature=0.05),
-    # The 20 tokens nearest to a query token are all similar to it, and then PyLate divides by what we divide by.
+    # With k = 20 all retrieved similarities are positive, and then PyLate divides by the same number as we do.
     "xtr": LossConfig(score="xtr", xtr_k=20, temperature=0.05),
     "distillation": LossConfig(kind="distillation"),
     "distillation, scores as they are": DISTILLATION,
@@ -222,7 +222,7 @@ def test_losses_of_pylate(directory: Path, loss: str) -> None:
 
 @pytest.mark.pylate
 def test_pylate_multiplies_its_cached_gradient_by_the_batch_size(directory: Path) -> None:
-    """PyLate 1.6 divides the loss by the number of queries when the gradients have been taken."""
+    """PyLate 1.6 divides the loss by the number of queries after the gradients were computed."""
     assert_no_padding_wins(directory)
     expected = pylate_(directory, pylate_losses()["cached contrastive"])
     assert_same(ours(directory, PYLATE["contrastive"]), expected, factor=len(QUERIES))
@@ -230,7 +230,7 @@ def test_pylate_multiplies_its_cached_gradient_by_the_batch_size(directory: Path
 
 @pytest.mark.pylate
 def test_xtr_scores_of_pylate_divide_by_the_positive_maxima() -> None:
-    """And ours by the number of query tokens that retrieved something, which is the paper's Z."""
+    """Ours divide by the number of query tokens that retrieved something, which is Z in the paper."""
     peers = pytest.importorskip("pylate.scores")
     queries, documents = embeddings([4, 4, 4]), embeddings([3] * 6)
     q, d = queries.padded()[0], documents.padded()[0].unflatten(0, (3, 2))

@@ -1,4 +1,4 @@
-"""Settings from YAML and the command line, and what is said about mistakes in them."""
+"""Settings from YAML and the command line, and the messages about mistakes in them."""
 
 import re
 from pathlib import Path
@@ -22,14 +22,16 @@ optim:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def config_file(tmp_path: Path) -> Path:
     path = tmp_path / "x.yaml"
     path.write_text(YAML)
     return path
 
 
-def test_the_command_line_overrides_the_file_which_overrides_defaults(file: Path) -> None:
-    loaded = config.load(["--config", str(file), "--optim.warmup_steps", "7", "--optim.lr=2e-3", "--batch_size", "64"])
+def test_the_command_line_overrides_the_file_which_overrides_defaults(config_file: Path) -> None:
+    loaded = config.load(
+        ["--config", str(config_file), "--optim.warmup_steps", "7", "--optim.lr=2e-3", "--batch_size", "64"]
+    )
     assert loaded == TrainingConfig(
         output="runs/x",
         model=config.ModelConfig(init="some/model"),
@@ -45,10 +47,10 @@ def test_no_file_is_needed() -> None:
     assert loaded.bf16 is False
 
 
-def test_what_is_dumped_is_what_is_loaded(file: Path) -> None:
-    loaded = config.load(["--config", str(file), "--optim.lr", "1e-5", "--max_steps", "3"])
-    file.write_text(config.dump(loaded))
-    assert config.load(["--config", str(file)]) == loaded
+def test_what_is_dumped_is_what_is_loaded(config_file: Path) -> None:
+    loaded = config.load(["--config", str(config_file), "--optim.lr", "1e-5", "--max_steps", "3"])
+    config_file.write_text(config.dump(loaded))
+    assert config.load(["--config", str(config_file)]) == loaded
 
 
 @pytest.mark.parametrize(
@@ -67,9 +69,9 @@ def test_what_is_dumped_is_what_is_loaded(file: Path) -> None:
         (["--model.tokenizer", "t.json"], r"give one of model\.init .* and model\.tokenizer"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_explained(file: Path, arguments: list[str], message: str) -> None:
+def test_a_mistake_on_the_command_line_is_explained(config_file: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.load(["--config", str(file), *arguments])
+        config.load(["--config", str(config_file), *arguments])
 
 
 @pytest.mark.parametrize(
@@ -81,10 +83,10 @@ def test_a_mistake_on_the_command_line_is_explained(file: Path, arguments: list[
         ("seed: many", r"seed.*many"),
     ],
 )
-def test_a_mistake_in_the_file_is_explained(file: Path, change: str, message: str) -> None:
-    file.write_text(f"{YAML}{change}\n")
+def test_a_mistake_in_the_file_is_explained(config_file: Path, change: str, message: str) -> None:
+    config_file.write_text(f"{YAML}{change}\n")
     with pytest.raises(ValueError, match=message):
-        config.load(["--config", str(file)])
+        config.load(["--config", str(config_file)])
 
 
 @pytest.mark.parametrize(
@@ -104,11 +106,11 @@ def test_a_mistake_in_the_file_is_explained(file: Path, change: str, message: st
         ("3: 4", r"x\.yaml: there is no setting 3; valid are output"),
     ],
 )
-def test_a_value_of_the_wrong_kind_in_the_file_is_a_mistake_of_the_user(file: Path, change: str, message: str) -> None:
+def test_a_value_of_the_wrong_type_in_the_file_is_a_user_error(config_file: Path, change: str, message: str) -> None:
     """For some of them jsonargparse raises TypeError or ValueError, which the command line would show as bugs."""
-    file.write_text(yaml.safe_dump(yaml.safe_load(YAML) | yaml.safe_load(change)))
+    config_file.write_text(yaml.safe_dump(yaml.safe_load(YAML) | yaml.safe_load(change)))
     with pytest.raises(UserError, match=message):
-        config.load(["--config", str(file)])
+        config.load(["--config", str(config_file)])
 
 
 @pytest.mark.parametrize(
@@ -127,10 +129,10 @@ def test_a_value_of_the_wrong_kind_in_the_file_is_a_mistake_of_the_user(file: Pa
     ],
 )
 def test_the_command_says_in_one_line_what_is_wrong(
-    file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    config_file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    named = str(file) if arguments else "gone.yaml"
-    assert cli.main(["train", "--config", named, *arguments]) == 2
+    path = str(config_file) if arguments else "gone.yaml"
+    assert cli.main(["train", "--config", path, *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.search(f"^error: .*{message}", printed.err)
@@ -138,12 +140,12 @@ def test_the_command_says_in_one_line_what_is_wrong(
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--config", "configs/demo.yaml", "-h"]])
-def test_help_begins_with_what_to_do_and_goes_through_the_settings(
+def test_help_starts_with_what_to_do_and_then_lists_the_settings(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         cli.main(["train", *arguments])
-    assert ended.value.code == 0
+    assert stopped.value.code == 0
     printed = capsys.readouterr().out
     texts = [
         "--config my.yaml --dry-run",
@@ -152,10 +154,10 @@ def test_help_begins_with_what_to_do_and_goes_through_the_settings(
         "colbert-zero.yaml",
         "--batch_size BATCH_SIZE",
     ]
-    places = [printed.index(text) for text in texts]
-    assert places == sorted(places)
+    positions = [printed.index(text) for text in texts]
+    assert positions == sorted(positions)
     assert printed.index("the model to start from:") < printed.index("--model.init INIT")
-    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.init", "data.train"))
+    assert all(f"--{name} " in printed for name in ("eval.every", "loss.kind", "model.encoder", "data.train"))
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_the_configurations_of_the_project_are_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("arguments", "message"),
     [
         (
             ["--accumulation_steps", "2"],
@@ -200,17 +202,17 @@ def test_the_configurations_of_the_project_are_valid() -> None:
         (["--data.train", "[{layout: columns}]"], "needs a path|neither a path nor"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(file: Path, more: list[str], message: str) -> None:
+def test_settings_that_do_not_go_together_are_refused(config_file: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.load(["--config", str(file), *more])
+        config.load(["--config", str(config_file), *arguments])
 
 
-def test_a_list_of_data_sets_is_read_and_written(file: Path, tmp_path: Path) -> None:
-    file.write_text(YAML.replace("pairs.jsonl", "[{path: a.jsonl, negatives: [n]}, {layout: nomic-supervised}]"))
-    loaded = config.load(["--config", str(file)])
+def test_a_list_of_data_sets_is_read_and_written(config_file: Path, tmp_path: Path) -> None:
+    config_file.write_text(YAML.replace("pairs.jsonl", "[{path: a.jsonl, negatives: [n]}, {layout: nomic-supervised}]"))
+    loaded = config.load(["--config", str(config_file)])
     assert loaded.data.sources == [SourceConfig("a.jsonl", negatives=["n"]), SourceConfig(layout="nomic-supervised")]
     (tmp_path / "again.yaml").write_text(config.dump(loaded))
     assert config.load(["--config", str(tmp_path / "again.yaml")]) == loaded
-    file.write_text(YAML.replace("pairs.jsonl", "[{path: a.jsonl, negative: [n]}]"))
+    config_file.write_text(YAML.replace("pairs.jsonl", "[{path: a.jsonl, negative: [n]}]"))
     with pytest.raises(ValueError, match=r"no setting data.train\[\].negative; did you mean data.train\[\].negatives"):
-        config.load(["--config", str(file)])
+        config.load(["--config", str(config_file)])

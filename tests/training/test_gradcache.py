@@ -1,4 +1,4 @@
-"""Gradient caching against one big batch: every parameter's gradient, scale included, alone and on two processes."""
+"""Gradient caching against one big batch: the gradient of every parameter, with one process and with two."""
 
 import os
 import shutil
@@ -24,8 +24,8 @@ from colbertz.training.objective import Labels, Objective
 from colbertz.training.run import Run, prepare
 from colbertz.training.step import backward
 
-ONE = distributed.World(0, 1, torch.device("cpu"))
-# Smaller than most queries, so that minibatches hold one text or two, and the last one is not full.
+ONE_PROCESS = distributed.World(0, 1, torch.device("cpu"))
+# Tokens: less than three texts, so minibatches hold one text or two, and the last one is not full.
 MINIBATCH = 17
 
 LOSSES = {
@@ -42,15 +42,17 @@ LOSSES = {
 
 
 def configured(folder: Path, loss: str, **changes: object) -> TrainingConfig:
-    """Hard negatives, in ragged numbers, for the contrastive losses and a teacher's scores for the others."""
-    chosen = LOSSES[loss]
-    path = folder / ("scored.jsonl" if chosen.needs_teacher else "negatives.jsonl")
-    source = SourceConfig(str(path), **({"scores": "scores"} if chosen.needs_teacher else {"negatives": ["negatives"]}))
-    return settings(folder, data=DataConfig([source]), loss=chosen, **changes)
+    """Settings with ragged numbers of hard negatives, or with a teacher's scores if the loss needs them."""
+    loss_config = LOSSES[loss]
+    path = folder / ("scored.jsonl" if loss_config.needs_teacher else "negatives.jsonl")
+    source = SourceConfig(
+        str(path), **({"scores": "scores"} if loss_config.needs_teacher else {"negatives": ["negatives"]})
+    )
+    return settings(folder, data=DataConfig([source]), loss=loss_config, **changes)
 
 
 def gradients(run: Run) -> dict[str, torch.Tensor]:
-    """Of the run's second step, with the loss among them."""
+    """The gradients of the run's second step, and its loss."""
     measured = backward(run.network, run.objective, run.batches[1], run.config, run.world)
     return gradients_of(run) | {"loss": distributed.mean(measured)[:1]}
 
@@ -65,27 +67,27 @@ def labels_of(batch: Batch) -> Labels:
     return Labels(Ragged.from_lengths(torch.arange(len(batch.documents)), batch.counts), batch.scores, batch.keys)
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.norm() > 0, name
-        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+        assert (actual[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_cached_gradients_are_those_of_the_whole_batch(loss: str, tmp_path: Path) -> None:
     write(tmp_path)
     config = configured(tmp_path, loss)
-    expected = gradients(prepare(config, ONE))
+    expected = gradients(prepare(config, ONE_PROCESS))
     assert ("log_temperature" in expected) == config.loss.learn_temperature
-    assert_same(gradients(prepare(replace(config, minibatch_tokens=MINIBATCH), ONE)), expected)
+    assert_same(gradients(prepare(replace(config, minibatch_tokens=MINIBATCH), ONE_PROCESS)), expected)
 
 
 def test_scoring_the_queries_in_chunks_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path)
     config = configured(tmp_path, "learned temperature", minibatch_tokens=MINIBATCH)
-    expected = gradients(prepare(config, ONE))
-    run = prepare(config, ONE)
+    expected = gradients(prepare(config, ONE_PROCESS))
+    run = prepare(config, ONE_PROCESS)
     queries = Ragged.from_lengths(torch.randn(40, 16), [4] * 10)
     documents = Ragged.from_lengths(torch.randn(90, 16), [3] * 30)
     assert len(gradcache.query_chunks(run.objective, queries, documents, chunk_bytes=5400)) == 2
@@ -108,9 +110,9 @@ def test_parts_of_a_batch_accumulate_to_the_whole(tmp_path: Path) -> None:
     write(tmp_path)
     for loss in ("distillation", "margin_mse"):
         config = configured(tmp_path, loss)
-        expected = gradients(prepare(config, ONE))
+        expected = gradients(prepare(config, ONE_PROCESS))
         for changes in ({"accumulation_steps": 4}, {"accumulation_steps": 2, "minibatch_tokens": MINIBATCH}):
-            assert_same(gradients(prepare(replace(config, **changes), ONE)), expected)
+            assert_same(gradients(prepare(replace(config, **changes), ONE_PROCESS)), expected)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16 autocast"])
@@ -123,7 +125,7 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
             module.p = 0.3
         if isinstance(module, Attention):
             module.dropout = 0.3
-    batch = prepare(config, ONE).batches[0]
+    batch = prepare(config, ONE_PROCESS).batches[0]
     labels = labels_of(batch)
     objective = Objective(config.loss)
 
@@ -133,10 +135,10 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
 
     torch.manual_seed(5)
     cached_backward(encode, objective, batch.queries, batch.documents, labels, MINIBATCH)
-    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    cached = {name: p.grad.clone() for name, p in model.named_parameters()}
     after = torch.get_rng_state()
 
-    # The same minibatches after one another, with activations and without a cache.
+    # The same minibatches one after the other, with activations and without a cache.
     model.zero_grad()
     torch.manual_seed(5)
     sides = []
@@ -148,29 +150,29 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
         sides.append(Ragged.cat(parts)[torch.cat([minibatch.positions for minibatch in minibatches]).argsort()])
     objective(*sides, labels)[0].backward()
     for name, parameter in model.named_parameters():
-        # In half precision autocast adds up a weight's gradients in another order.
-        assert (found[name] - parameter.grad).norm() <= (1e-2 if half else 1e-5) * parameter.grad.norm(), name
+        # In half precision autocast adds up the gradients of a weight in another order.
+        assert (cached[name] - parameter.grad).norm() <= (1e-2 if half else 1e-5) * parameter.grad.norm(), name
     assert torch.equal(after, torch.get_rng_state())
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile's own, where it splits the graph
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # from torch.compile, where it splits the graph
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 @pytest.mark.slow
 def test_a_compiled_encoder_has_the_same_gradients(tmp_path: Path) -> None:
     write(tmp_path)
     config = configured(tmp_path, "contrastive", minibatch_tokens=100)
-    expected = gradients(prepare(config, ONE))
+    expected = gradients(prepare(config, ONE_PROCESS))
     compiled = replace(config, model=replace(config.model, compile=True))
-    found = gradients(prepare(compiled, ONE))
+    actual = gradients(prepare(compiled, ONE_PROCESS))
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+        assert (actual[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_recomputed_layers_have_the_same_gradients(tmp_path: Path) -> None:
     write(tmp_path)
     config = configured(tmp_path, "contrastive", minibatch_tokens=100)
-    again = replace(config, model=replace(config.model, gradient_checkpointing=True))
-    assert_same(gradients(prepare(again, ONE)), gradients(prepare(config, ONE)))
+    recomputing = replace(config, model=replace(config.model, gradient_checkpointing=True))
+    assert_same(gradients(prepare(recomputing, ONE_PROCESS)), gradients(prepare(config, ONE_PROCESS)))
 
 
 # -- two processes -----------------------------------------------------------------------------------------------
@@ -183,30 +185,30 @@ def free_port() -> int:
 
 
 def work(rank: int, port: int, folder: Path, cases: list[tuple[str, str, bool]]) -> None:
-    """Every case's gradients on two processes, and how often gradients were exchanged in the step."""
+    """Save the gradients of every case on two processes, and how often gradients were exchanged in the step."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with distributed.world() as world:
         for name, loss, fsdp in cases:
             for minibatch_tokens in (0, MINIBATCH):
-                chosen = configured(folder, loss, minibatch_tokens=minibatch_tokens, fsdp=fsdp)
-                save_gradients(chosen, world, folder / f"{name}-{minibatch_tokens}.safetensors")
+                config = configured(folder, loss, minibatch_tokens=minibatch_tokens, fsdp=fsdp)
+                save_gradients(config, world, folder / f"{name}-{minibatch_tokens}.safetensors")
 
 
-def save_gradients(chosen: TrainingConfig, world: distributed.World, path: Path) -> None:
-    run = prepare(chosen, world)
+def save_gradients(config: TrainingConfig, world: distributed.World, path: Path) -> None:
+    run = prepare(config, world)
     exchanges: list[int] = []
-    if not chosen.fsdp:
+    if not config.fsdp:
         run.network.register_comm_hook(exchanges, _count)
-    found = {key: _whole(value) for key, value in gradients(run).items()}
+    whole = {key: _whole(value) for key, value in gradients(run).items()}
     if world.is_main:
-        save_file(found | {"exchanges": torch.tensor(float(len(exchanges)))}, path)
+        save_file(whole | {"exchanges": torch.tensor(float(len(exchanges)))}, path)
 
 
 def _count(exchanges: list[int], bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
     exchanges.append(bucket.index())
     tensor = bucket.buffer() / 2
-    return torch.distributed.all_reduce(tensor, async_op=True).get_future().then(lambda done: done.value()[0])
+    return torch.distributed.all_reduce(tensor, async_op=True).get_future().then(lambda future: future.value()[0])
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -218,9 +220,9 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     cases = [(name, name, False) for name in LOSSES] + [("sharded", "learned temperature", True)]
     mp.spawn(work, (free_port(), tmp_path, cases), nprocs=2)
     for name, loss, fsdp in cases:
-        expected = gradients(prepare(configured(tmp_path, loss), ONE))
+        expected = gradients(prepare(configured(tmp_path, loss), ONE_PROCESS))
         for minibatch_tokens in (0, MINIBATCH):
-            found = load_file(tmp_path / f"{name}-{minibatch_tokens}.safetensors")
-            exchanges = found.pop("exchanges")
+            actual = load_file(tmp_path / f"{name}-{minibatch_tokens}.safetensors")
+            exchanges = actual.pop("exchanges")
             assert fsdp or exchanges == 1, f"{name}: {exchanges} exchanges in a step of {minibatch_tokens}"
-            assert_same(found, expected)
+            assert_same(actual, expected)

@@ -1,4 +1,4 @@
-"""Whole training runs of a second or two, and the ways in which they can end."""
+"""Whole training runs of a second or two, and how they end."""
 
 import json
 import os
@@ -48,11 +48,11 @@ def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
     untrained = evaluate(build_model(chosen.model, chosen.seed), all_pairs())
     assert train(chosen) == folder / "run" / "model"
 
-    found = reports(folder)
-    losses_seen = [report["loss"] for report in found if "loss" in report]
-    assert len(losses_seen) == 6
-    assert losses_seen[-1] < 0.3 * losses_seen[0]
-    evaluations = [report for report in found if "mrr@10" in report]
+    lines = reports(folder)
+    reported = [report["loss"] for report in lines if "loss" in report]
+    assert len(reported) == 6
+    assert reported[-1] < 0.3 * reported[0]
+    evaluations = [report for report in lines if "mrr@10" in report]
     assert [report["step"] for report in evaluations] == [20, 40, 60, 60]
 
     model = ColBERT.from_pretrained(folder / "run" / "model")
@@ -68,25 +68,25 @@ def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
 
 
 def test_the_same_settings_give_the_same_losses(folder: Path) -> None:
-    seen = []
+    losses_of_runs = []
     for _ in range(2):
         train(settings(folder, max_steps=5, log_every=1, overwrite=True))
-        seen.append([report["loss"] for report in reports(folder) if "loss" in report])
-    assert seen[0] == seen[1]
+        losses_of_runs.append([report["loss"] for report in reports(folder) if "loss" in report])
+    assert losses_of_runs[0] == losses_of_runs[1]
 
 
 def test_training_goes_on_from_a_checkpoint(folder: Path) -> None:
     first = train(settings(folder, max_steps=40, log_every=5))
     end = [report["loss"] for report in reports(folder) if "loss" in report][-1]
-    kept = ModelConfig(init=str(first), query_length=10, allow_mismatch=["query_length"])
-    second = train(settings(folder, max_steps=5, log_every=5, model=kept, output=str(folder / "second")))
+    model = ModelConfig(init=str(first), query_length=10, allow_mismatch=["query_length"])
+    second = train(settings(folder, max_steps=5, log_every=5, model=model, output=str(folder / "second")))
     start = json.loads((folder / "second" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     assert start < 2 * end + 0.1
     assert ColBERT.from_pretrained(second).settings.query_length == 10
     assert ColBERT.from_pretrained(first).settings.query_length == 12
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contrastive, calls = losses.contrastive, []
@@ -96,8 +96,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
         return contrastive(*args, **kwargs) * (float("nan") if len(calls) == 7 else 1)
 
     monkeypatch.setattr(losses, "contrastive", broken)
-    told = r"step 7: the loss is nan.*last good checkpoint is .*step-00000005. The batch is of pairs.*, rows \d+, \d+"
-    with pytest.raises(TrainingDiverged, match=told):
+    message = (
+        r"step 7: the loss is nan.*last good checkpoint is .*step-00000005. The batch is of pairs.*, rows \d+, \d+"
+    )
+    with pytest.raises(TrainingDiverged, match=message):
         train(settings(folder, save_every=5))
     monkeypatch.undo()
     train(settings(folder, save_every=5))
@@ -135,17 +137,19 @@ def test_tensorboard_files_are_written_when_wanted(folder: Path) -> None:
 
 
 def test_weights_and_biases_gets_every_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    calls: list[object] = []
     stand_in = ModuleType("wandb")
     stand_in.__spec__ = ModuleSpec("wandb", None)
-    online = SimpleNamespace(log=lambda metrics, step: seen.append((step, metrics)), finish=lambda: seen.append("end"))
-    monkeypatch.setattr(stand_in, "init", lambda **options: seen.append(options) or online, raising=False)
+    online = SimpleNamespace(
+        log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("finished")
+    )
+    monkeypatch.setattr(stand_in, "init", lambda **options: calls.append(options) or online, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     train(settings(folder, max_steps=2, log_every=1, wandb="mine"))
-    begun, *reported, end = seen
-    assert (begun["project"], begun["resume"], begun["config"]["batch_size"]) == ("mine", "allow", 16)
+    options, *reported, last = calls
+    assert (options["project"], options["resume"], options["config"]["batch_size"]) == ("mine", "allow", 16)
     assert [{"step": step, **metrics} for step, metrics in reported] == reports(folder)
-    assert end == "end"
+    assert last == "finished"
 
 
 def test_the_entry_point_reads_yaml_and_overrides(folder: Path) -> None:
@@ -170,7 +174,7 @@ def test_the_entry_point_reads_yaml_and_overrides(folder: Path) -> None:
         ({"wandb": "project"}, ValueError, "pip install wandb"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(
+def test_unusable_settings_are_refused_before_anything_is_written(
     folder: Path, changes: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -178,30 +182,30 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not (folder / "run").exists()
 
 
-def test_a_file_that_is_no_tokenizer_is_named(folder: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json' is not a tokenizer\.json"):
         train(settings(folder))
 
 
-def test_the_best_over_blocks_are_those_of_the_whole_matrix(folder: Path) -> None:
+def test_the_best_documents_over_blocks_are_those_of_the_whole_matrix(folder: Path) -> None:
     chosen = settings(folder)
     model = build_model(replace(chosen.model, embedding_dim=8), seed=3)
     queries, documents = model.encode_query(all_pairs().queries), model.encode_document(all_pairs().documents)
     whole = model.similarity(queries, documents)
-    scores, found = exact_search(queries, (documents[i : i + 7] for i in range(0, len(documents), 7)), 10)
+    scores, doc_idx = exact_search(queries, (documents[i : i + 7] for i in range(0, len(documents), 7)), 10)
     torch.testing.assert_close(scores, whole.topk(10).values)
-    torch.testing.assert_close(whole.gather(1, found), scores)
+    torch.testing.assert_close(whole.gather(1, doc_idx), scores)
 
 
-def test_the_reported_rate_is_the_one_that_the_step_was_made_with(folder: Path) -> None:
+def test_the_reported_learning_rate_is_that_of_the_step(folder: Path) -> None:
     chosen = OptimConfig(lr=1e-2, warmup_steps=3)
     train(settings(folder, optim=chosen, max_steps=10, log_every=1))
     rates = [report["lr"] for report in reports(folder) if "lr" in report]
     assert rates == pytest.approx([1e-2 * schedule(chosen, 10)(step) for step in range(10)])
 
 
-def test_the_best_model_is_kept_and_a_run_that_gets_no_better_stops(folder: Path) -> None:
+def test_the_best_model_is_kept_and_a_run_that_does_not_improve_stops(folder: Path) -> None:
     chosen = settings(
         folder,
         max_steps=400,
@@ -219,19 +223,19 @@ def test_the_best_model_is_kept_and_a_run_that_gets_no_better_stops(folder: Path
     assert best["ndcg@10"] == pytest.approx(result["best"])
 
 
-def test_collections_in_beir_layout_are_evaluated_on_the_way(folder: Path) -> None:
+def test_collections_in_beir_layout_are_evaluated_during_training(folder: Path) -> None:
     for name, part in (("one", pairs()[:40]), ("two", pairs()[40:])):
         (folder / name / "qrels").mkdir(parents=True)
         for file, column in (("queries", 0), ("corpus", 1)):
-            rows = [{"_id": str(number), "text": pair[column]} for number, pair in enumerate(part)]
+            rows = [{"_id": str(row_idx), "text": pair[column]} for row_idx, pair in enumerate(part)]
             (folder / name / f"{file}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        lines = [f"{number}\t{number}\t1" for number in range(len(part))]
+        lines = [f"{row_idx}\t{row_idx}\t1" for row_idx in range(len(part))]
         (folder / name / "qrels" / "dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
     beir = [str(folder / "one"), str(folder / "two")]
     train(settings(folder, max_steps=4, eval=EvalConfig(beir=beir, every=2)))
-    found = [report for report in reports(folder) if "ndcg@10" in report]
-    assert [report["step"] for report in found] == [2, 4, 4]
-    for report in found:
+    evaluations = [report for report in reports(folder) if "ndcg@10" in report]
+    assert [report["step"] for report in evaluations] == [2, 4, 4]
+    for report in evaluations:
         assert report["ndcg@10"] == pytest.approx((report["one/ndcg@10"] + report["two/ndcg@10"]) / 2)
 
 
@@ -240,26 +244,23 @@ def test_distillation_learns_the_teachers_order(folder: Path, kind: Literal["dis
     data = DataConfig([SourceConfig(str(folder / "scored.jsonl"), scores="scores")])
     loss = LossConfig(kind=kind, normalize_student=False, student_temperature=0.5)
     train(settings(folder, data=data, loss=loss, max_steps=100, log_every=20, accumulation_steps=2))
-    found = [report for report in reports(folder) if "loss" in report]
-    assert found[-1]["loss"] < 0.7 * found[0]["loss"]
-    assert found[-1]["accuracy"] > 0.95
+    lines = [report for report in reports(folder) if "loss" in report]
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["accuracy"] > 0.95
 
 
 def test_an_average_of_the_weights_is_what_is_saved(folder: Path) -> None:
-    train(settings(folder, max_steps=2, ema_decay=0.75, eval=EvalConfig()))
-    averaged = ColBERT.from_pretrained(folder / "run" / "model").state_dict()
-    weights = []
+    runs = []
     for steps in (1, 2):
         chosen = settings(folder, max_steps=steps, eval=EvalConfig(), overwrite=True)
-        chosen = replace(chosen, optim=OptimConfig(lr=1e-2, schedule="constant"))
-        weights.append(chosen)
-    chosen = replace(weights[0], ema_decay=0.75)
+        runs.append(replace(chosen, optim=OptimConfig(lr=1e-2, schedule="constant")))
+    chosen = runs[0]
     start = build_model(chosen.model, chosen.seed).state_dict()
     models = []
-    for run in weights:
+    for run in runs:
         train(run)
         models.append(ColBERT.from_pretrained(folder / "run" / "model").state_dict())
-    train(replace(weights[1], ema_decay=0.75))
+    train(replace(runs[1], ema_decay=0.75))
     averaged = ColBERT.from_pretrained(folder / "run" / "model").state_dict()
     for name, tensor in averaged.items():
         first = 0.75 * start[name] + 0.25 * models[0][name]
@@ -271,14 +272,16 @@ def test_too_many_bad_rows_stop_the_run_and_show_one(folder: Path) -> None:
     lines[3::4] = [json.dumps({"query": "fine", "document": " "})] * len(lines[3::4])
     (folder / "pairs.jsonl").write_text("\n".join(lines))
     data = DataConfig(str(folder / "pairs.jsonl"), max_bad_rows=9)
-    with pytest.raises(ValueError, match=r"1\d rows could not be used, more than data.max_bad_rows 9.*pairs.jsonl:\d+"):
+    with pytest.raises(
+        ValueError, match=r"1\d rows could not be used, more than data.max_bad_rows 9.*pairs.jsonl, line \d+"
+    ):
         train(settings(folder, data=data, eval=EvalConfig()))
     train(settings(folder, data=replace(data, max_bad_rows=1000), eval=EvalConfig(), max_steps=3, log_every=1))
     assert reports(folder)[-1]["bad rows"] > 0
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"query_length": 10}, "query_length was 12 and is 10"),
         ({"query_prompt": "search_query: "}, "query_prompt was '' and is 'search_query: '"),
@@ -286,17 +289,19 @@ def test_too_many_bad_rows_stop_the_run_and_show_one(folder: Path) -> None:
         ({"do_query_expansion": True}, "do_query_expansion was False and is True"),
     ],
 )
-def test_a_stage_that_reads_texts_differently_is_stopped(folder: Path, changes: dict[str, object], named: str) -> None:
+def test_a_stage_that_reads_texts_differently_is_refused(
+    folder: Path, changes: dict[str, object], message: str
+) -> None:
     first = train(settings(folder, max_steps=1, output=str(folder / "first")))
     model = ModelConfig(init=str(first), **changes)  # type: ignore[arg-type]
-    with pytest.raises(Mismatch, match=f"{named}.*model.allow_mismatch"):
+    with pytest.raises(Mismatch, match=f"{message}.*model.allow_mismatch"):
         train(settings(folder, model=model))
     assert not (folder / "run").exists()
     for allowed in (True, [*changes, "tokenizer"]):
         train(settings(folder, model=replace(model, allow_mismatch=allowed), max_steps=1, overwrite=True))
 
 
-def test_a_tokenizer_changed_on_disk_is_noticed(folder: Path) -> None:
+def test_a_tokenizer_that_changed_on_disk_is_refused(folder: Path) -> None:
     first = train(settings(folder, max_steps=1, output=str(folder / "first")))
     path = first / "tokenizer.json"
     path.write_text(path.read_text().replace('"Whitespace"', '"WhitespaceSplit"'))

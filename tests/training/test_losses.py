@@ -1,4 +1,4 @@
-"""Losses against versions written out by hand in float64, one query and one document at a time."""
+"""Losses against plain versions in float64 that look at one query and one document at a time."""
 
 import math
 from dataclasses import replace
@@ -24,7 +24,7 @@ def texts(lengths: list[int], seed: int) -> Ragged:
 
 
 def batch(counts: list[int], seed: int = 0) -> tuple[Ragged, Ragged, Labels]:
-    """Queries with so many documents each, of ragged lengths, a teacher's scores and keys that are all different."""
+    """Queries with `counts` candidates each, a teacher's scores, and keys without duplicates."""
     generator = torch.Generator().manual_seed(seed)
     queries = texts(torch.randint(1, 5, (len(counts),), generator=generator).tolist(), seed + 1)
     documents = texts(torch.randint(1, 9, (sum(counts),), generator=generator).tolist(), seed + 2)
@@ -33,15 +33,15 @@ def batch(counts: list[int], seed: int = 0) -> tuple[Ragged, Ragged, Labels]:
     return queries, documents, Labels(Ragged.from_lengths(torch.arange(sum(counts)), counts), teacher, keys)
 
 
-def number(value: Tensor) -> float:
+def as_float(value: Tensor) -> float:
     return float(value.detach())
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------
+# -- plain versions ----------------------------------------------------------------------------------------------
 
 
 def maxsim(query: Tensor, document: Tensor) -> Tensor:
-    return sum((max((token @ other for other in document), key=number) for token in query), start=query.new_zeros(()))
+    return sum((max((token @ other for other in document), key=as_float) for token in query), start=query.new_zeros(()))
 
 
 def all_scores(queries: Ragged, documents: Ragged) -> list[list[Tensor]]:
@@ -53,9 +53,9 @@ def xtr_scores(queries: Ragged, documents: Ragged, k: int) -> list[list[Tensor]]
     for query in queries:
         best: list[dict[int, Tensor]] = []
         for token in query:
-            found = [(token @ other, d) for d, document in enumerate(documents) for other in document]
+            similarities = [(token @ other, d) for d, document in enumerate(documents) for other in document]
             kept: dict[int, Tensor] = {}
-            for score, d in sorted(found, key=lambda pair: -number(pair[0]))[:k]:
+            for score, d in sorted(similarities, key=lambda pair: -as_float(pair[0]))[:k]:
                 kept.setdefault(d, score)
             best.append(kept)
         row = []
@@ -67,7 +67,7 @@ def xtr_scores(queries: Ragged, documents: Ragged, k: int) -> list[list[Tensor]]
 
 
 def cross_entropy(logits: list[Tensor], target: int) -> Tensor:
-    top = max(number(logit) for logit in logits)
+    top = max(as_float(logit) for logit in logits)
     return top + torch.log(sum(torch.exp(logit - top) for logit in logits)) - logits[target]
 
 
@@ -75,61 +75,61 @@ def contrastive(scores: list[list[Tensor]], labels: Labels, config: LossConfig) 
     positives = labels.positives.tolist()
     total = torch.zeros((), dtype=torch.float64)
     kept: dict[tuple[int, int], bool] = {}
-    for q, own in enumerate(positives):
+    for q, positive in enumerate(positives):
         for d in range(len(scores[q])):
-            same = config.mask_duplicates and bool((labels.keys[d] == labels.keys[own]).any())
+            same = config.mask_duplicates and bool((labels.keys[d] == labels.keys[positive]).any())
             margin = config.false_negative_margin
-            above = margin is not None and number(scores[q][d]) > number(scores[q][own]) + margin
-            kept[q, d] = d == own or not (same or above)
+            above = margin is not None and as_float(scores[q][d]) > as_float(scores[q][positive]) + margin
+            kept[q, d] = d == positive or not (same or above)
         row = [score / config.temperature for d, score in enumerate(scores[q]) if kept[q, d]]
-        total = total + cross_entropy(row, sum(kept[q, d] for d in range(own)))
+        total = total + cross_entropy(row, sum(kept[q, d] for d in range(positive)))
     total = total / len(positives)
     if config.symmetric:
         back = torch.zeros((), dtype=torch.float64)
-        for q, own in enumerate(positives):
-            column = [scores[p][own] / config.temperature for p in range(len(positives)) if kept[p, own]]
-            back = back + cross_entropy(column, sum(kept[p, own] for p in range(q)))
+        for q, positive in enumerate(positives):
+            column = [scores[p][positive] / config.temperature for p in range(len(positives)) if kept[p, positive]]
+            back = back + cross_entropy(column, sum(kept[p, positive] for p in range(q)))
         total = (total + back / len(positives)) / 2
     return total
 
 
-def distillation(own: list[list[Tensor]], teacher: list[list[float]], config: LossConfig) -> Tensor:
+def distillation(student: list[list[Tensor]], teacher: list[list[float]], config: LossConfig) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for ours, theirs in zip(own, teacher):
+    for ours, theirs in zip(student, teacher):
         if config.normalize_student:
-            low, high = min(ours, key=number), max(ours, key=number)
+            low, high = min(ours, key=as_float), max(ours, key=as_float)
             ours = [(score - low) / (high - low + 1e-8) for score in ours]
         ours = [score / config.student_temperature for score in ours]
-        wanted = [torch.tensor(score / config.teacher_temperature, dtype=torch.float64) for score in theirs]
+        targets = [torch.tensor(score / config.teacher_temperature, dtype=torch.float64) for score in theirs]
         for d in range(len(ours)):
-            log_wanted, log_ours = -cross_entropy(wanted, d), -cross_entropy(ours, d)
-            total = total + log_wanted.exp() * (log_wanted - log_ours)
-    return total / len(own) * config.student_temperature**2
+            log_target, log_ours = -cross_entropy(targets, d), -cross_entropy(ours, d)
+            total = total + log_target.exp() * (log_target - log_ours)
+    return total / len(student) * config.student_temperature**2
 
 
-def margin_mse(own: list[list[Tensor]], teacher: list[list[float]]) -> Tensor:
+def margin_mse(student: list[list[Tensor]], teacher: list[list[float]]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for ours, theirs in zip(own, teacher):
+    for ours, theirs in zip(student, teacher):
         errors = [((ours[0] - a) - (theirs[0] - b)) ** 2 for a, b in zip(ours[1:], theirs[1:])]
         total = total + sum(errors) / len(errors)
-    return total / len(own)
+    return total / len(student)
 
 
-def by_hand(config: LossConfig, queries: Ragged, documents: Ragged, labels: Labels) -> Tensor:
+def plain_loss(config: LossConfig, queries: Ragged, documents: Ragged, labels: Labels) -> Tensor:
     scores = xtr_scores(queries, documents, config.xtr_k) if config.score == "xtr" else all_scores(queries, documents)
-    lists = [numbers.tolist() for numbers in labels.candidates]
-    own = [[scores[q][d] for d in numbers] for q, numbers in enumerate(lists)]
+    lists = [doc_idx.tolist() for doc_idx in labels.candidates]
+    student = [[scores[q][d] for d in doc_idx] for q, doc_idx in enumerate(lists)]
     teacher = [part.tolist() for part in labels.candidates.with_values(labels.teacher.double())]
     loss = contrastive(scores, labels, config)
     if config.kind == "distillation":
-        loss = distillation(own, teacher, config) + config.contrastive_weight * loss
+        loss = distillation(student, teacher, config) + config.contrastive_weight * loss
     elif config.kind == "margin_mse":
-        loss = margin_mse(own, teacher) + config.contrastive_weight * loss
-    for number, dim in enumerate(config.matryoshka_dims):
+        loss = margin_mse(student, teacher) + config.contrastive_weight * loss
+    for dim_idx, dim in enumerate(config.matryoshka_dims):
         cut = [side.with_values(side.values[:, :dim]) for side in (queries, documents)]
         cut = [side.map(lambda v: v / v.norm(dim=-1, keepdim=True)) for side in cut]
-        weight = (config.matryoshka_weights or [1.0] * 9)[number]
-        loss = loss + weight * by_hand(replace(config, matryoshka_dims=[], matryoshka_weights=[]), *cut, labels)
+        weight = (config.matryoshka_weights or [1.0] * 9)[dim_idx]
+        loss = loss + weight * plain_loss(replace(config, matryoshka_dims=[], matryoshka_weights=[]), *cut, labels)
     return loss
 
 
@@ -159,10 +159,10 @@ CONFIGS = {
 def test_values_and_gradients_are_those_of_the_definition(name: str, counts: list[int]) -> None:
     config = CONFIGS[name]
     queries, documents, labels = batch(counts)
-    labels.keys[3, 0] = labels.keys[0, 0]  # document 3 has the text of document 0, the first query's own
-    labels.keys[1, 1] = labels.keys[counts[0], 1]  # document 1 has the id of the second query's own
+    labels.keys[3, 0] = labels.keys[0, 0]  # document 3 has the text of document 0, the first query's positive
+    labels.keys[1, 1] = labels.keys[counts[0], 1]  # document 1 has the id of the second query's positive
     leaves = [side.map(lambda v: v.double().requires_grad_()) for side in (queries, documents)]
-    expected = by_hand(config, *leaves, labels)
+    expected = plain_loss(config, *leaves, labels)
     gradients = torch.autograd.grad(expected, [leaf.values for leaf in leaves])
 
     single = [side.map(lambda v: v.clone().requires_grad_()) for side in (queries, documents)]
@@ -180,8 +180,8 @@ def test_any_number_of_hard_negatives(counts: list[int], seed: int) -> None:
     config = LossConfig(temperature=0.1)
     queries, documents, labels = batch(counts, seed)
     doubled = [side.map(Tensor.double) for side in (queries, documents)]
-    found = Objective(config)(queries, documents, labels)[0]
-    torch.testing.assert_close(found.double(), by_hand(config, *doubled, labels), rtol=1e-4, atol=1e-5)
+    loss = Objective(config)(queries, documents, labels)[0]
+    torch.testing.assert_close(loss.double(), plain_loss(config, *doubled, labels), rtol=1e-4, atol=1e-5)
 
 
 def test_a_query_whose_negatives_are_all_masked_has_no_loss_and_no_gradient() -> None:
@@ -190,15 +190,15 @@ def test_a_query_whose_negatives_are_all_masked_has_no_loss_and_no_gradient() ->
     leaf = queries.map(lambda v: v.requires_grad_())
     loss, _ = Objective(LossConfig(symmetric=True))(leaf, documents, labels)
     loss.backward()
-    assert number(loss) == 0
+    assert as_float(loss) == 0
     assert leaf.values.grad.abs().max() == 0
 
 
-def test_a_part_of_the_queries_sees_its_own_labels() -> None:
+def test_a_part_of_the_queries_has_the_labels_of_these_queries() -> None:
     _, _, labels = batch([2, 3, 1, 2])
     part = labels[1:3]
     assert part.positives.tolist() == [2, 5]
-    assert [numbers.tolist() for numbers in part.candidates] == [[2, 3, 4], [5]]
+    assert [doc_idx.tolist() for doc_idx in part.candidates] == [[2, 3, 4], [5]]
     assert part.teacher.tolist() == labels.teacher[2:6].tolist()
     assert part.keys is labels.keys
 
@@ -220,11 +220,11 @@ def test_the_temperature_is_learned_within_its_bounds() -> None:
     with torch.no_grad():
         objective.log_temperature.fill_(-100)
     objective.clamp()
-    assert math.isclose(number(objective.temperature), 0.04, rel_tol=1e-6)
+    assert math.isclose(as_float(objective.temperature), 0.04, rel_tol=1e-6)
     assert not Objective(LossConfig()).log_temperature.requires_grad
 
 
-def test_the_temperature_has_the_gradient_of_finite_differences() -> None:
+def test_the_gradient_of_the_temperature_is_that_of_finite_differences() -> None:
     queries, documents, labels = batch([2, 2, 2])
     objective = Objective(LossConfig(temperature=0.3, learn_temperature=True))
     objective(queries, documents, labels)[0].backward()
@@ -240,12 +240,12 @@ def test_half_precision_scores_are_summed_in_single() -> None:
     torch.testing.assert_close(losses.contrastive(scores, positives, 0.1), expected)
 
 
-def test_accuracy_counts_the_queries_whose_own_document_wins() -> None:
+def test_accuracy_is_the_share_of_queries_whose_best_document_has_the_highest_score() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 5.0], [0.0, 1.0, 5.0], [0.0, 0.0, 1.0]])
     assert losses.accuracy(scores, torch.tensor([0, 1, 2, 0])) == 0.5
 
 
-def test_xtr_in_blocks_is_xtr() -> None:
+def test_xtr_in_blocks_has_the_same_scores() -> None:
     queries, documents, _ = batch([2, 3, 2])
     whole = losses.xtr(queries, documents, 4)
     torch.testing.assert_close(losses.xtr(queries, documents, 4, block_size=1), whole)

@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are hidden, what the loss is, and that an encoder learns from it."""
+"""Masked language modelling: which tokens are replaced, what the loss is, and that an encoder learns from it."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,8 @@ def model(tmp_path: Path) -> ColBERT:
     return build_model(toy_training.settings(tmp_path).model, seed=0)
 
 
-def test_share_and_fate_of_hidden_tokens(model: ColBERT) -> None:
-    """30 % of the ordinary tokens are predicted; of these 80 % show [MASK], 10 % another token, 10 % themselves."""
+def test_share_and_replacement_of_the_tokens_to_predict(model: ColBERT) -> None:
+    """30 % of the ordinary tokens are predicted; of these 80 % become [MASK], 10 % another token, and 10 % stay."""
     torch.manual_seed(0)
     ids = Ragged.from_lengths(torch.randint(5, model.tokenizer.vocab_size - 2, (60_000,)), [20] * 3000)
     masked = mask(ids, model.tokenizer, 0.3)
@@ -31,10 +31,10 @@ def test_share_and_fate_of_hidden_tokens(model: ColBERT) -> None:
     assert torch.equal(masked.targets, ids.values[masked.positions])
     untouched = torch.ones(60_000, dtype=torch.bool).index_fill(0, masked.positions, False)
     assert torch.equal(masked.ids.values[untouched], ids.values[untouched])
-    shown = masked.ids.values[masked.positions]
-    hidden = (shown == model.tokenizer.backend.token_to_id("[MASK]")).float().mean()
-    kept = (shown == masked.targets).float().mean()
-    # A random token is now and then a special one, for which [MASK] stands in, or the right one.
+    replacements = masked.ids.values[masked.positions]
+    hidden = (replacements == model.tokenizer.backend.token_to_id("[MASK]")).float().mean()
+    kept = (replacements == masked.targets).float().mean()
+    # A random token is sometimes a special one, which [MASK] replaces, or the original one.
     assert hidden == pytest.approx(0.81, abs=0.02)
     assert kept == pytest.approx(0.1, abs=0.02)
 
@@ -45,12 +45,12 @@ def test_special_tokens_are_neither_predicted_nor_drawn(model: ColBERT) -> None:
     texts = model.tokenizer.documents(["parse a date", "sort"] * 2000).ids
     masked = mask(texts, model.tokenizer, 0.5)
     assert not torch.isin(masked.targets, torch.tensor(special)).any()
-    shown = masked.ids.values[masked.positions]
-    others = shown[shown != model.tokenizer.backend.token_to_id("[MASK]")]
+    replacements = masked.ids.values[masked.positions]
+    others = replacements[replacements != model.tokenizer.backend.token_to_id("[MASK]")]
     assert not torch.isin(others, torch.tensor(special)).any()
 
 
-def test_loss_is_the_cross_entropy_of_the_hidden_tokens(model: ColBERT) -> None:
+def test_loss_is_the_cross_entropy_of_the_tokens_to_predict(model: ColBERT) -> None:
     torch.manual_seed(0)
     head = MaskedLanguageHead.of(model.encoder)
     masked = mask(model.tokenizer.documents(["parse a date string", "sort a list"]).ids, model.tokenizer, 0.6)
@@ -75,8 +75,8 @@ def test_a_run_lowers_the_loss_and_the_next_stage_starts_from_its_encoder(tmp_pa
     fresh = build_model(warm_up.model, warm_up.seed)
     assert not torch.equal(trained.encoder.token_embeddings.weight, fresh.encoder.token_embeddings.weight)
     assert torch.equal(trained.projections[0].linear.weight, fresh.projections[0].linear.weight)
-    then = toy_training.settings(tmp_path, model=ModelConfig(init=str(tmp_path / "mlm" / "model")), max_steps=2)
-    assert train(then).is_dir()
+    next_stage = toy_training.settings(tmp_path, model=ModelConfig(init=str(tmp_path / "mlm" / "model")), max_steps=2)
+    assert train(next_stage).is_dir()
 
 
 def test_gradient_caching_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several stages in one file, and the check before a long run."""
+"""Recipes of several stages, and the dry run before a long run."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three stages as in ColBERT-Zero, a second long."""
+    """A recipe of three stages as in ColBERT-Zero, which take a second each."""
     write(tmp_path)
     first = settings(tmp_path, max_steps=4, eval=EvalConfig())
     stages = {
@@ -34,8 +34,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def arguments(folder: Path, *more: str) -> list[str]:
-    return ["--config", str(folder / "recipe.yaml"), *more]
+def arguments(folder: Path, *others: str) -> list[str]:
+    return ["--config", str(folder / "recipe.yaml"), *others]
 
 
 def inits(runs: list[TrainingConfig]) -> list[str | None]:
@@ -81,7 +81,7 @@ def test_stages_are_skipped_and_changed_from_the_file_and_the_command_line(folde
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("overrides", "message"),
     [
         (["--four.skip", "true"], "no setting --four.skip in a recipe.*--one.optim.lr"),
         (["--batch_size", "3"], "no setting --batch_size in a recipe"),
@@ -91,9 +91,9 @@ def test_stages_are_skipped_and_changed_from_the_file_and_the_command_line(folde
         (["two"], "expected --key value, got 'two'"),
     ],
 )
-def test_mistakes_on_the_command_line_are_named(folder: Path, more: list[str], message: str) -> None:
+def test_mistakes_on_the_command_line_are_named(folder: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        recipe.runs(arguments(folder, *more))
+        recipe.runs(arguments(folder, *overrides))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_dry_run_checks_every_stage_and_writes_nothing(folder: Path, capsys: p
     assert [printed.count(f"with {count}.0 documents of") for count in (1, 3)] == [1, 2]
 
 
-def test_a_dry_run_notices_stages_that_do_not_fit_together(folder: Path) -> None:
+def test_a_dry_run_refuses_stages_that_read_texts_differently(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"query_prompt was '' and is 'q: '"):
         main(arguments(folder, "--dry-run", "--three.model.query_prompt", "q: "))
 
@@ -144,12 +144,12 @@ def test_a_dry_run_shows_bad_rows_and_teachers_with_too_few_scores(
     main(arguments(folder, "--dry-run"))
     printed = capsys.readouterr().out
     assert "20 bad" in printed
-    assert "scored.jsonl:1" in printed
+    assert "scored.jsonl, line 1:" in printed
     with pytest.raises(ValueError, match=r"more bad rows than data\.max_bad_rows 19"):
         main(arguments(folder, "--dry-run", "--three.data.max_bad_rows", "19"))
 
 
-def test_the_published_recipe_to_the_letter() -> None:
+def test_the_published_recipe_has_the_published_settings() -> None:
     runs = recipe.runs(["--config", str(ROOT / "configs" / "colbert-zero.yaml")])
     init = "runs/colbert-zero/{}/model"
     assert inits(runs) == ["answerdotai/ModernBERT-base", init.format("unsupervised"), init.format("supervised")]

@@ -1,7 +1,8 @@
-"""Runs that are killed and started again: every later loss has the same bits as in a run that was not."""
+"""Runs that are killed and started again: every later loss has the same bits as without the kill."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from test_gradcache import free_port
 from toy_training import settings, write
 
+from colbertz.models.encoders.base import FAMILIES
 from colbertz.training import config, state
 from colbertz.training.config import DataConfig, EvalConfig, LossConfig, ModelConfig, SourceConfig, TrainingConfig
 from colbertz.training.loop import train
@@ -24,18 +26,18 @@ STEPS = 96
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, and a checkpoint with dropout to start from."""
+    """A folder with data, and with a checkpoint with dropout to start from."""
     folder = tmp_path_factory.mktemp("resume")
     write(folder)
     train(settings(folder, max_steps=1, output=str(folder / "start"), eval=EvalConfig()))
-    described = folder / "start" / "model" / "config.json"
+    encoder_config = folder / "start" / "model" / "config.json"
     dropout = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1}
-    described.write_text(json.dumps(json.loads(described.read_text()) | dropout))
+    encoder_config.write_text(json.dumps(json.loads(encoder_config.read_text()) | dropout))
     return folder
 
 
-def everything(folder: Path, name: str, **changes: object) -> TrainingConfig:
-    """A run in which everything that has a state has one."""
+def full_settings(folder: Path, name: str, **changes: object) -> TrainingConfig:
+    """Settings of a run in which every part has a state: optimizer, dropout, temperature, average, evaluations."""
     sources = [SourceConfig(str(folder / f"{file}.jsonl")) for file in ("pairs", "negatives")]
     sources[1] = replace(sources[1], negatives=["negatives"])
     return settings(
@@ -60,15 +62,15 @@ def measured(folder: Path, name: str) -> list[dict[str, float]]:
 
 
 def start(folder: Path, name: str, processes: int, **changes: object) -> list[subprocess.Popen[str]]:
-    """The run in so many processes; torchrun's own would outlive a kill of torchrun."""
-    (folder / f"{name}.yaml").write_text(config.dump(everything(folder, name, **changes)))
+    """Start the run in `processes` processes, without torchrun: its children survive when it is killed."""
+    (folder / f"{name}.yaml").write_text(config.dump(full_settings(folder, name, **changes)))
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / f"{name}.yaml")]
-    together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    variables = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | together | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env=os.environ | variables | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -85,7 +87,7 @@ def finish(runs: list[subprocess.Popen[str]]) -> str:
 
 
 def kill_after(folder: Path, name: str, lines: int, processes: int, number: signal.Signals, **changes: object) -> str:
-    """Start the run, wait for so many lines of metrics, and send all processes the signal."""
+    """Start the run, wait until it has written `lines` lines of metrics, and send all processes the signal."""
     runs = start(folder, name, processes, **changes)
     metrics = folder / name / "metrics.jsonl"
     until = time.monotonic() + 120
@@ -102,47 +104,47 @@ def kill_after(folder: Path, name: str, lines: int, processes: int, number: sign
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_any_step_it_goes_on_with_the_same_losses(folder: Path, processes: int) -> None:
-    whole = f"whole-{processes}"
-    finish(start(folder, whole, processes))
-    expected = measured(folder, whole)
+def test_a_run_killed_at_any_step_resumes_with_the_same_losses(folder: Path, processes: int) -> None:
+    uninterrupted = f"whole-{processes}"
+    finish(start(folder, uninterrupted, processes))
+    expected = measured(folder, uninterrupted)
     assert len([line for line in expected if "loss" in line]) == STEPS
 
     name = f"killed-{processes}"
-    for steps in (3, 30, 70):  # before the first checkpoint, and in two later places
+    for steps in (3, 30, 70):  # before the first checkpoint, and twice later
         kill_after(folder, name, steps, processes, signal.SIGKILL)
     assert "going on after step" in finish(start(folder, name, processes))
     assert measured(folder, name) == expected
     for file in ("result.json", "model/model.safetensors", "best/model.safetensors"):
-        assert (folder / name / file).read_bytes() == (folder / whole / file).read_bytes(), file
+        assert (folder / name / file).read_bytes() == (folder / uninterrupted / file).read_bytes(), file
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_and_resume_as_copied_ones_do(folder: Path) -> None:
-    """FSDP2 against DDP: the same losses but for rounding, and the same bits after a kill."""
+def test_sharded_weights_train_and_resume_like_copied_weights(folder: Path) -> None:
+    """FSDP2 has the losses of DDP except for rounding, and the same bits after a kill."""
     finish(start(folder, "copied", 2))
     finish(start(folder, "sharded", 2, fsdp=True))
     kill_after(folder, "sharded-killed", 40, 2, signal.SIGKILL, fsdp=True)
     assert "going on after step" in finish(start(folder, "sharded-killed", 2, fsdp=True))
     assert measured(folder, "sharded-killed") == measured(folder, "sharded")
-    for found, expected in zip(measured(folder, "sharded")[:30], measured(folder, "copied")[:30]):
-        assert found == pytest.approx(expected, rel=0.02, abs=1e-3)
+    for actual, expected in zip(measured(folder, "sharded")[:30], measured(folder, "copied")[:30]):
+        assert actual == pytest.approx(expected, rel=0.02, abs=1e-3)
     models = [load_file(folder / name / "model" / "model.safetensors") for name in ("sharded", "sharded-killed")]
     assert all(tensor.equal(models[1][name]) for name, tensor in models[0].items())
 
 
 @pytest.mark.slow
 def test_a_request_to_stop_loses_nothing(folder: Path) -> None:
-    finish(start(folder, "calm", 1))
-    output = kill_after(folder, "asked", 7, 1, signal.SIGTERM)
+    finish(start(folder, "undisturbed", 1))
+    output = kill_after(folder, "stopped", 7, 1, signal.SIGTERM)
     assert "the same command goes on from there" in output
-    finish(start(folder, "asked", 1))
-    assert measured(folder, "asked") == measured(folder, "calm")
+    finish(start(folder, "stopped", 1))
+    assert measured(folder, "stopped") == measured(folder, "undisturbed")
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "damaged"
-    train(everything(folder, name))
+    train(full_settings(folder, name))
     expected = measured(folder, name)
     output = folder / name
     kept = state.checkpoints(output)
@@ -152,7 +154,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, capsys:
     content = bytearray(tensors.read_bytes())
     content[-3] ^= 1
     tensors.write_bytes(content)
-    train(everything(folder, name))
+    train(full_settings(folder, name))
     printed = capsys.readouterr().out
     assert "step-00000095 is damaged" in printed
     assert "going on from step-00000090" in printed
@@ -162,13 +164,37 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, capsys:
     for path in state.checkpoints(output):
         (path / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"damaged.*set overwrite to true"):
-        train(everything(folder, name))
+        train(full_settings(folder, name))
+
+
+@pytest.mark.parametrize("encoder", FAMILIES)
+def test_every_encoder_family_trains_from_scratch_and_resumes(tmp_path: Path, encoder: str) -> None:
+    write(tmp_path)
+    chosen = settings(tmp_path, max_steps=6, log_every=1, save_every=2)
+    chosen = replace(chosen, model=replace(chosen.model, encoder=encoder))
+    train(chosen)
+    output = tmp_path / "run"
+    expected = measured(tmp_path, "run")
+    assert json.loads((output / "model" / "config.json").read_text())["model_type"] == encoder
+    weights = (output / "model" / "model.safetensors").read_bytes()
+    losses = [line["loss"] for line in expected if "loss" in line]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+    # As if the run had been killed during its fifth step.
+    (output / "result.json").unlink()
+    shutil.rmtree(output / "model")
+    shutil.rmtree(state.checkpoints(output)[-1])
+    assert [path.name for path in state.checkpoints(output)] == ["step-00000004"]
+    train(chosen)
+    assert measured(tmp_path, "run") == expected
+    assert (output / "model" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_complete_run_is_not_repeated_and_other_settings_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = everything(folder, "complete")
+    chosen = full_settings(folder, "complete")
     train(chosen)
     model = folder / "complete" / "model" / "model.safetensors"
     before = model.stat().st_mtime_ns
@@ -182,23 +208,25 @@ def test_a_complete_run_is_not_repeated_and_other_settings_are_refused(
     assert state.checkpoints(folder / "complete") == []
 
 
-def test_interrupted_writing_leaves_the_checkpoints_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = everything(folder, "full")
-    real, calls = state.save_file, []
+def test_an_error_while_writing_a_checkpoint_keeps_the_earlier_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = full_settings(folder, "full")
+    save_file, calls = state.save_file, []
 
     def full_disk(tensors: object, path: Path) -> None:
         calls.append(path)
         if len(calls) == 3:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        real(tensors, path)
+        save_file(tensors, path)
 
     monkeypatch.setattr(state, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         train(chosen)
-    found = sorted(path.name for path in (folder / "full" / "checkpoints").iterdir())
-    assert found == ["step-00000005", "step-00000010"]
+    names = sorted(path.name for path in (folder / "full" / "checkpoints").iterdir())
+    assert names == ["step-00000005", "step-00000010"]
     monkeypatch.undo()
     train(chosen)
-    train(everything(folder, "roomy"))
+    train(full_settings(folder, "roomy"))
     assert measured(folder, "full") == measured(folder, "roomy")

@@ -1,4 +1,4 @@
-"""The whole recipe as a user would run it: pairs, mined negatives, a teacher's scores, three stages."""
+"""A whole recipe as a user runs it: pairs, mined negatives, a teacher's scores, and three stages of training."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ def test_pairs_to_negatives_to_a_teacher_to_a_distilled_model(tmp_path: Path) ->
     write(tmp_path)
     runs, mined, scored = tmp_path / "runs", tmp_path / "mined.jsonl", tmp_path / "scored"
     first = settings(tmp_path, eval=EvalConfig(), max_steps=40)
-    init = ModelConfig(init="set by the recipe")
+    model_of_stage_before = ModelConfig(init="set by the recipe")
     second = settings(
         tmp_path,
         eval=EvalConfig(),
-        model=init,
+        model=model_of_stage_before,
         data=DataConfig([SourceConfig(str(mined), negatives=["negatives"], document_id="document_ids")]),
         max_steps=20,
         minibatch_tokens=100,
@@ -31,7 +31,7 @@ def test_pairs_to_negatives_to_a_teacher_to_a_distilled_model(tmp_path: Path) ->
     third = settings(
         tmp_path,
         eval=EvalConfig(),
-        model=init,
+        model=model_of_stage_before,
         data=DataConfig([SourceConfig(str(scored), layout="ms-marco-scores", max_documents=4)]),
         loss=LossConfig(kind="distillation"),
         max_steps=20,
@@ -47,7 +47,10 @@ def test_pairs_to_negatives_to_a_teacher_to_a_distilled_model(tmp_path: Path) ->
 
     def train(*skipped: str) -> None:
         command(
-            "train", "--config", tmp_path / "recipe.yaml", *(part for s in skipped for part in (f"--{s}.skip", "true"))
+            "train",
+            "--config",
+            tmp_path / "recipe.yaml",
+            *(part for stage in skipped for part in (f"--{stage}.skip", "true")),
         )
 
     train("supervised", "distillation")

@@ -1,4 +1,4 @@
-"""Copying an index into another program's format, or into ours. Codes and residuals stay as they are, byte for byte."""
+"""Copying an index into another program's format, or into colbertz's. Codes and residuals are copied byte for byte."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,29 +9,40 @@ from pathlib import Path
 from colbertz.errors import UserError
 from colbertz.files import sync_files, sync_folder
 from colbertz.index.interop import fast_plaid, open_any
-from colbertz.index.store.manifest import Manifest, SegmentFiles
+from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.snapshot import Snapshot
-from colbertz.index.write import compact as copying
 from colbertz.index.write.commit import commit, next_name, only_writer
+from colbertz.index.write.compact import merge
+from colbertz.index.write.stream import CHUNK_TOKENS
 
 FORMATS = ("colbertz", "fast-plaid", "next-plaid")
 
 
-def convert(source: str | Path, target: str | Path, format: str) -> None:
-    """Copy the index `source`, of any format that can be read, to `target`, a new or empty directory.
+def convert(
+    source: str | Path,
+    target: str | Path,
+    format: str,
+    *,
+    chunk_documents: int | None = None,
+    block_tokens: int = CHUNK_TOKENS,
+) -> None:
+    """Copy the index `source`, of any format that can be read, to `target`.
 
-    Deleted documents stay behind, and segments become one, so in fast-plaid and next-plaid documents have the numbers
-    from 0 in their order here. Ids, texts and metadata go along, and come back from there.
+    Deleted documents are left out, and all segments become one: in fast-plaid and next-plaid the documents have the
+    numbers from 0 on, in their order in `source`. Ids, texts and metadata are copied too, and can be copied back.
 
     Args:
         source: an index of colbertz, fast-plaid, next-plaid or Stanford's ColBERT.
-        target: is there when it is complete, and only then.
+        target: a new or empty directory. It becomes visible when the copy is complete.
         format: one of `FORMATS`.
+        chunk_documents: documents of a chunk of fast-plaid's or next-plaid's files; None for as many as their own
+            builders put into one.
+        block_tokens: tokens that are copied at a time.
 
     Raises:
-        FileNotFoundError: if there is no `source`.
+        FileNotFoundError: if `source` does not exist.
         FileExistsError: if `target` is not empty.
-        ValueError: if the format is not known, or `source` is damaged or has no documents left.
+        UserError: if the format is not known, or `source` is damaged or has no documents left.
         BlockingIOError: if another process is writing to `target`.
     """
     source, target = Path(source), Path(target)
@@ -42,24 +53,30 @@ def convert(source: str | Path, target: str | Path, format: str) -> None:
     if not manifest.num_documents:
         raise UserError(f"{source} has no documents left to convert")
     if manifest.model and manifest.model.startswith(("./", "../")):
-        # It was relative to the index, and the copy is somewhere else.
+        # The path is relative to `source`, and `target` may be in another folder.
         manifest = replace(manifest, model=str((source / manifest.model).resolve()))
         snapshot = replace(snapshot, manifest=manifest)
-    with _complete_or_nothing(target) as folder:
+    with _complete_or_absent(target) as folder:
         if format == "colbertz":
-            _write(snapshot, folder)
+            _write(snapshot, folder, block_tokens)
         else:
-            fast_plaid.write(snapshot, folder, next_plaid=format == "next-plaid")
+            fast_plaid.write(
+                snapshot,
+                folder,
+                next_plaid=format == "next-plaid",
+                chunk_documents=chunk_documents,
+                block_tokens=block_tokens,
+            )
 
 
 @contextmanager
-def _complete_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` by a rename when the block ends, and goes if it ends by an error."""
+def _complete_or_absent(target: Path) -> Iterator[Path]:
+    """Yield a folder that is renamed to `target` when the block ends, and is removed if it ends by an error."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is not empty; name a new or an empty directory")
     unfinished = target.with_name(target.name + ".unfinished")
     with only_writer(unfinished):
-        _clear(unfinished)  # a killed conversion may have left it
+        _clear(unfinished)  # a killed conversion may have left files
         try:
             yield unfinished
         except BaseException:
@@ -81,17 +98,15 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _write(snapshot: Snapshot, root: Path) -> None:
-    """As one segment, in our format."""
+def _write(snapshot: Snapshot, root: Path, block_tokens: int) -> None:
+    """Write an index in colbertz's format, of one segment, into the empty directory `root`."""
     codec, old = snapshot.codec, snapshot.manifest
-    folders = [root / next_name(kind, 1) for kind in ("codec", "segment")]
-    for folder in folders:
-        folder.mkdir()
-    codec.save(folders[0])
+    codec_folder, segment_folder = (root / next_name(kind, 1) for kind in ("codec", "segment"))
+    codec.save(codec_folder)
     manifest = Manifest(
         generation=1,
-        codec=folders[0].name,
-        segments=(copying.merge(snapshot, SegmentFiles(folders[1]), show_progress=False),),
+        codec=codec_folder.name,
+        segments=(merge(snapshot, segment_folder, block_tokens=block_tokens),),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,
@@ -100,4 +115,4 @@ def _write(snapshot: Snapshot, root: Path) -> None:
         model=old.model,
         fingerprint=old.fingerprint,
     )
-    commit(root, manifest, folders)
+    commit(root, manifest, [codec_folder, segment_folder])

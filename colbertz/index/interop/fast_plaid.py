@@ -5,9 +5,9 @@
     merged_codes.npy, merged_residuals.npy and their manifests              all chunks in one file
     ivf.npy, ivf_lengths.npy, metadata.json, plan.json, metadata.db
 
-Up to fast-plaid 1.6, and in next-plaid, the merged files are a cache of the chunks. From 1.7 on they are the only copy,
-and a chunk's own file, where there is one, is newer. `buffer.npy` and `embeddings.npy` are pickled and are not read:
-the documents in them are in the chunks too.
+Up to fast-plaid 1.6, and in next-plaid, the merged files are a cache of the chunks. From fast-plaid 1.7 on they are the
+only copy, and where a chunk has a file of its own, that is newer. `buffer.npy` and `embeddings.npy` are pickled and are
+not read: the documents in them are in the chunks too.
 """
 
 import json
@@ -20,32 +20,25 @@ import numpy as np
 from colbertz.index.interop import metadata_db
 from colbertz.index.interop.foreign import (
     check_doclens,
-    damaged,
     make_codec,
     make_snapshot,
     read_doclens,
-    read_json,
     read_npy,
 )
 from colbertz.index.store.codec import Codec
+from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
-from colbertz.index.write import compact as copying
 
-# As many as their own builders put into one.
-FAST_PLAID_CHUNK, NEXT_PLAID_CHUNK = 25_000, 50_000
-# Fields of our manifest that their metadata.json keeps for the way back.
+# Documents of a chunk, as many as fast-plaid's and next-plaid's own builders put into one.
+FAST_PLAID_CHUNK = 25_000
+NEXT_PLAID_CHUNK = 50_000
+# Fields of colbertz's manifest that metadata.json keeps, so that they are not lost when the index is converted back.
 _REMEMBERED = ("next_number", "trained_on", "model", "fingerprint")
 
 
-def folder_of(root: Path) -> Path:
-    """Where in PyLate's folder, or anywhere else, the index is."""
-    inner = root / "fast_plaid_index"
-    return inner if inner.is_dir() else root
-
-
 def read(root: Path) -> Snapshot:
-    """Open it; see `colbertz.index.interop.open_foreign`."""
+    """Open an index; see `colbertz.index.interop.open_foreign`."""
     about = read_json(root / "metadata.json")
     try:
         nbits, num_chunks = int(about["nbits"]), int(about["num_chunks"])
@@ -83,15 +76,16 @@ def _codec(root: Path, nbits: int) -> Codec:
         read_npy(root / "bucket_cutoffs.npy"),
         read_npy(root / "bucket_weights.npy"),
         read_npy(root / "avg_residual.npy"),
-        # An array of one number, or the number itself after an update.
+        # fast-plaid writes an array of one number, and after an update the number itself.
         float(read_npy(threshold).reshape(-1)[0]) if threshold.is_file() else float("nan"),
     )
 
 
 def _merged(root: Path, name: str, tokens: Sequence[int]) -> np.ndarray:
-    """All chunks' codes or residuals, mapped if one file holds them.
+    """The codes or the residuals of all chunks, mapped if one file holds them.
 
-    The merged file has what its manifest says, chunk after chunk, and then padding; without one, what the chunks have.
+    A merged file holds the rows that its manifest says, chunk after chunk, and then padding. Without a manifest it
+    holds the rows of the chunks.
     """
     manifest = root / f"merged_{name}.manifest.json"
     entries = read_json(manifest) if manifest.is_file() else {}
@@ -121,32 +115,49 @@ def _cut(path: Path, begin: int, count: int) -> np.ndarray:
     return array[begin : begin + count]
 
 
-def write(snapshot: Snapshot, root: Path, *, next_plaid: bool) -> None:
+def write(
+    snapshot: Snapshot,
+    root: Path,
+    *,
+    next_plaid: bool,
+    chunk_documents: int | None,
+    block_tokens: int,
+) -> None:
     """Write an index into the empty directory `root`, without the deleted documents.
 
     Memory: 2 bytes a token, and 4 bytes a token while the lists are sorted. Residuals are streamed.
+
+    Args:
+        snapshot: the index to copy.
+        root: where to.
+        next_plaid: whether to write next-plaid's format, and not fast-plaid's.
+        chunk_documents, block_tokens: see `convert`.
     """
     codec = snapshot.codec
-    numbers = copying.live_doc_idx(snapshot)
-    doclens = snapshot.doclens(numbers)
+    doc_idx = snapshot.doc_idx_in(snapshot.live)
+    doclens = snapshot.doclens(doc_idx)
     num_tokens = int(doclens.sum())
     _write_codec(codec, root, next_plaid)
-    num_chunks = _write_chunks(snapshot, root, numbers, doclens, next_plaid)
-    codes = np.concatenate([piece.codes for piece in copying.tokens(snapshot, numbers)])
+    chunk_documents = chunk_documents or (NEXT_PLAID_CHUNK if next_plaid else FAST_PLAID_CHUNK)
+    chunks = [doc_idx[first : first + chunk_documents] for first in range(0, len(doc_idx), chunk_documents)]
+    first_token = 0
+    for chunk_idx, chunk in enumerate(chunks):
+        first_token += _write_chunk(snapshot, root, chunk_idx, chunk, first_token, next_plaid, block_tokens)
+    codes = np.concatenate([snapshot.encoded(block).codes for block in snapshot.blocks(doc_idx, block_tokens)])
     ivf, ivf_lengths = invert(codes, offsets_of(doclens), len(codec.centroids))
     np.save(root / "ivf.npy", ivf.astype(np.int64), allow_pickle=False)
     np.save(root / "ivf_lengths.npy", ivf_lengths, allow_pickle=False)
     metadata_db.write(root / metadata_db.NAME, snapshot)
-    _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": num_chunks})
+    _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": len(chunks)})
     kept = {name: getattr(snapshot.manifest, name) for name in _REMEMBERED}
     about: dict[str, Any] = {
-        "num_chunks": num_chunks,
+        "num_chunks": len(chunks),
         "nbits": codec.nbits,
         "num_partitions": len(codec.centroids),
         "num_embeddings": num_tokens,
-        "avg_doclen": num_tokens / len(numbers),
-        "num_documents": len(numbers),
-        "colbertz": {**kept, "num_far": copying.num_far(snapshot, num_tokens)},
+        "avg_doclen": num_tokens / len(doc_idx),
+        "num_documents": len(doc_idx),
+        "colbertz": {**kept, "num_far": snapshot.estimated_num_far()},
     }
     if next_plaid:
         about |= {"embedding_dim": codec.embedding_dim, "next_plaid_compatible": True}
@@ -155,30 +166,35 @@ def write(snapshot: Snapshot, root: Path, *, next_plaid: bool) -> None:
     _write_json(root / "metadata.json", about)
 
 
-def _write_chunks(snapshot: Snapshot, root: Path, numbers: np.ndarray, doclens: np.ndarray, next_plaid: bool) -> int:
-    """Returns how many there are."""
-    size = NEXT_PLAID_CHUNK if next_plaid else FAST_PLAID_CHUNK
+def _write_chunk(
+    snapshot: Snapshot,
+    root: Path,
+    chunk_idx: int,
+    doc_idx: np.ndarray,
+    first_token: int,
+    next_plaid: bool,
+    block_tokens: int,
+) -> int:
+    """Write the files of one chunk; returns the number of its tokens."""
     row = snapshot.codec.embedding_dim * snapshot.codec.nbits // 8
-    # libtorch, in fast-plaid, knows bytes by one name only, and next-plaid by the other.
+    # libtorch, in fast-plaid, reads the one name of this type only, and next-plaid the other.
     byte = "|u1" if next_plaid else "<u1"
-    offsets = offsets_of(doclens)
-    first_doc_idx = range(0, len(numbers), size)
-    for chunk, first in enumerate(first_doc_idx):
-        part, lengths = numbers[first : first + size], doclens[first : first + size]
-        count = int(lengths.sum())
-        codes = (piece.codes.astype("<i8") for piece in copying.tokens(snapshot, part))
-        _write_array(root / f"{chunk}.codes.npy", "<i8", (count,), codes)
-        residuals = (piece.residuals for piece in copying.tokens(snapshot, part))
-        _write_array(root / f"{chunk}.residuals.npy", byte, (count, row), residuals)
-        _write_json(root / f"doclens.{chunk}.json", lengths.tolist())
-        about = {"num_documents": len(part), "num_embeddings": count, "embedding_offset": int(offsets[first])}
-        _write_json(root / f"{chunk}.metadata.json", about)
-    return len(first_doc_idx)
+    doclens = snapshot.doclens(doc_idx)
+    num_tokens = int(doclens.sum())
+    blocks = list(snapshot.blocks(doc_idx, block_tokens))
+    codes = (snapshot.encoded(block).codes.astype("<i8") for block in blocks)
+    _write_array(root / f"{chunk_idx}.codes.npy", "<i8", (num_tokens,), codes)
+    residuals = (snapshot.encoded(block).residuals for block in blocks)
+    _write_array(root / f"{chunk_idx}.residuals.npy", byte, (num_tokens, row), residuals)
+    _write_json(root / f"doclens.{chunk_idx}.json", doclens.tolist())
+    about = {"num_documents": len(doc_idx), "num_embeddings": num_tokens, "embedding_offset": first_token}
+    _write_json(root / f"{chunk_idx}.metadata.json", about)
+    return num_tokens
 
 
 def _write_codec(codec: Codec, root: Path, next_plaid: bool) -> None:
     codec.save(root)
-    if next_plaid:  # which maps float32 where fast-plaid has float16
+    if next_plaid:  # next-plaid maps float32 where fast-plaid maps float16
         np.save(root / "centroids.npy", codec.centroids.numpy(), allow_pickle=False)
 
 

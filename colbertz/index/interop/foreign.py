@@ -1,6 +1,5 @@
-"""A snapshot made of another program's arrays, once they are found to fit each other."""
+"""A snapshot made of another program's arrays, after a check that they fit each other."""
 
-import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -15,29 +14,22 @@ from torch import Tensor
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.codec import NBITS, Codec
+from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.documents import Documents, write_documents
 from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.segment import Segment, SegmentArrays, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
-# Tokens looked at to learn how long residuals are.
+# Tokens from which the lengths of residuals are estimated.
 _SAMPLE = 1 << 16
 
 
-def damaged(path: Path, what: object) -> UserError:
-    return UserError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
-
-
-def read_json(path: Path) -> Any:
-    """Raises ValueError: if it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
-
-
 def read_npy(path: Path) -> np.ndarray:
-    """Map an array. Raises ValueError: if it is missing, cut off, or pickled."""
+    """Map an array.
+
+    Raises:
+        UserError: if it is missing, cut off, or pickled.
+    """
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
@@ -45,7 +37,11 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_doclens(path: Path) -> np.ndarray:
-    """(num_documents,) int64 of a chunk. Raises ValueError: if it is missing or no list of numbers."""
+    """The lengths of a chunk's documents, (num_documents,) int64.
+
+    Raises:
+        UserError: if the file is missing or is not a list of numbers.
+    """
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(length, int) for length in content):
         raise damaged(path, "it is not a list of lengths")
@@ -53,7 +49,11 @@ def read_doclens(path: Path) -> np.ndarray:
 
 
 def check_doclens(root: Path, doclens: np.ndarray) -> None:
-    """Raises ValueError: if there are no documents, or some without tokens."""
+    """Check that there are documents, and that all of them have tokens.
+
+    Raises:
+        UserError: if there are none, or if one has no tokens.
+    """
     if not len(doclens):
         raise UserError(f"{root} has no documents left; there is nothing to open")
     if doclens.min() < 1:
@@ -69,7 +69,11 @@ def make_codec(
     avg_residual: np.ndarray,
     cluster_threshold: float,
 ) -> Codec:
-    """Raises ValueError: if the arrays, of any floating point type, do not fit each other."""
+    """A codec of arrays of any floating point type.
+
+    Raises:
+        UserError: if the arrays do not fit each other.
+    """
     if nbits not in NBITS:
         raise UserError(f"{root} has {nbits} bits a dimension; colbertz reads {', '.join(map(str, NBITS))}")
     if centroids.ndim != 2 or not centroids.size or centroids.shape[1] * nbits % 8:
@@ -78,7 +82,7 @@ def make_codec(
         raise damaged(root, f"at {nbits} bits it has bucket cutoffs {cutoffs.shape} and weights {weights.shape}")
     if avg_residual.shape not in ((), (1,), centroids.shape[1:]):
         raise damaged(root, f"its average residual has the shape {avg_residual.shape}")
-    # Stanford's early versions keep one number for all dimensions.
+    # Early versions of Stanford's ColBERT store one number for all dimensions.
     averages = np.broadcast_to(avg_residual, centroids.shape[1:])
     return Codec(_floats(centroids), _floats(cutoffs), _floats(weights), _floats(averages), cluster_threshold)
 
@@ -97,20 +101,21 @@ def make_snapshot(
     documents: Iterable[Document],
     remembered: Mapping[str, Any],
 ) -> Snapshot:
-    """The snapshot, of one segment.
+    """A snapshot with one segment.
 
     Args:
-        root: for the messages.
-        codec: with NaN for a `cluster_threshold` that is not known; it is then estimated.
+        root: the index, for the messages.
+        codec: its `cluster_threshold` is NaN if it is not known, and is then estimated.
         doclens: (num_documents,) int64, all at least 1.
         codes: (num_tokens,) of any integer type.
         residuals: (num_tokens, embedding_dim · nbits / 8) uint8.
-        lists: documents of each cell and how many, of any integer type; None to make them.
-        documents: what describes them, in order.
-        remembered: fields of the manifest that colbertz wrote down when it wrote this index.
+        lists: the documents in each cell, and the number of documents in each cell, of any integer type; None if they
+            have to be made.
+        documents: in order.
+        remembered: fields of the manifest that colbertz stored when it wrote this index.
 
     Raises:
-        ValueError: if the arrays do not fit each other.
+        UserError: if the arrays do not fit each other.
     """
     offsets = offsets_of(doclens)
     num_tokens = int(offsets[-1])
@@ -126,7 +131,7 @@ def make_snapshot(
         ivf, ivf_lengths = invert(codes, offsets, num_cells)
     else:
         ivf, ivf_lengths = _checked_lists(root, *lists, len(doclens), num_cells)
-    # What is stored tells no more than about how far the tokens were.
+    # Of the distances of the tokens from their centroids only estimates are stored: the bucketed residuals.
     norms = _residual_norms(codec, residuals[:: max(1, num_tokens // _SAMPLE)])
     if math.isnan(codec.cluster_threshold):
         codec = replace(codec, cluster_threshold=float(np.quantile(norms, 0.75)))
@@ -144,7 +149,7 @@ def make_snapshot(
         fingerprint=remembered.get("fingerprint"),
     )
     inverse_norms = codec.inverse_norms(codes, residuals)
-    stored = _stored(documents)
+    stored = _store(documents)
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths))
     segment = Segment(arrays, None, stored)
     return Snapshot(manifest, codec, (segment,), offsets_of([len(doclens)]))
@@ -153,7 +158,9 @@ def make_snapshot(
 def _checked_lists(
     root: Path, ivf: np.ndarray, lengths: np.ndarray, num_documents: int, num_cells: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    # fast-plaid has a length for each cell that its formula asks for, be there as many tokens to make them from or not.
+    """The documents in each cell, int32, and the lengths of the lists of `num_cells` cells."""
+    # fast-plaid stores a length for every cell that its formula asks for, also for cells that have no centroid because
+    # there were too few tokens.
     if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (ivf, lengths)):
         raise damaged(root, f"the inverted lists are {ivf.dtype} {ivf.shape} and {lengths.dtype} {lengths.shape}")
     if lengths[num_cells:].any() or lengths.sum() != len(ivf) or (len(lengths) and lengths.min() < 0):
@@ -168,14 +175,14 @@ def _checked_lists(
 
 
 def _residual_norms(codec: Codec, residuals: np.ndarray) -> np.ndarray:
-    """(N,) float32, of the residuals as they are decoded."""
+    """The norms of packed residuals (N, E · nbits / 8), as they are decoded: (N,) float32."""
     squares = np.square(codec.weights_of_byte).sum(1)
     norms: np.ndarray = np.sqrt(squares[residuals].sum(1))
     return norms
 
 
-def _stored(documents: Iterable[Document]) -> Documents:
-    """In a file that is deleted while it is open, so that it goes when the snapshot goes."""
+def _store(documents: Iterable[Document]) -> Documents:
+    """Store documents in a file that is deleted while it is open: its space is free when the snapshot is closed."""
     with tempfile.TemporaryDirectory(prefix="colbertz-") as folder:
         path = Path(folder) / "documents.sqlite"
         with write_documents(path) as writer:

@@ -1,13 +1,13 @@
 """fast-plaid's and next-plaid's metadata.db: a table METADATA with a row for each document and a column for each field.
 
     _subset_     the document's number
-    id, text     the document's own; colbertz writes them
-    _metadata_   the exact metadata as JSON; colbertz writes it, and knows a row of its own by it: columns have no lists
-                 and no booleans, and do not tell null from nothing
-    …            a column for each top-level field, for those programs' filters
+    id, text     written by colbertz only
+    _metadata_   the exact metadata as JSON, written by colbertz only: columns hold no lists and no booleans, and do not
+                 tell null from a key that is missing
+    …            a column for each top-level key of the metadata, for those programs' filters
 
-fast-plaid and next-plaid keep all columns when they add and delete documents. New rows have what they were given there,
-and NULL in ours. Newer versions of next-plaid keep most columns in a second table, METADATA_CONTENT.
+fast-plaid and next-plaid keep all columns when they add and delete documents. Rows that they add have NULL in the
+columns that colbertz alone writes. Newer versions of next-plaid keep most columns in a second table, METADATA_CONTENT.
 """
 
 import base64
@@ -23,7 +23,7 @@ import numpy as np
 
 from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.index.interop.foreign import damaged
+from colbertz.index.store.detect import damaged
 from colbertz.index.store.documents import fold, quoted
 from colbertz.index.store.snapshot import Snapshot
 
@@ -32,16 +32,16 @@ _OWN = ("_subset_", "id", "text", "_metadata_", "_content_id_")
 
 
 def read(path: Path, count: int) -> Iterator[Document]:
-    """The `count` documents of an index in order; numbers for ids and no more where `path` says nothing.
+    """The `count` documents of an index, in order. A document without a row has a number for an id, and no more.
 
     Raises:
-        ValueError: if it is no such database, or has rows for other documents.
+        UserError: if `path` is not such a database, or has rows for other documents.
     """
     if not path.is_file():
         yield from (Document(str(number)) for number in range(count))
         return
     try:
-        # Immutable spares a file that nobody writes the files that SQLite puts beside it.
+        # With `immutable`, SQLite creates no files beside one that no program is writing.
         writing = path.with_name(path.name + "-wal").exists()
         options = "mode=ro" if writing else "mode=ro&immutable=1"
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True)) as connection:
@@ -58,22 +58,23 @@ def _read(connection: sqlite3.Connection, count: int) -> Iterator[Document]:
     columns = [name for name, *_ in rows.description]
     taken = set()
     if "_metadata_" in columns:
-        taken = {id for (id,) in connection.execute(f"SELECT id FROM {table}")}
-    unused = (id for id in map(str, itertools.count()) if id not in taken)
-    number = 0
+        taken = {doc_id for (doc_id,) in connection.execute(f"SELECT id FROM {table}")}
+    unused = (doc_id for doc_id in map(str, itertools.count()) if doc_id not in taken)
+    doc_idx = 0
     for row in rows:
         values = dict(zip(columns, row))
-        if not number <= values["_subset_"] < count:
+        if not doc_idx <= values["_subset_"] < count:
             raise UserError(f"it has a row for document {values['_subset_']} of {count}")
-        while number < values["_subset_"]:
+        while doc_idx < values["_subset_"]:
             yield Document(next(unused))
-            number += 1
+            doc_idx += 1
         yield _document(values, unused, "_metadata_" in columns)
-        number += 1
-    yield from (Document(next(unused)) for _ in range(number, count))
+        doc_idx += 1
+    yield from (Document(next(unused)) for _ in range(doc_idx, count))
 
 
 def _document(values: dict[str, Any], unused: Iterator[str], ours: bool) -> Document:
+    """The document of a row; `ours` says whether colbertz wrote the table, and `unused` gives ids for new documents."""
     if ours and values["_metadata_"] is not None:
         return Document(values["id"], values["text"], json.loads(values["_metadata_"]))
     hidden = _OWN if ours else ("_subset_", "_content_id_")
@@ -84,32 +85,43 @@ def _document(values: dict[str, Any], unused: Iterator[str], ours: bool) -> Docu
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no bytes; next-plaid shows them like this too."""
+    """A value that JSON can hold: bytes become Base64, as next-plaid shows them too."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Write the documents that are not deleted, numbered from 0."""
+    """Write the documents that are not deleted, numbered from 0.
+
+    Raises:
+        OSError: if the file cannot be written, for instance because the disk is full.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            _write(connection, snapshot)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def _write(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
     columns = _columns(snapshot)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        typed = "".join(f", {quoted(name)} {kind}" for name, kind in columns.items())
-        connection.execute(
-            f'CREATE TABLE METADATA ("_subset_" INTEGER PRIMARY KEY, "id" TEXT, "text" TEXT, "_metadata_" TEXT{typed})'
-        )
-        numbers = itertools.count()
-        for segment in snapshot.segments:
-            own = [name for name in segment.documents.fields if fold(name) in map(fold, columns)]
-            names = ", ".join(map(quoted, ["_subset_", "id", "text", "_metadata_", *own]))
-            insert = f"INSERT INTO METADATA ({names}) VALUES (?, ?, ?, ?{', ?' * len(own)})"
-            chosen = "".join(f", fields.{quoted(name)}" for name in own)
-            with segment.documents.reading() as source:
-                rows = source.execute(
-                    f"SELECT documents.number, documents.id, documents.text, documents.metadata{chosen}"
-                    " FROM documents JOIN fields ON fields.rowid = documents.number ORDER BY documents.number"
-                )
-                connection.executemany(insert, ((next(numbers), *row[1:]) for row in _live(rows, segment.live)))
-        connection.commit()
+    connection.execute("PRAGMA synchronous = OFF")
+    typed = "".join(f", {quoted(name)} {kind}" for name, kind in columns.items())
+    connection.execute(
+        f'CREATE TABLE METADATA ("_subset_" INTEGER PRIMARY KEY, "id" TEXT, "text" TEXT, "_metadata_" TEXT{typed})'
+    )
+    doc_idx = itertools.count()
+    for segment in snapshot.segments:
+        fields = [name for name in segment.documents.fields if fold(name) in map(fold, columns)]
+        names = ", ".join(map(quoted, ["_subset_", "id", "text", "_metadata_", *fields]))
+        insert = f"INSERT INTO METADATA ({names}) VALUES (?, ?, ?, ?{', ?' * len(fields)})"
+        chosen = "".join(f", fields.{quoted(name)}" for name in fields)
+        with segment.documents.reading() as source:
+            rows = source.execute(
+                f"SELECT documents.number, documents.id, documents.text, documents.metadata{chosen}"
+                " FROM documents JOIN fields ON fields.rowid = documents.number ORDER BY documents.number"
+            )
+            connection.executemany(insert, ((next(doc_idx), *row[1:]) for row in _live(rows, segment.live)))
+    connection.commit()
 
 
 def _live(rows: Iterator[tuple[Any, ...]], live: np.ndarray | None) -> Iterator[tuple[Any, ...]]:
@@ -117,9 +129,9 @@ def _live(rows: Iterator[tuple[Any, ...]], live: np.ndarray | None) -> Iterator[
 
 
 def _columns(snapshot: Snapshot) -> dict[str, str]:
-    """The fields that get a column, and its type: that of the first value, as fast-plaid and next-plaid have it.
+    """The fields that get a column, and their types: those of their first values, as in fast-plaid and next-plaid.
 
-    A quotation mark in a name would end fast-plaid's SQL statements early; such a field is in `_metadata_` alone.
+    A quotation mark in a name would end fast-plaid's SQL statements early; such a field is in `_metadata_` only.
     """
     types: dict[str, tuple[str, str]] = {}
     for segment in snapshot.segments:
@@ -127,6 +139,6 @@ def _columns(snapshot: Snapshot) -> dict[str, str]:
             for name in segment.documents.fields:
                 if fold(name) not in (*_OWN, *types) and '"' not in name:
                     first = f"SELECT typeof({quoted(name)}) FROM fields WHERE {quoted(name)} IS NOT NULL LIMIT 1"
-                    if found := source.execute(first).fetchone():
-                        types[fold(name)] = (name, found[0].upper())
+                    if row := source.execute(first).fetchone():
+                        types[fold(name)] = (name, row[0].upper())
     return dict(types.values())

@@ -5,7 +5,7 @@
     ivf.pid.pt                                                                  passages of each cell, and how many
     metadata.json                                                               {config: {nbits, …}, num_chunks, …}
 
-Passages have numbers and no texts here: their collection is a file elsewhere.
+Passages have numbers and no texts: those are in the file of their collection.
 """
 
 import pickle
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from colbertz.document import Document
-from colbertz.index.interop.foreign import check_doclens, damaged, make_codec, make_snapshot, read_doclens, read_json
+from colbertz.index.interop.foreign import check_doclens, make_codec, make_snapshot, read_doclens
+from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.snapshot import Snapshot
 
 
 def read(root: Path) -> Snapshot:
-    """Open it; see `colbertz.index.interop.open_foreign`. All of it is read into memory."""
+    """Open an index; see `colbertz.index.interop.open_foreign`. All of it is read into memory."""
     about = read_json(root / "metadata.json")
     try:
         nbits, num_chunks = int(about["config"]["nbits"]), int(about["num_chunks"])
@@ -35,7 +36,7 @@ def read(root: Path) -> Snapshot:
         cutoffs,
         weights,
         _array(root / "avg_residual.pt"),
-        float("nan"),  # Stanford's has none
+        float("nan"),  # Stanford's format has no threshold
     )
     chunks = range(num_chunks)
     doclens = np.concatenate([np.empty(0, np.int64), *(read_doclens(root / f"doclens.{i}.json") for i in chunks)])

@@ -26,6 +26,8 @@ from colbertz.kernels.cpu import residuals as residuals_cpu
 from colbertz.kernels.cpu.threads import parts, run
 
 NBITS = (1, 2, 4, 8)
+# The most tokens that centroids are found from: 2 GB of float32 at 128 dimensions.
+MAX_SAMPLE = 1 << 22
 # Tokens of the sample that are kept from k-means to measure residuals: at most a twentieth, and this many.
 _HELD_OUT = 50_000
 # Rounds of placing the buckets; it converges slowly where residuals have long tails.
@@ -167,7 +169,8 @@ class Codec:
         return replace(self, centroids=torch.cat([self.centroids, new]))
 
     def save(self, folder: Path) -> None:
-        """Write the files `FILES` into `folder`."""
+        """Write the files `FILES` into `folder`, which is created if it does not exist."""
+        folder.mkdir(parents=True, exist_ok=True)
         half = self.centroids.half()
         exact = torch.equal(half.float(), self.centroids)
         arrays = (
@@ -219,10 +222,10 @@ def num_centroids(num_tokens: int, num_sampled: int) -> int:
     return max(1, min(1 << int(math.log2(16 * math.sqrt(num_tokens))), num_sampled))
 
 
-def sample_size(num_tokens: int) -> int:
-    """Tokens to train a codec from: 64 a centroid, but no more than 4.2 million, and the held-out ones."""
-    wanted = min(64 * num_centroids(num_tokens, num_tokens), 1 << 22)
-    return min(num_tokens, wanted + _HELD_OUT)
+def sample_size(num_tokens: int, max_sample: int = MAX_SAMPLE) -> int:
+    """Tokens to train a codec from: 64 a centroid, at most `max_sample`, and besides those the held-out ones."""
+    for_kmeans = min(64 * num_centroids(num_tokens, num_tokens), max_sample)
+    return min(num_tokens, for_kmeans + _HELD_OUT)
 
 
 def train(

@@ -32,7 +32,7 @@ ROW_NUMBERS = ("rowid", "oid", "_rowid_")
 # SQLite stops at 2,000 columns; long before that something else than a field's name has become a key.
 MAX_FIELDS = 1000
 # Texts whose words are counted at once, in memory: three times as many bytes at most.
-BATCH_CHARACTERS = 1 << 24
+_BATCH_CHARACTERS = 1 << 24
 _READ_AT_ONCE = 1000
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -83,10 +83,11 @@ class DocumentWriter:
         fields: their metadata keys that have a column, in lower case.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, batch_characters: int) -> None:
         self.count = 0
         self.fields: set[str] = set()
         self._connection = connection
+        self._batch_characters = batch_characters
         # Texts whose words are yet to be counted, and the first document that is.
         self._texts: list[tuple[int, str]] = []
         self._characters = 0
@@ -102,7 +103,7 @@ class DocumentWriter:
         """
         for document in documents:
             self._add(document)
-            if self._characters >= BATCH_CHARACTERS:
+            if self._characters >= self._batch_characters:
                 self.count_words()
 
     def _add(self, document: Document) -> None:
@@ -184,7 +185,7 @@ def _column_value(value: Any) -> Any:
 
 
 @contextmanager
-def write_documents(path: Path) -> Iterator[DocumentWriter]:
+def write_documents(path: Path, batch_characters: int = _BATCH_CHARACTERS) -> Iterator[DocumentWriter]:
     """Create the file at `path`; it is complete when the block ends.
 
     Raises:
@@ -196,7 +197,7 @@ def write_documents(path: Path) -> Iterator[DocumentWriter]:
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.executescript(_SCHEMA)
-            writer = DocumentWriter(connection)
+            writer = DocumentWriter(connection, batch_characters)
             yield writer
             writer.count_words()
             connection.commit()

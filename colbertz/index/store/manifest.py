@@ -219,6 +219,23 @@ def checksum(path: Path) -> Checksum:
     return Checksum(size, quick, sha256(path))
 
 
+def check_files(root: Path, manifest: Manifest) -> None:
+    """Read every file that a manifest names and compare it with its checksum.
+
+    Raises:
+        UserError: naming the first file that differs or is missing.
+    """
+    for name, expected in manifest.files.items():
+        try:
+            actual = sha256(root / name)
+        except FileNotFoundError as error:
+            if Manifest.load(root) != manifest:
+                raise UserError(f"{root} has changed since it was opened; refresh it first") from error
+            raise UserError(f"{root / name} is missing; build the index again") from error
+        if actual != expected.sha256:
+            raise UserError(f"{root / name} is damaged: its checksum is not the manifest's; build it again")
+
+
 def quick_checksum(path: Path) -> tuple[int, int]:
     """The size of a file and a CRC-32 of 64 KB of it: enough to see that it is another file, or has a hole."""
     with path.open("rb") as file:

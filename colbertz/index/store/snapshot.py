@@ -157,6 +157,14 @@ class Snapshot:
         )[doc_idx]
         return lengths
 
+    def estimated_num_far(self) -> int:
+        """About how many tokens of the documents that are not deleted are far from their centroids.
+
+        It is known for all tokens of a segment only, so it is the same share of them.
+        """
+        share = sum(info.num_far for info in self.manifest.segments) / max(1, self.manifest.num_tokens)
+        return round(share * int(self.doclens(self.doc_idx_in(self.live)).sum()))
+
     def blocks(self, doc_idx: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
         """Divide documents into runs of at most `max_tokens` tokens; a longer document is a block of its own."""
         ends = np.cumsum(self.doclens(doc_idx))

@@ -1,36 +1,36 @@
-"""Building an index from a stream of embeddings that may be larger than memory, in steps that survive being killed.
+"""Building an index from a stream of documents that may be larger than memory, in steps that survive being killed.
 
-    1. chunks     the stream is written to build/ as float16, a chunk at a time, while ids and texts go to SQLite
-    2. codec      centroids and buckets from a random sample of all tokens
-    3. codes      chunk after chunk is coded and appended to the segment's arrays
-    4. lists      inverted lists by counting sort
-    5. manifest   one rename makes it the index
+    1. store      embeddings are written to build/chunks as float16, and documents to SQLite
+    2. train      centroids and buckets from a random sample of all tokens
+    3. code       the tokens of chunk after chunk are coded; then inverted lists are made by a counting sort
+    4. commit     one rename makes it the index
 
-Called again after a kill, with the same arguments, a build takes the same steps and skips what is complete: chunks
-whose embeddings are the same, the codec, coded chunks. Memory: see `colbertz.index.Index.build`.
+Called again after a kill, with the same arguments, a build takes the same steps and leaves out what is complete: chunks
+whose documents or embeddings are the same, the codec, coded chunks.
+
+Memory, besides one batch: 4 bytes · dim for each sampled token (64 for each centroid, at most 4.2 million, and 50,000
+more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token while lists are sorted. Disk:
+dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim bytes more while the build runs.
 """
 
 import contextlib
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.files import replaced_file, sha256, sync_files, write_atomically
+from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.documents import DocumentWriter, write_documents
-from colbertz.index.store.manifest import BUILD, MANIFEST, PROGRESS, Manifest, SegmentFiles
+from colbertz.index.store.manifest import BUILD, MANIFEST, Manifest, SegmentFiles, SegmentInfo
+from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
     commit,
     next_name,
@@ -38,75 +38,58 @@ from colbertz.index.write.commit import (
     refuse_foreign,
     remove_build,
     remove_leftovers,
-    segment_info,
-    write_codes,
-    write_lists,
 )
-from colbertz.index.write.stream import Described, Embeddings, checked, chunked
-from colbertz.ragged import Ragged
-
-# Tokens a chunk: 64 MB of float16 at 128 dimensions. A longer document is a chunk of its own.
-CHUNK_TOKENS = 1 << 18
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an interrupted build must have in common with the call that continues it.
-
-    Attributes:
-        nbits, seed, model, fingerprint, recipe: see `Index.build`.
-        compacted: the generation of the index whose documents are coded anew; None for documents from outside.
-    """
-
-    nbits: int
-    seed: int
-    model: str | None
-    fingerprint: Sequence[float] | None
-    recipe: str | None = None
-    compacted: int | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive documents on their way into the index, on disk: build/chunks/000000.npy and .json.
-
-    Attributes:
-        sha256: of the float16 embeddings and the lengths.
-        described: SHA-256 of the documents' ids, texts and metadata.
-    """
-
-    doclens: list[int]
-    sha256: str
-    described: str
+from colbertz.index.write.progress import Progress, Settings
+from colbertz.index.write.segment_writer import SegmentWriter
+from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
 
 
 def build(
     root: Path,
-    embeddings: Embeddings,
+    batches: Iterable[Batch] | ResumableBatches,
     settings: Settings,
     *,
-    ids: Iterable[str] | None,
-    texts: Iterable[str | None] | None,
-    metadata: Iterable[dict[str, Any]] | None,
-    overwrite: bool,
-    device: str | torch.device | None,
-    show_progress: bool | None,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    show_progress: bool | None = False,
+    chunk_tokens: int = CHUNK_TOKENS,
+    max_sample: int = codecs.MAX_SAMPLE,
 ) -> None:
-    """Write the index `root`; the arguments and errors are those of `Index.build`."""
+    """Write the index `root`.
+
+    Args:
+        root, overwrite, device, show_progress, chunk_tokens: see `Index.build`.
+        batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
+        settings: of the index.
+        max_sample: the most tokens that centroids are found from.
+
+    Raises:
+        UserError, TypeError, FileExistsError, BlockingIOError: as `Index.build`.
+    """
     refuse_foreign(root, overwrite)
-    described = Described(ids, texts, metadata)
     # Kernels are launched on the current device, wherever their arguments are.
-    on = torch.cuda.device(device) if device is not None else contextlib.nullcontext()
-    with only_writer(root), on:
-        refuse_foreign(root, overwrite)  # once more: another process may have built one meanwhile
-        write(root, _next_generation(root), embeddings, settings, described, device=device, show_progress=show_progress)
+    current = torch.cuda.device(device) if device is not None else contextlib.nullcontext()
+    with only_writer(root), current:
+        refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
+        write(
+            root,
+            _next_generation(root),
+            batches,
+            settings,
+            device=device,
+            show_progress=show_progress,
+            chunk_tokens=chunk_tokens,
+            max_sample=max_sample,
+        )
 
 
 def _next_generation(root: Path) -> int:
-    """The number of the state after the one at `root`."""
+    """The generation after the one at `root`."""
     try:
         old = Manifest.load(root) if (root / MANIFEST).exists() else None
-    except ValueError:  # damaged, or of another version: it stays until the new one is there, so its names are taken
+    except ValueError:
+        # The manifest is damaged, or of another version. Its files stay until the new index is complete, so no name may
+        # be used again.
         return 1 + max(
             [int(name) for path in root.iterdir() for name in re.findall(r"-(\d{6,})$", path.name)], default=0
         )
@@ -117,213 +100,146 @@ def _next_generation(root: Path) -> int:
 def write(
     root: Path,
     generation: int,
-    embeddings: Embeddings,
+    batches: Iterable[Batch] | ResumableBatches,
     settings: Settings,
-    described: Described,
     *,
     device: str | torch.device | None = None,
     show_progress: bool | None,
     next_number: int = 0,
+    chunk_tokens: int = CHUNK_TOKENS,
+    max_sample: int = codecs.MAX_SAMPLE,
 ) -> None:
-    """Build the state `generation` of `root`, by the process that holds the lock; see `Manifest.next_number`."""
-    work = _Work(root, settings, torch.device(device or "cpu"), None if show_progress is None else not show_progress)
-    segment = work.folder / "segment"
+    """Build the state `generation` of the index `root`, whose lock this process holds; see `build`.
+
+    Args:
+        next_number: see `Manifest.next_number`; the number of documents if that is larger.
+    """
+    unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
     try:
-        chunks = work.store_chunks(embeddings, described, SegmentFiles(segment))
-        codec = work.train(chunks)
-        num_far = work.encode(chunks, codec, SegmentFiles(segment))
+        chunks = unfinished.store(batches, chunk_tokens)
+        codec = unfinished.train(chunks, max_sample)
+        segment = unfinished.code(chunks, codec)
     except (ValueError, TypeError):
-        # What is wrong may be the end of a long stream; mended, the same call goes on behind what is stored.
-        if work.num_stored < 2:
+        # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
+        if unfinished.num_stored < 2:
             remove_build(root)
         raise
-    doclens = np.array([length for chunk in chunks for length in chunk.doclens], dtype=np.int64)
-    write_lists(SegmentFiles(segment), doclens, len(codec.centroids))
-    folders = work.hand_over(generation)
+    codec_folder, segment_folder = unfinished.hand_over(generation)
     manifest = Manifest(
         generation=generation,
-        codec=folders[0].name,
-        segments=(segment_info(folders[1].name, doclens, num_far),),
+        codec=codec_folder.name,
+        segments=(replace(segment, name=segment_folder.name),),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,
-        next_number=max(next_number, len(doclens)),
-        trained_on=int(doclens.sum()),
+        next_number=max(next_number, segment.num_documents),
+        trained_on=segment.num_tokens,
         model=settings.model,
         fingerprint=settings.fingerprint,
     )
-    commit(root, manifest, folders)
+    commit(root, manifest, [codec_folder, segment_folder])
 
 
-class _Work:
-    """The folder build/ and what is complete in it."""
+class _UnfinishedBuild:
+    """The folder build/ of an index, and the steps that fill it."""
 
-    def __init__(self, root: Path, settings: Settings, device: torch.device, quiet: bool | None) -> None:
-        self.root = root
-        self.device = device
-        self.folder = root / BUILD
-        self.settings = settings
-        self.bar: dict[str, Any] = {"unit_scale": True, "disable": quiet, "leave": False}
-        wanted = json.loads(json.dumps(asdict(settings)))
-        file = root / PROGRESS
-        self.progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if self.progress.get("settings") != wanted:
-            if self.folder.exists():
-                remove_build(root)
-            self.folder.mkdir()
-            self.progress = {"settings": wanted}
-            self._start_over()
-        (self.folder / "chunks").mkdir(exist_ok=True)
-
-    def _save(self, **changes: Any) -> None:
-        self.progress |= changes
-        write_atomically(self.root / PROGRESS, json.dumps(self.progress))
-
-    def _start_over(self, generation: int | None = None) -> None:
-        """Nothing after the chunks counts any more, or if it does, as the state `generation` of the index."""
-        self._save(codec=False, encoded=0, num_far=0, generation=generation)
-
-    def _chunk_files(self, number: int) -> tuple[Path, Path]:
-        folder = self.folder / "chunks"
-        return folder / f"{number:06d}.npy", folder / f"{number:06d}.json"
+    def __init__(self, root: Path, settings: Settings, device: torch.device, show_progress: bool | None) -> None:
+        self._root = root
+        self._settings = settings
+        self._device = device
+        self._bar: dict[str, Any] = {
+            "unit_scale": True,
+            "disable": None if show_progress is None else not show_progress,
+            "leave": False,
+        }
+        self._progress = Progress(root, settings)
+        self._codec_folder = root / BUILD / "codec"
+        self._segment_folder = root / BUILD / "segment"
+        # If a chunk changes, so does the sample, and with it the codec and all codes.
+        self._chunks = ChunkFolder(root / BUILD / "chunks", self._progress.start_over)
 
     @property
     def num_stored(self) -> int:
-        """Complete chunks."""
-        return len(list((self.folder / "chunks").glob("*.json")))
+        """Chunks that are stored."""
+        return len(self._chunks)
 
-    def _stored(self, number: int) -> Chunk | None:
-        """A chunk that an interrupted build has left complete."""
-        rows, about = self._chunk_files(number)
-        if not about.exists():
-            return None
-        chunk = Chunk(**json.loads(about.read_text()))
-        return chunk if sha256(rows) == chunk.sha256 else None
-
-    def store_chunks(self, embeddings: Embeddings, described: Described, files: SegmentFiles) -> list[Chunk]:
-        """Step 1. Documents and embeddings are walked in step, so each may be a generator."""
-        files.folder.mkdir(exist_ok=True)
-        files.documents.unlink(missing_ok=True)
+    def store(self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int) -> list[Chunk]:
+        """Step 1: store documents and embeddings, and return the chunks."""
+        self._segment_folder.mkdir(exist_ok=True)
+        path = SegmentFiles(self._segment_folder).documents
+        path.unlink(missing_ok=True)
         chunks: list[Chunk] = []
-        with (
-            write_documents(files.documents) as writer,
-            tqdm(desc="storing", unit=" tokens", **self.bar) as bar,
-        ):
-            if callable(embeddings):
-                chunks = self._keep(described, writer)
-                bar.update(sum(sum(chunk.doclens) for chunk in chunks))
-                embeddings = embeddings(writer.count)
-            for part in chunked(checked(embeddings, first=writer.count), CHUNK_TOKENS):
-                packed_bytes(part.values.shape[1], self.settings.nbits)
-                documents = described.take(len(part))
+        with write_documents(path) as writer, tqdm(desc="storing", unit=" tokens", **self._bar) as bar:
+            if isinstance(batches, ResumableBatches):
+                chunks = self._kept(batches.documents, writer)
+                bar.update(sum(chunk.num_tokens for chunk in chunks))
+                batches = batches.after(writer.count)
+            for documents, embeddings in chunked(batches, chunk_tokens):
+                packed_bytes(embeddings.values.shape[1], self._settings.nbits)  # refuses a wrong dimension
                 writer.add(documents)
-                chunks.append(self._store(len(chunks), part, _sha256(documents)))
-                bar.update(len(part.values))
-            described.check_exhausted()
+                chunks.append(self._chunks.store(len(chunks), documents, embeddings))
+                bar.update(len(embeddings.values))
         if not chunks:
             raise UserError("an index needs at least one document, got no embeddings")
-        if self._chunk_files(len(chunks))[1].exists():
-            self._forget(len(chunks))
+        if len(self._chunks) > len(chunks):
+            self._chunks.remove_from(len(chunks))
         return chunks
 
-    def _keep(self, described: Described, writer: DocumentWriter) -> list[Chunk]:
-        """The stored chunks of documents that have the same ids, texts and metadata now."""
+    def _kept(self, documents: DocumentStream, writer: DocumentWriter) -> list[Chunk]:
+        """The first chunks that an interrupted build has stored, as far as they are of the same documents."""
         kept: list[Chunk] = []
-        while (chunk := self._stored(len(kept))) is not None:
-            documents = described.take(len(chunk.doclens), or_fewer=True)
-            if _sha256(documents) != chunk.described:
-                described.put_back()
+        while (chunk := self._chunks.load(len(kept))) is not None:
+            taken = documents.take(len(chunk.doclens), or_fewer=True)
+            if described(taken) != chunk.described:
+                documents.put_back(taken)
                 break
-            writer.add(documents)
+            writer.add(taken)
             kept.append(chunk)
         return kept
 
-    def _store(self, number: int, part: Ragged, described: str) -> Chunk:
-        path, about = self._chunk_files(number)
-        with replaced_file(path) as temporary:
-            with temporary.open("wb") as file:
-                np.save(file, part.values.numpy(), allow_pickle=False)
-            chunk = Chunk(part.lengths.tolist(), sha256(temporary), described)
-            if not about.exists() or Chunk(**json.loads(about.read_text())) != chunk:
-                self._forget(number)
-        write_atomically(about, json.dumps(asdict(chunk)))
-        return chunk
-
-    def _forget(self, first: int) -> None:
-        """The input has changed from chunk `first` on: so has the sample, and with it everything later."""
-        self._start_over()
-        for path in sorted((self.folder / "chunks").glob("*.json"), reverse=True):
-            if int(path.stem) >= first:
-                path.unlink()
-
-    def train(self, chunks: Sequence[Chunk]) -> Codec:
-        """Step 2."""
-        folder = self.folder / "codec"
-        if self.progress["codec"]:
-            return Codec.load(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        num_tokens = sum(sum(chunk.doclens) for chunk in chunks)
-        sample = self._sample(chunks, num_tokens).to(self.device)
-        with tqdm(desc="training", bar_format="{desc} {elapsed}", **self.bar) as bar:
-            codec = codecs.train(sample, num_tokens, self.settings.nbits, self.settings.seed, bar.set_description)
-        codec.save(folder)
-        sync_files(folder.iterdir())
-        self._save(codec=True)
+    def train(self, chunks: Sequence[Chunk], max_sample: int) -> Codec:
+        """Step 2: make a codec."""
+        folder = self._codec_folder
+        if not self._progress.codec_is_trained:
+            shutil.rmtree(folder, ignore_errors=True)
+            num_tokens = sum(chunk.num_tokens for chunk in chunks)
+            seed, size = self._settings.seed, codecs.sample_size(num_tokens, max_sample)
+            sample = self._chunks.sample(chunks, size, seed).to(self._device)
+            with tqdm(desc="training", bar_format="{desc} {elapsed}", **self._bar) as bar:
+                codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, bar.set_description)
+            codec.save(folder)
+            sync_files(folder.iterdir())
+            self._progress.codec_trained()
         return Codec.load(folder)
 
-    def _sample(self, chunks: Sequence[Chunk], num_tokens: int) -> torch.Tensor:
-        """Random tokens of the whole collection, in random order."""
-        size = codecs.sample_size(num_tokens)
-        # Unlike a permutation of all, this needs memory for the sample only, if that is small enough in comparison.
-        chosen = np.random.default_rng(self.settings.seed).choice(num_tokens, size, replace=False)
-        order = np.argsort(chosen)
-        wanted = chosen[order]
-        rows = None
-        begin = 0
-        for number, chunk in enumerate(chunks):
-            end = begin + sum(chunk.doclens)
-            first, last = np.searchsorted(wanted, (begin, end))
-            part = np.load(self._chunk_files(number)[0], mmap_mode="r", allow_pickle=False)
-            if rows is None:
-                rows = torch.empty(size, part.shape[1])
-            rows[torch.from_numpy(order[first:last])] = torch.from_numpy(part[wanted[first:last] - begin]).float()
-            begin = end
-        assert rows is not None
-        return rows
-
-    def encode(self, chunks: Sequence[Chunk], codec: Codec, files: SegmentFiles) -> int:
-        """Step 3. Returns the number of tokens that are far from their centroids."""
-        doclens = [sum(chunk.doclens) for chunk in chunks]
-        done = self.progress["encoded"]
-        first = sum(doclens[:done])
+    def code(self, chunks: Sequence[Chunk], codec: Codec) -> SegmentInfo:
+        """Step 3: code the tokens and make the inverted lists."""
+        num_coded = self._progress.num_coded
+        doclens = [length for chunk in chunks[:num_coded] for length in chunk.doclens]
+        bar = tqdm(
+            desc="coding",
+            total=sum(chunk.num_tokens for chunk in chunks),
+            initial=sum(doclens),
+            unit=" tokens",
+            **self._bar,
+        )
         with (
-            write_codes(files, codec, first) as writer,
-            tqdm(desc="coding", total=sum(doclens), initial=first, unit=" tokens", **self.bar) as bar,
+            bar,
+            SegmentWriter(
+                self._segment_folder, codec, device=self._device, doclens=doclens, num_far=self._progress.num_far
+            ) as writer,
         ):
-            for number in range(done, len(chunks)):
-                rows = np.load(self._chunk_files(number)[0], allow_pickle=False)
-                encoded, distances = codec.encode(torch.from_numpy(rows).to(self.device))
-                writer.write(encoded)
+            for chunk_idx in range(num_coded, len(chunks)):
+                writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))
                 writer.sync()
-                far = int((distances > codec.cluster_threshold).sum())
-                self._save(encoded=number + 1, num_far=self.progress["num_far"] + far)
-                bar.update(len(rows))
-        num_far: int = self.progress["num_far"]
-        return num_far
+                self._progress.chunk_coded(writer.num_far)
+                bar.update(chunks[chunk_idx].num_tokens)
+        return writer.info
 
-    def hand_over(self, generation: int) -> list[Path]:
-        """Before step 5, move codec and segment into the index. A build that is killed now repeats steps 2 to 4."""
-        self._start_over(generation)
-        folders = [self.root / next_name(kind, generation) for kind in ("codec", "segment")]
-        for source, target in zip((self.folder / "codec", self.folder / "segment"), folders):
-            source.rename(target)
-        return folders
-
-
-def _sha256(documents: Iterable[Document]) -> str:
-    digest = hashlib.sha256()
-    for document in documents:
-        # Whatever cannot be written is refused by the writer of documents, with a better message.
-        digest.update(repr((document.id, document.text, document.metadata)).encode("utf-8", "backslashreplace"))
-    return digest.hexdigest()
+    def hand_over(self, generation: int) -> tuple[Path, Path]:
+        """Move codec and segment into the index. After this a build that is killed repeats steps 2 and 3."""
+        self._progress.start_over(generation)
+        codec_folder, segment_folder = (self._root / next_name(kind, generation) for kind in ("codec", "segment"))
+        self._codec_folder.rename(codec_folder)
+        self._segment_folder.rename(segment_folder)
+        return codec_folder, segment_folder

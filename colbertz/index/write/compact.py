@@ -1,71 +1,117 @@
-"""What is copied from one index to another: documents that are not deleted, and their codes as they are.
-
-Compaction copies an index into itself, as one segment; conversions (interop/) copy it into another directory.
-"""
+"""Compacting: all segments become one, without the deleted documents, with the same codec or with a new one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from colbertz.document import Document
-from colbertz.index.store.codec import Encoded
-from colbertz.index.store.documents import write_documents
-from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
+from colbertz.errors import UserError
+from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.snapshot import Snapshot
-from colbertz.index.write.commit import segment_info, write_codes, write_lists
+from colbertz.index.write.build import write
+from colbertz.index.write.commit import changing, commit, next_name
+from colbertz.index.write.progress import Settings
+from colbertz.index.write.segment_writer import SegmentWriter
+from colbertz.index.write.stream import CHUNK_TOKENS, Batch, checked
 
-# 16 MB of residuals at 4 bits and 128 dimensions.
-BLOCK_TOKENS = 1 << 18
+# An index is better compacted if it has more segments than this,
+MANY_SEGMENTS = 16
+# or a larger share of its documents is deleted,
+MANY_DELETED = 0.3
+# or a larger share of its tokens is far from all centroids,
+MANY_FAR = 0.4
+# or it has more than this many times the tokens that its centroids were made for.
+GROWN = 4
 
 
-def merge(snapshot: Snapshot, files: SegmentFiles, show_progress: bool | None) -> SegmentInfo:
-    """Write everything that is not deleted as one new segment, for the codec of the snapshot."""
-    numbers = live_doc_idx(snapshot)
-    doclens = snapshot.doclens(numbers)
-    num_tokens = int(doclens.sum())
+def compact(
+    root: Path,
+    *,
+    retrain: bool = False,
+    seed: int = 42,
+    show_progress: bool | None = False,
+    block_tokens: int = CHUNK_TOKENS,
+) -> None:
+    """Write all documents that are not deleted as one segment.
+
+    Args:
+        root, retrain, seed, show_progress: see `Index.compact`.
+        block_tokens: tokens that are copied at a time.
+
+    Raises:
+        UserError, BlockingIOError: as `Index.compact`.
+    """
+    with changing(root) as snapshot:
+        manifest = snapshot.manifest
+        generation = manifest.generation + 1
+        if not manifest.num_documents:
+            raise UserError(f"{root} has no documents left; build a new index in its place")
+        if retrain:
+            settings = Settings(
+                manifest.nbits, seed, manifest.model, manifest.fingerprint, compacted=manifest.generation
+            )
+            write(
+                root,
+                generation,
+                _decoded(snapshot, block_tokens),
+                settings,
+                show_progress=show_progress,
+                next_number=manifest.next_number,
+                chunk_tokens=block_tokens,
+            )
+        else:
+            folder = root / next_name("segment", generation)
+            segment = merge(snapshot, folder, show_progress=show_progress, block_tokens=block_tokens)
+            commit(root, replace(manifest, generation=generation, segments=(segment,)), [folder])
+
+
+def merge(
+    snapshot: Snapshot, folder: Path, *, show_progress: bool | None = False, block_tokens: int = CHUNK_TOKENS
+) -> SegmentInfo:
+    """Write the documents that are not deleted as one new segment, with the codec of the snapshot.
+
+    Codes and residuals are copied as they are.
+    """
+    doc_idx = snapshot.doc_idx_in(snapshot.live)
+    doclens = snapshot.doclens(doc_idx)
+    documents = snapshot.live_documents()
     quiet = None if show_progress is None else not show_progress
     with (
-        write_documents(files.documents) as rows,
-        write_codes(files, snapshot.codec) as codes,
-        tqdm(desc="compacting", total=num_tokens, unit=" tokens", unit_scale=True, disable=quiet, leave=False) as bar,
+        SegmentWriter(folder, snapshot.codec) as writer,
+        tqdm(
+            desc="compacting", total=int(doclens.sum()), unit=" tokens", unit_scale=True, disable=quiet, leave=False
+        ) as bar,
     ):
-        rows.add(documents(snapshot))
-        for piece in tokens(snapshot, numbers):
-            codes.write(piece)
-            bar.update(len(piece.codes))
-    write_lists(files, doclens, len(snapshot.codec.centroids))
-    return segment_info(files.folder.name, doclens, num_far(snapshot, num_tokens))
+        for block in snapshot.blocks(doc_idx, block_tokens):
+            encoded = snapshot.encoded(block)
+            writer.add_coded(islice(documents, len(block)), encoded, snapshot.doclens(block))
+            bar.update(len(encoded))
+    return replace(writer.info, num_far=snapshot.estimated_num_far())
 
 
-def live_doc_idx(snapshot: Snapshot) -> np.ndarray:
-    """Sorted numbers (int64) of the documents that are not deleted."""
-    return snapshot.doc_idx_in(snapshot.live)
+def _decoded(snapshot: Snapshot, block_tokens: int) -> Iterator[Batch]:
+    """The documents that are not deleted, and their decoded embeddings."""
+    documents = snapshot.live_documents()
+    for block in snapshot.blocks(snapshot.doc_idx_in(snapshot.live), block_tokens):
+        yield list(islice(documents, len(block))), checked(snapshot.decode(block))
 
 
-def num_far(snapshot: Snapshot, num_tokens: int) -> int:
-    """How many of so many tokens that are not deleted are far from their centroids: the share that all have.
-
-    Those of deleted documents are not known apart.
-    """
-    share = sum(info.num_far for info in snapshot.manifest.segments) / max(1, snapshot.manifest.num_tokens)
-    return round(share * num_tokens)
-
-
-def tokens(snapshot: Snapshot, numbers: np.ndarray) -> Iterator[Encoded]:
-    """The coded tokens of documents whose numbers are sorted, in pieces of at most `BLOCK_TOKENS`."""
-    for at, part in snapshot.locate(numbers):
-        segment, own = snapshot.segments[at].arrays, numbers[part] - snapshot.first_doc_idx[at]
-        for run in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
-            begin, end = int(segment.offsets[run[0]]), int(segment.offsets[run[-1] + 1])
-            for first in range(begin, end, BLOCK_TOKENS):
-                piece = slice(first, min(end, first + BLOCK_TOKENS))
-                yield Encoded(segment.codes[piece], segment.residuals[piece], segment.inverse_norms[piece])
-
-
-def documents(snapshot: Snapshot) -> Iterator[Document]:
-    """The documents that are not deleted, in order."""
-    for segment in snapshot.segments:
-        for number, document in enumerate(segment.documents):
-            if segment.live is None or segment.live[number]:
-                yield document
+def advice(manifest: Manifest) -> str | None:
+    """What would make an index faster, smaller or better; None if nothing would."""
+    segments = manifest.segments
+    num_tokens = max(1, manifest.num_tokens)
+    far = sum(segment.num_far for segment in segments) / num_tokens
+    if far > MANY_FAR:
+        return f"{far:.0%} of its tokens are far from their centroids; compact it with retrain"
+    if num_tokens > GROWN * manifest.trained_on:
+        return (
+            f"it has {num_tokens / manifest.trained_on:.1f} times the tokens of its centroids; compact it with retrain"
+        )
+    deleted = sum(segment.num_deleted for segment in segments) / max(1, sum(s.num_documents for s in segments))
+    if deleted > MANY_DELETED:
+        return f"{deleted:.0%} of its documents are deleted; compact it"
+    if len(segments) > MANY_SEGMENTS:
+        return f"it is in {len(segments)} segments; compact it"
+    return None

@@ -1,7 +1,10 @@
-"""What comes into an index: embeddings and what describes the documents, walked in step and checked."""
+"""What comes into an index: documents with their embeddings, checked, in batches and then in chunks.
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+Everything here is lazy, so that a corpus may be larger than memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,110 +13,247 @@ from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.ragged import Ragged
 
-# All embeddings, batch after batch, or a function that begins with the document of a given number.
+# All embeddings; batch after batch; or a function that takes a number of documents and returns the batches after them.
 Embeddings = Ragged | Iterable[Ragged] | Callable[[int], Iterable[Ragged]]
+# Consecutive documents and the embeddings of each of them.
+Batch = tuple[list[Document], Ragged]
+
+# Tokens of a chunk: 64 MB of float16 at 128 dimensions. A longer document is a chunk of its own.
+CHUNK_TOKENS = 1 << 18
 
 _END = object()
 
 
-class Described:
-    """The documents' ids, texts and metadata, from streams that may be generators over a corpus larger than memory."""
+class DocumentStream:
+    """Documents in order, taken a number at a time, from whole documents or from columns of their parts.
+
+    Attributes:
+        next_number: the id of the next document, if the columns have no ids.
+    """
 
     def __init__(
-        self,
-        ids: Iterable[str] | None,
-        texts: Iterable[str | None] | None,
-        metadata: Iterable[dict[str, Any]] | None,
-        next_number: int = 0,
+        self, columns: Mapping[str, Iterable[Any]], make: Callable[[int, Mapping[str, Any]], Document]
     ) -> None:
-        """`next_number` becomes the id of the first document if there are no ids.
+        """Use `of` or `from_columns`."""
+        self.next_number = 0
+        self._columns = {name: iter(entries) for name, entries in columns.items()}
+        self._make = make
+        self._num_taken = 0
+        # What the columns gave when some of them had ended and others had not.
+        self._last_row: dict[str, Any] | None = None
+        self._put_back: list[Document] = []
+
+    @classmethod
+    def of(cls, documents: Iterable[Document]) -> "DocumentStream":
+        """A stream of whole documents."""
+        return cls({"documents": documents}, _whole_document)
+
+    @classmethod
+    def from_columns(
+        cls,
+        ids: Iterable[str] | None,
+        texts: Iterable[str | None] | Iterable[Document] | None,
+        metadata: Iterable[dict[str, Any]] | None,
+    ) -> "DocumentStream":
+        """Join the documents' ids, texts and metadata. Without any of them the stream has no end.
 
         Raises:
-            TypeError: for a string in place of a list.
+            TypeError: if one of them is a string.
         """
-        given = {"ids": ids, "texts": texts, "metadata": metadata}
-        for name, items in given.items():
-            if isinstance(items, str | bytes):
+        columns = {
+            name: entries
+            for name, entries in (("ids", ids), ("texts", texts), ("metadata", metadata))
+            if entries is not None
+        }
+        for name, entries in columns.items():
+            if isinstance(entries, str | bytes):
                 raise TypeError(
                     f"{name} must be a list or another iterable with one entry for each document, got a string"
                 )
-        self._streams = {name: iter(items) for name, items in given.items() if items is not None}
-        self._next_number = next_number
-        self._taken = 0
-        self._latest: tuple[int, dict[str, list[Any]]] = 0, {}
+        return cls(columns, _document_of_columns)
+
+    def __iter__(self) -> Iterator[Document]:
+        while taken := self.take(1, or_fewer=True):
+            yield taken[0]
 
     def take(self, count: int, or_fewer: bool = False) -> list[Document]:
         """The next `count` documents.
 
         Raises:
-            ValueError: if there are fewer, unless `or_fewer`.
+            UserError: if there are fewer, unless `or_fewer`; if one column ends before another.
         """
-        numbers = range(self._next_number + self._taken, self._next_number + self._taken + count)
-        columns: dict[str, list[Any]] = {
-            "ids": [str(number) for number in numbers],
-            "texts": [None] * count,
-            "metadata": [{}] * count,
-        }
-        for name, stream in self._streams.items():
-            columns[name] = list(islice(stream, count))
-            if len(columns[name]) < count and not or_fewer:
-                end = self._taken + len(columns[name])
-                raise UserError(f"fewer {name} than embeddings: the {name} end after {end}")
-        self._taken += count
-        self._latest = count, columns
-        return [Document(*row) for row in zip(*columns.values())]
+        documents, self._put_back = self._put_back[:count], self._put_back[count:]
+        while len(documents) < count:
+            row = self._next_row()
+            ended = [name for name in self._columns if name not in row]
+            if ended and or_fewer and not row:
+                break
+            if ended:
+                others = "embeddings" if not or_fewer else next(iter(row))
+                end = self._num_taken + len(documents)
+                raise UserError(f"fewer {ended[0]} than {others}: the {ended[0]} end after {end}")
+            documents.append(self._make(self.next_number, row))
+            self.next_number += 1
+        self._num_taken += len(documents)
+        return documents
 
-    def put_back(self) -> None:
-        """Take the latest documents once more next time."""
-        count, columns = self._latest
-        self._streams = {name: chain(columns[name], stream) for name, stream in self._streams.items()}
-        self._taken -= count
+    def put_back(self, documents: list[Document]) -> None:
+        """Give back the documents that were taken last; `take` returns them once more."""
+        self._put_back = documents + self._put_back
+        self._num_taken -= len(documents)
 
     def check_exhausted(self) -> None:
-        """Raises ValueError if there are more of them than embeddings."""
-        for name, stream in self._streams.items():
-            if next(stream, _END) is not _END:
-                raise UserError(f"more {name} than embeddings: there are only {self._taken} documents")
+        """Check that no documents are left.
+
+        Raises:
+            UserError: if some are.
+        """
+        left = list(self._columns) if self._columns and self._put_back else list(self._next_row())
+        if left:
+            raise UserError(f"more {left[0]} than embeddings: there are only {self._num_taken} documents")
+
+    def _next_row(self) -> dict[str, Any]:
+        """The next entry of each column that has one."""
+        if self._last_row is not None:
+            return self._last_row
+        entries = {name: next(column, _END) for name, column in self._columns.items()}
+        row = {name: entry for name, entry in entries.items() if entry is not _END}
+        if len(row) < len(entries):
+            self._last_row = row
+        return row
 
 
-def checked(embeddings: Ragged | Iterable[Ragged], dim: int | None = None, first: int = 0) -> Iterator[Ragged]:
-    """The batches as float16 on the CPU, without empty ones.
+def _whole_document(number: int, row: Mapping[str, Any]) -> Document:
+    document = row["documents"]
+    if not isinstance(document, Document):
+        raise TypeError(f"documents must be objects of colbertz.Document, got {type(document).__name__}")
+    return document
 
-    Args:
-        embeddings: of any floating-point type, on any device.
-        dim: the dimension they must have; None for that of the first.
-        first: number of the first document, for the messages.
+
+def _document_of_columns(number: int, row: Mapping[str, Any]) -> Document:
+    text = row.get("texts")
+    if isinstance(text, Document):
+        if len(row) > 1:
+            raise UserError("whole documents have their own ids and metadata; leave out ids and metadata")
+        return text
+    return Document(row.get("ids", str(number)), text, row.get("metadata", {}))
+
+
+def whole_documents(
+    documents: Iterable[str] | Iterable[Document],
+    ids: Iterable[str] | None = None,
+    metadata: Iterable[dict[str, Any]] | None = None,
+) -> Iterator[Document]:
+    """The documents, where they are only texts with their ids and metadata.
 
     Raises:
-        TypeError: if they are not Ragged.
-        ValueError: for wrong dimensions, documents without tokens, NaN and infinite values.
+        TypeError: if `ids` or `metadata` is a string.
+        UserError: while iterating, if there are fewer of one than of another, or if whole documents come with `ids` or
+            `metadata`.
+    """
+    return iter(DocumentStream.from_columns(ids, documents, metadata))
+
+
+@dataclass(frozen=True)
+class ResumableBatches:
+    """Batches from which documents that are stored already can be left out.
+
+    Attributes:
+        documents: all documents. Those that are stored are taken from it first.
+        after: takes how many documents that were, and returns the batches of the documents that are left.
+    """
+
+    documents: DocumentStream
+    after: Callable[[int], Iterable[Batch]]
+
+
+def in_step(
+    documents: DocumentStream, embeddings: Ragged | Iterable[Ragged], dim: int | None = None, first: int = 0
+) -> Iterator[Batch]:
+    """Join documents with their embeddings.
+
+    Args:
+        documents: as many as there are embeddings.
+        embeddings: of any floating point type, on any device.
+        dim: the dimension that they must have; None for that of the first batch.
+        first: how many documents came before, for the messages.
+
+    Raises:
+        TypeError, UserError: as `checked`, and if there are fewer or more documents than embeddings.
     """
     for batch in [embeddings] if isinstance(embeddings, Ragged) else embeddings:
-        if not isinstance(batch, Ragged):
-            raise TypeError(f"embeddings must be a Ragged or an iterable of Ragged, got {type(batch).__name__}")
-        if not len(batch):
+        if isinstance(batch, Ragged) and not len(batch):
             continue
-        if batch.values.dim() != 2 or not batch.dtype.is_floating_point:
-            shape = tuple(batch.values.shape)
-            raise UserError(
-                f"embeddings must be floating point rows of one dimension, got {batch.dtype} values {shape}"
-            )
-        dim = dim or batch.values.shape[1]
-        if batch.values.shape[1] != dim:
-            raise UserError(f"document {first} has dimension {batch.values.shape[1]} and those before it {dim}")
-        empty = (batch.lengths == 0).nonzero()
-        if len(empty):
-            raise UserError(f"document {first + int(empty[0])} has no tokens; leave it out of the index")
-        yield Ragged(_finite_half(batch, first), batch.offsets.cpu())
+        batch = checked(batch, dim, first)
+        dim = batch.values.shape[1]
         first += len(batch)
+        yield documents.take(len(batch)), batch
+    documents.check_exhausted()
 
 
-def _finite_half(batch: Ragged, first: int) -> torch.Tensor:
-    rows = batch.values.detach().to("cpu", torch.float16).contiguous()
-    # The sum of absolute values is finite exactly if all are, and much quicker to make than a mask.
+def in_step_from(documents: DocumentStream, embeddings: Embeddings) -> Iterable[Batch] | ResumableBatches:
+    """Join documents with their embeddings; where `embeddings` is a function, a build can be resumed from them."""
+    if not callable(embeddings):
+        return in_step(documents, embeddings)
+    return ResumableBatches(documents, lambda first: in_step(documents, embeddings(first), first=first))
+
+
+def embedded(
+    documents: DocumentStream, embed: Callable[[list[Document]], Ragged], documents_at_once: int
+) -> ResumableBatches:
+    """Make the embeddings of the documents with a function, for some documents at a time.
+
+    Raises:
+        TypeError, UserError: as `checked`, and if `embed` returns more or fewer embeddings than it was given documents.
+    """
+
+    def after(first: int) -> Iterator[Batch]:
+        dim = None
+        while batch := documents.take(documents_at_once, or_fewer=True):
+            embeddings = checked(embed(batch), dim, first)
+            if len(embeddings) != len(batch):
+                raise UserError(f"there are embeddings of {len(embeddings)} documents for {len(batch)} documents")
+            dim = embeddings.values.shape[1]
+            first += len(batch)
+            yield batch, embeddings
+
+    return ResumableBatches(documents, after)
+
+
+def checked(embeddings: Ragged, dim: int | None = None, first: int = 0) -> Ragged:
+    """The embeddings as float16 on the CPU.
+
+    Args:
+        embeddings: (num_tokens, E), of any floating point type, on any device.
+        dim: the dimension that they must have; None for any.
+        first: how many documents came before, for the messages.
+
+    Raises:
+        TypeError: if they are not a Ragged.
+        UserError: for another dimension, documents without tokens, NaN and infinite values.
+    """
+    if not isinstance(embeddings, Ragged):
+        raise TypeError(f"embeddings must be a Ragged or an iterable of Ragged, got {type(embeddings).__name__}")
+    if embeddings.values.dim() != 2 or not embeddings.dtype.is_floating_point:
+        shape = tuple(embeddings.values.shape)
+        raise UserError(
+            f"embeddings must be floating point rows of one dimension, got {embeddings.dtype} values {shape}"
+        )
+    if dim is not None and embeddings.values.shape[1] != dim:
+        raise UserError(f"document {first} has dimension {embeddings.values.shape[1]} and those before it {dim}")
+    empty = (embeddings.lengths == 0).nonzero()
+    if len(empty):
+        raise UserError(f"document {first + int(empty[0])} has no tokens; leave it out of the index")
+    return Ragged(_finite_half(embeddings, first), embeddings.offsets.cpu())
+
+
+def _finite_half(embeddings: Ragged, first: int) -> torch.Tensor:
+    """The values as float16; raises if one is not finite."""
+    rows = embeddings.values.detach().to("cpu", torch.float16).contiguous()
+    # The sum of absolute values is finite exactly if all values are, and is much quicker to compute than a mask.
     if not bool(rows.abs().sum(1, dtype=torch.float32).isfinite().all()):
         broken = int((~rows.isfinite().all(1)).nonzero()[0])
-        document = int(torch.searchsorted(batch.offsets.cpu(), broken, right=True)) - 1
+        document = int(torch.searchsorted(embeddings.offsets.cpu(), broken, right=True)) - 1
         raise UserError(
             f"document {first + document} has embeddings that are NaN, infinite or too large for float16;"
             " look for NaN weights in the model, or normalise the embeddings"
@@ -121,15 +261,25 @@ def _finite_half(batch: Ragged, first: int) -> torch.Tensor:
     return rows
 
 
-def chunked(batches: Iterable[Ragged], max_tokens: int) -> Iterator[Ragged]:
-    """The same documents in chunks of at most `max_tokens` tokens, each as long as can be; a longer document alone."""
-    held: list[Ragged] = []
-    size = 0
-    for part in (part for batch in batches for part in batch.split(max_tokens)):
-        if held and size + len(part.values) > max_tokens:
-            yield Ragged.cat(held)
-            held, size = [], 0
-        held.append(part)
-        size += len(part.values)
-    if held:
-        yield Ragged.cat(held)
+def chunked(batches: Iterable[Batch], max_tokens: int) -> Iterator[Batch]:
+    """The same documents in chunks of at most `max_tokens` tokens; a longer document is a chunk of its own."""
+    parts: list[Batch] = []
+    num_tokens = 0
+    for documents, embeddings in batches:
+        first = 0
+        for part in embeddings.split(max_tokens):
+            if parts and num_tokens + len(part.values) > max_tokens:
+                yield _joined(parts)
+                parts, num_tokens = [], 0
+            parts.append((documents[first : first + len(part)], part))
+            first += len(part)
+            num_tokens += len(part.values)
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    return (
+        [document for documents, _ in parts for document in documents],
+        Ragged.cat(embeddings for _, embeddings in parts),
+    )

@@ -13,16 +13,15 @@ class ModelConfig:
         init: directory or Hugging Face hub id of a checkpoint; null for random weights of the sizes below.
         tokenizer: path of the tokenizer.json of a model with random weights; it must have the tokens [CLS], [SEP],
             [PAD], [UNK] and [MASK].
-        encoder: family of the encoder with random weights, modernbert or bert.
-        hidden_size: width of the encoder's hidden states. This and the next five settings apply to random weights only;
-            a checkpoint has its own.
+        encoder: family of an encoder with random weights: modernbert or bert. This and the next six settings apply to
+            random weights only; a checkpoint has its own.
+        hidden_size: width of the encoder's hidden states.
         intermediate_size: width inside the feed-forward blocks.
         num_hidden_layers: number of encoder layers.
         num_attention_heads: number of attention heads; must divide hidden_size.
-        local_attention: number of tokens that a token sees in a sliding-window layer, itself included; modernbert has
-            such layers.
+        local_attention: number of tokens that a token sees in a sliding-window layer, itself included; modernbert only.
         global_attn_every_n_layers: every n-th layer, starting with the first, sees the whole text and the others a
-            sliding window.
+            sliding window; modernbert only.
         embedding_dim: size of a token's embedding; null for the checkpoint's, or 128.
         query_length: maximum number of tokens of a query; null for the checkpoint's, or 32.
         document_length: maximum number of tokens of a document; null for the checkpoint's, or 180.

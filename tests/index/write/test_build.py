@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from colbertz import Index, Ragged
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec
-from colbertz.index.write import build as building
 
 DIM = 16
 LENGTHS = [3, 1, 12, 7, 30, 5, 2, 9] * 5
@@ -34,28 +34,23 @@ def documents() -> Ragged:
     return random_ragged(LENGTHS)
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A document of 30 tokens is a chunk of its own."""
-    monkeypatch.setattr(building, "CHUNK_TOKENS", 20)
+# In small chunks; a document of 30 tokens is a chunk of its own.
+build_in_chunks = partial(Index.build, chunk_tokens=20)
 
 
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nbits", [1, 2, 4, 8])
-def test_streaming_gives_the_same_files_as_all_at_once(
-    nbits: int, documents: Ragged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streaming_gives_the_same_files_as_all_at_once(nbits: int, documents: Ragged, tmp_path: Path) -> None:
     ids = [f"id{i}" for i in range(len(documents))]
     whole = Index.build(tmp_path / "whole", documents, ids=ids, texts=ids, nbits=nbits)
-    monkeypatch.setattr(building, "CHUNK_TOKENS", 20)
 
     def batches(first: int = 0) -> Iterator[Ragged]:
         yield from (documents[i : i + 3] for i in range(first, len(documents), 3))
 
-    Index.build(tmp_path / "streamed", batches(), ids=iter(ids), texts=iter(ids), nbits=nbits)
-    Index.build(tmp_path / "called", batches, ids=ids, texts=ids, nbits=nbits)
+    build_in_chunks(tmp_path / "streamed", batches(), ids=iter(ids), texts=iter(ids), nbits=nbits)
+    build_in_chunks(tmp_path / "called", batches, ids=ids, texts=ids, nbits=nbits)
     assert files(tmp_path / "streamed") == files(tmp_path / "called") == files(whole.path)
     assert set(files(whole.path)) == {"manifest.json", *whole.manifest.files}
 
@@ -139,26 +134,27 @@ def test_bad_input_changes_nothing(
 
 
 class Stop(BaseException):
-    """As a kill, nobody expects it."""
+    """Like a kill, no code handles it."""
 
 
 def stop_at(nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop before the n-th time that a build writes down what it has done."""
+    """Stop before the n-th time that a JSON file in build/ is replaced: when a build records what it has done."""
     calls = 0
-    original = building.write_atomically
+    original = Path.replace
 
-    def write(path: Path, content: str) -> None:
+    def replace(source: Path, target: Path) -> Path:
         nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise Stop
-        original(path, content)
+        if target.suffix == ".json" and "build" in target.parts:
+            calls += 1
+            if calls == nth:
+                raise Stop
+        return original(source, target)
 
-    monkeypatch.setattr(building, "write_atomically", write)
+    monkeypatch.setattr(Path, "replace", replace)
 
 
-def test_a_stopped_build_goes_on_where_it_was(
-    small_chunks: None, documents: Ragged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_build_is_continued_where_it_was(
+    documents: Ragged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"text {i}" for i in range(len(documents))]
     asked: list[int] = []
@@ -168,7 +164,7 @@ def test_a_stopped_build_goes_on_where_it_was(
         yield from (documents[i : i + 3] for i in range(first, len(documents), 3))
 
     def build(root: Path) -> None:
-        Index.build(root, batches, texts=texts)
+        build_in_chunks(root, batches, texts=texts)
 
     counts: dict[str, int] = {}
 
@@ -211,17 +207,17 @@ def test_a_stopped_build_goes_on_where_it_was(
     assert skipped["encode"] > 30
 
 
-def test_ctrl_c_in_the_stream(small_chunks: None, documents: Ragged, tmp_path: Path) -> None:
+def test_ctrl_c_in_the_stream(documents: Ragged, tmp_path: Path) -> None:
     def interrupted(first: int) -> Iterator[Ragged]:
         yield documents[:20]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Index.build(tmp_path / "index", interrupted)
+        build_in_chunks(tmp_path / "index", interrupted)
     with pytest.raises(ValueError, match="holds no index yet: its build was interrupted; start it again"):
         Index.open(tmp_path / "index")
     asked = []
-    Index.build(tmp_path / "index", lambda first: asked.append(first) or [documents[first:]])  # type: ignore[func-returns-value]
+    build_in_chunks(tmp_path / "index", lambda first: asked.append(first) or [documents[first:]])  # type: ignore[func-returns-value]
     Index.build(tmp_path / "whole", documents)
     assert asked[0] > 10
     assert files(tmp_path / "index") == files(tmp_path / "whole")
@@ -249,14 +245,13 @@ def test_another_input_or_setting_does_not_mix_with_what_a_stopped_build_has_lef
     changed: dict[str, Any],
     nth: int,
     documents: Ragged,
-    small_chunks: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped while chunks are stored, and while they are coded. One document more was once coded by the old codec."""
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_at(nth, patch)
-        Index.build(tmp_path / "index", lambda first: [documents[first:]], texts=TEXTS)
+        build_in_chunks(tmp_path / "index", lambda first: [documents[first:]], texts=TEXTS)
     other = random_ragged(changed.get("lengths", LENGTHS), seed=changed.get("seed", 0))
     if "lengths" in changed and "seed" not in changed:
         common = min(len(other.values), len(documents.values))
@@ -264,7 +259,7 @@ def test_another_input_or_setting_does_not_mix_with_what_a_stopped_build_has_lef
     options = {"texts": TEXTS} | {
         name: value for name, value in changed.items() if name not in ("lengths", "seed", "called")
     }
-    Index.build(
+    build_in_chunks(
         tmp_path / "index", (lambda first: [other[first:]]) if changed.get("called", True) else other, **options
     )
     Index.build(tmp_path / "clean", other, **options)
@@ -272,14 +267,14 @@ def test_another_input_or_setting_does_not_mix_with_what_a_stopped_build_has_lef
 
 
 def test_a_chunk_that_a_power_cut_has_damaged_is_stored_again(
-    small_chunks: None, documents: Ragged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    documents: Ragged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_at(40, patch)
-        Index.build(tmp_path / "index", lambda first: [documents[first:]])
+        build_in_chunks(tmp_path / "index", lambda first: [documents[first:]])
     chunk = tmp_path / "index/build/chunks/000003.npy"
     chunk.write_bytes(bytes(len(chunk.read_bytes())))
-    Index.build(tmp_path / "index", lambda first: [documents[first:]])
+    build_in_chunks(tmp_path / "index", lambda first: [documents[first:]])
     Index.build(tmp_path / "clean", documents)
     assert files(tmp_path / "index") == files(tmp_path / "clean")
 
@@ -290,19 +285,23 @@ def test_a_chunk_that_a_power_cut_has_damaged_is_stored_again(
 def grown(num_batches: int, root: Path) -> int:
     """MB by which building an index of so many batches of 20,000 tokens of 128 dimensions makes a process grow."""
     code = f"""
-import resource, torch
-from colbertz import Index, Ragged
-from colbertz.index import build, codec
+import pathlib, resource, torch
+from colbertz import Ragged
+from colbertz.index.write.build import build
+from colbertz.index.write.progress import Settings
+from colbertz.index.write.stream import DocumentStream, in_step
 torch.set_num_threads(1)
-build.CHUNK_TOKENS = 20_000
-codec.sample_size = lambda num_tokens: 50_000
-def batches(number):
-    for seed in range(number):
+def batches(count):
+    for seed in range(count):
         torch.manual_seed(seed)
         yield Ragged.from_lengths(torch.randn(20_000, 128), [200] * 100)
-Index.build({str(root / "small")!r}, batches(4))
+def build_index(name, num_batches):
+    stream = in_step(DocumentStream.from_columns(None, None, None), batches(num_batches))
+    settings = Settings.checked(4, 42, None, None, None)
+    build(pathlib.Path({str(root)!r}) / name, stream, settings, chunk_tokens=20_000, max_sample=1_000)
+build_index("small", 4)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-Index.build({str(root / "index")!r}, batches({num_batches}))
+build_index("index", {num_batches})
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -313,9 +312,7 @@ def test_a_build_holds_a_chunk_and_a_sample(tmp_path: Path) -> None:
     assert grown(20, tmp_path) < 60
 
 
-def test_an_error_late_in_the_stream_keeps_what_is_stored(
-    documents: Ragged, small_chunks: None, tmp_path: Path
-) -> None:
+def test_an_error_late_in_the_stream_keeps_what_is_stored(documents: Ragged, tmp_path: Path) -> None:
     asked: list[int] = []
 
     def embeddings(first: int, stop: int = len(documents)) -> Iterator[Ragged]:
@@ -326,10 +323,10 @@ def test_an_error_late_in_the_stream_keeps_what_is_stored(
 
     ids = [f"d{i}" for i in range(len(documents))]
     with pytest.raises(ValueError, match="had enough"):
-        Index.build(tmp_path / "index", lambda first: embeddings(first, 30), ids=ids)
+        build_in_chunks(tmp_path / "index", lambda first: embeddings(first, 30), ids=ids)
     with pytest.raises(ValueError, match="its build was interrupted; start it again"):
         Index.open(tmp_path / "index")
-    Index.build(tmp_path / "index", embeddings, ids=ids)
+    build_in_chunks(tmp_path / "index", embeddings, ids=ids)
     assert asked[0] == 0 and asked[1] > 20
     Index.build(tmp_path / "whole", documents, ids=ids)
     assert files(tmp_path / "index") == files(tmp_path / "whole")

@@ -97,8 +97,7 @@ from colbertz.index.search import cascade, plan
 from colbertz.index.search.options import SearchOptions
 from colbertz.index.store import kmeans
 from colbertz.index.store import manifest as layout
-from colbertz.index.write import build
-from colbertz.index.write import update as change
+from colbertz.index.write import compact, segment_writer, stream
 
 PAGES = ("use.md", "how-it-works.md", "format.md")
 PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in PAGES)
@@ -259,6 +258,6 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     for k, probes, documents in ((20, 8, 2048), (200, 16, 12_000), (201, 32, 12_060)):
         assert plan.effort_for(k, SearchOptions(), 999) == plan.Effort(probes, documents)
     assert kmeans.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
-    assert build.CHUNK_TOKENS == 262_144 and layout.VERSION == 2 and "This is version 2." in page
-    thresholds = change._FAR_SHARE, change._MANY_FAR, change._GROWN, change._MANY_DELETED, change._MANY_SEGMENTS
-    assert thresholds == (0.5, 0.4, 4, 0.3, 16)
+    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 2 and "This is version 2." in page
+    assert segment_writer.FAR_SHARE == 0.5
+    assert (compact.MANY_FAR, compact.GROWN, compact.MANY_DELETED, compact.MANY_SEGMENTS) == (0.4, 4, 0.3, 16)

@@ -33,15 +33,15 @@ from typing import Any
 import torch
 
 from colbertz import Index, Ragged
-from colbertz.index.write import build
-from colbertz.index.write import compact as copying
-from colbertz.index.write import update as change
+from colbertz.index.write.compact import compact
+from colbertz.index.write.stream import DocumentStream
+from colbertz.index.write.update import add
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}
 LINES = 12
-WRITERS = {
-    f"/index/{name}.py" for name in ("write", "build", "change", "copying", "layout", "documents", "codec", "stream")
-}
+WRITERS = ("/colbertz/index/write/", "/colbertz/index/store/", "/colbertz/files.py")
+# Every operation copies, codes or stores so few tokens at a time that it does so several times.
+TOKENS_AT_ONCE = 12
 
 
 def embeddings(count: int, seed: int, scale: float = 1) -> Ragged:
@@ -69,20 +69,37 @@ def start(root: Path) -> None:
 def rebuild(root: Path) -> None:
     new = embeddings(14, 2)
     texts = described([f"new{number}" for number in range(14)], "2")
-    Index.build(root, lambda first: [new[first : first + 4], new[first + 4 :]], **texts, overwrite=True)
+    Index.build(
+        root,
+        lambda first: [new[first : first + 4], new[first + 4 :]],
+        **texts,
+        overwrite=True,
+        chunk_tokens=TOKENS_AT_ONCE,
+    )
 
 
 # Added documents are far from all centroids, so that there is a new codec too, and replace some in both segments.
 OPERATIONS: dict[str, Callable[[Path], object]] = {
     "first": rebuild,
     "rebuild": rebuild,
-    "add": lambda root: Index.open(root).add(
-        embeddings(6, 3, scale=3), **described(["more", *ADDED[:3], *OLD[:2]], "3"), on_duplicate="replace"
+    "add": lambda root: add(
+        root,
+        DocumentStream.from_columns(**described(["more", *ADDED[:3], *OLD[:2]], "3")),
+        embeddings(6, 3, scale=3),
+        on_duplicate="replace",
+        chunk_tokens=TOKENS_AT_ONCE,
     ),
-    "update": lambda root: Index.open(root).update(embeddings(5, 4), **described(ADDED, "4")),
+    "update": lambda root: add(
+        root,
+        DocumentStream.from_columns(**described(ADDED, "4")),
+        embeddings(5, 4),
+        on_duplicate="replace",
+        only_known=True,
+        chunk_tokens=TOKENS_AT_ONCE,
+    ),
     "delete": lambda root: Index.open(root).delete(["old0", "added1", "old11"]),
-    "compact": lambda root: Index.open(root).compact(),
-    "retrain": lambda root: Index.open(root).compact(retrain=True),
+    "compact": lambda root: compact(root, block_tokens=TOKENS_AT_ONCE),
+    "retrain": lambda root: compact(root, retrain=True, block_tokens=TOKENS_AT_ONCE),
 }
 
 
@@ -107,7 +124,7 @@ def at_points(fail: Callable[[], None]) -> Callable[[int], None]:
                 point()
 
         def trace(frame: FrameType, event: str, argument: object) -> Any:
-            if not any(frame.f_code.co_filename.endswith(name) for name in WRITERS):
+            if not any(name in frame.f_code.co_filename for name in WRITERS):
                 return None
             if event == "line" and locked:
                 nonlocal num_lines
@@ -226,6 +243,5 @@ if __name__ == "__main__":
     logging.disable()  # of advice to compact
     torch.set_num_threads(1)  # a forked child has none of its parent's threads
     os.fsync = lambda handle: None  # a kill does not lose what the system has, so waiting would only take time
-    build.CHUNK_TOKENS = change.CHUNK_TOKENS = copying.BLOCK_TOKENS = 12
     for name, step in (argument.split(":") for argument in sys.argv[3:]):
         main(sys.argv[1], name, Path(sys.argv[2]) / name / "index", int(step))

@@ -13,8 +13,8 @@ import torch
 
 from colbertz import Index, Ragged
 from colbertz.index import Hit
-from colbertz.index.interop import detect
 from colbertz.index.interop.convert import convert
+from colbertz.index.store.detect import detect
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 4e-4  # of a score, for each query token

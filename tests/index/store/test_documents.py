@@ -16,13 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import colbertz.index.store.documents
 from colbertz.document import Document
 from colbertz.index.store.documents import Documents, find_words, write_documents
 
 
-def written(path: Path, documents: Iterable[Document]) -> Documents:
-    with write_documents(path) as writer:
+def written(path: Path, documents: Iterable[Document], **options: int) -> Documents:
+    with write_documents(path, **options) as writer:
         writer.add(documents)
     return Documents(path, writer.count)
 
@@ -122,13 +121,12 @@ def test_a_thousand_fields(tmp_path: Path) -> None:
     assert list(documents) == expected
 
 
-def test_words_and_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_and_lengths(tmp_path: Path) -> None:
     texts = ["Crème brûlée, CREME!", None, "", "日本 – creme", "x" * 40_000, "日" * 20_000, "run running"]
     expected = [3, 0, 0, 2, 1, 1, 2]
     for batch, batches_with_creme in ((1, 2), (40, 1), (1 << 24, 1)):
-        monkeypatch.setattr(colbertz.index.store.documents, "BATCH_CHARACTERS", batch)
         path = tmp_path / f"{batch}.sqlite"
-        documents = written(path, [Document(f"{i}", text) for i, text in enumerate(texts)])
+        documents = written(path, [Document(f"{i}", text) for i, text in enumerate(texts)], batch_characters=batch)
         assert documents.lengths.tolist() == expected
         assert documents.occurrences(b"creme").tolist() == [0, 0, 3]
         with documents.reading() as connection:

@@ -4,10 +4,10 @@ fast-plaid's library is compiled for one version of PyTorch: the last part of it
 So this script runs by hand, in an environment that has just that, once for each version of fast-plaid:
 
     python3.11 -m venv fp && fp/bin/pip install torch==2.11.0 fast-plaid==1.7.0.2110 usearch
-    fp/bin/python tests/index/golden/make.py
+    fp/bin/python tests/index/interop/golden/make.py
 
     fp/bin/pip download --no-deps fast-plaid==1.4.6.2110 && unzip -d fp146 fast_plaid-1.4.6.2110-*.whl
-    PYTHONPATH=fp146 fp/bin/python tests/index/golden/make.py
+    PYTHONPATH=fp146 fp/bin/python tests/index/interop/golden/make.py
 
 fast-plaid draws its sample without a seed, so each run makes other files; expected.json belongs to those beside it.
 

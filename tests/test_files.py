@@ -1,0 +1,314 @@
+"""Replacing files and directories: contents, permissions, links, and what is left after errors and killed processes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from colbertz.files import is_temporary, replaced_directory, replaced_file, sha256, sync_files, write_atomically
+
+UNICODE_NAMES = ["résumé.json", "索引.json", "e\u0301t\u00e9 👍🏽.json", "with space.tar.gz"]
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def folder_without_permission() -> Iterator[Path]:
+    """A folder that the process may read and not write, also where the tests run as root."""
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "folder"
+        folder.mkdir()
+        (folder / "file.txt").write_text("old")
+        Path(parent).chmod(0o755)
+        folder.chmod(0o555)
+        if is_root:
+            os.seteuid(65534)  # "nobody"; root may write everywhere
+        try:
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", UNICODE_NAMES)
+def test_text_is_written_as_utf8_and_bytes_as_they_are(name: str, tmp_path: Path) -> None:
+    write_atomically(tmp_path / name, "naïve ½ 👍\n")
+    assert (tmp_path / name).read_bytes() == "naïve ½ 👍\n".encode()
+    write_atomically(tmp_path / name, b"\x00\r\n\xff")
+    assert (tmp_path / name).read_bytes() == b"\x00\r\n\xff"
+    assert names(tmp_path) == [name]
+
+
+def test_the_temporary_file_is_hidden_in_the_same_folder_with_the_same_suffixes(tmp_path: Path) -> None:
+    target = tmp_path / "vectors.tar.gz"
+    with replaced_file(target) as first, replaced_file(target) as second:
+        assert first != second
+        for temporary in (first, second):
+            assert temporary.parent == tmp_path and temporary.suffixes[-2:] == [".tar", ".gz"]
+            assert temporary.name.startswith(".") and is_temporary(temporary)
+            assert not temporary.exists()
+            temporary.write_text("content")
+    assert not is_temporary(target) and not is_temporary(tmp_path / ".hidden") and not is_temporary(tmp_path / ".1-x")
+    assert names(tmp_path) == ["vectors.tar.gz"]
+
+
+def test_after_an_error_the_old_file_is_unchanged(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), replaced_file(target) as temporary:
+        temporary.write_text("half of the new")
+        1 / 0  # noqa: B018
+    assert target.read_text() == "old" and names(tmp_path) == ["file.txt"]
+
+
+def test_a_new_file_gets_the_permissions_of_the_umask_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
+    with umask(0o027):
+        write_atomically(tmp_path / "new", "")
+        assert mode(tmp_path / "new") == 0o640
+        (tmp_path / "new").chmod(0o600)
+        write_atomically(tmp_path / "new", "content")
+    assert mode(tmp_path / "new") == 0o600
+
+
+def test_a_symbolic_link_to_a_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file.txt").write_text("old")
+    link = tmp_path / "link.txt"
+    link.symlink_to("elsewhere/file.txt")
+    write_atomically(link, "new")
+    assert link.is_symlink() and (tmp_path / "elsewhere/file.txt").read_text() == "new"
+    assert names(tmp_path) == ["elsewhere", "link.txt"] and names(tmp_path / "elsewhere") == ["file.txt"]
+
+
+def test_a_folder_without_permission_is_a_permission_error(folder_without_permission: Path) -> None:
+    with pytest.raises(PermissionError):
+        write_atomically(folder_without_permission / "file.txt", "new")
+    with pytest.raises(PermissionError), replaced_directory(folder_without_permission / "new"):
+        pass
+    assert tree(folder_without_permission) == {"file.txt": "old"}
+
+
+def test_a_folder_that_does_not_exist_is_a_file_not_found_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "none/file.txt", "new")
+    with pytest.raises(FileNotFoundError):
+        sync_files([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 7])
+def test_sha256(size: int, tmp_path: Path) -> None:
+    content = bytes(i % 251 for i in range(size))
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+# -- directories -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", UNICODE_NAMES)
+def test_a_directory_is_made_with_its_parents(name: str, tmp_path: Path) -> None:
+    with replaced_directory(tmp_path / "a/b" / name) as fresh:
+        assert not (tmp_path / "a/b" / name).exists() and names(fresh) == []
+        (fresh / "inner").mkdir()
+        (fresh / "inner" / name).write_text("new")
+    assert tree(tmp_path / "a/b" / name) == {f"inner/{name}": "new"}
+    assert names(tmp_path / "a/b") == [name]
+
+
+def test_files_that_only_the_old_directory_has_are_carried_over(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    (target / "docs/pictures").mkdir(parents=True)
+    for name in ("README.md", "weights", "docs/page.md", "docs/pictures/one.svg"):
+        (target / name).write_text("old")
+    (target / "latest").symlink_to("weights")
+    (target / "pictures").symlink_to("docs/pictures")
+    (target / "broken").symlink_to("nowhere")
+    with replaced_directory(target) as fresh:
+        (fresh / "weights").write_text("new")
+    assert (target / "weights").read_text() == "new"
+    for name in ("README.md", "docs/page.md", "docs/pictures/one.svg"):
+        assert (target / name).read_text() == "old"
+    links = {name: str((target / name).readlink()) for name in ("latest", "pictures", "broken")}
+    assert links == {"latest": "weights", "pictures": "docs/pictures", "broken": "nowhere"}
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_that_the_new_directory_has_is_not_mixed_with_the_old(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    (target / "1_Dense").mkdir(parents=True)
+    (target / "1_Dense/old").write_text("old")
+    with replaced_directory(target) as fresh:
+        (fresh / "1_Dense").mkdir()
+        (fresh / "1_Dense/new").write_text("new")
+    assert tree(target) == {"1_Dense/new": "new"}
+
+
+def test_a_new_directory_gets_the_permissions_of_the_umask_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with umask(0o027):
+        with replaced_directory(target):
+            pass
+        assert mode(target) == 0o750
+        target.chmod(0o700)
+        with replaced_directory(target) as fresh:
+            (fresh / "file").write_text("new")
+        assert mode(target) == 0o700 and mode(target / "file") == 0o640
+
+
+def test_a_symbolic_link_to_a_directory_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/model").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("elsewhere/model")
+    with replaced_directory(tmp_path / "link") as fresh:
+        (fresh / "file").write_text("new")
+    assert (tmp_path / "link").is_symlink() and tree(tmp_path / "elsewhere") == {"model/file": "new"}
+    assert names(tmp_path) == ["elsewhere", "link"]
+
+
+def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with (
+        pytest.raises(NotADirectoryError, match="file is a file; give a directory"),
+        replaced_directory(tmp_path / "file"),
+    ):
+        pass
+    assert tree(tmp_path) == {"file": "old"}
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_after_an_error_the_old_directory_is_unchanged(error: type[BaseException], tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    with pytest.raises(error), replaced_directory(target) as fresh:
+        (fresh / "weights").write_text("half of the new")
+        raise error
+    assert tree(tmp_path) == {"model/weights": "old"}
+
+
+def test_an_error_between_the_two_renames_brings_the_old_directory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old directory used to be lost under a hidden name."""
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    rename = os.rename
+
+    def failing(source: Path, destination: Path) -> None:
+        if Path(destination) == target and not str(source).endswith(".old"):
+            raise OSError("Input/output error")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"), replaced_directory(target) as fresh:
+        (fresh / "weights").write_text("new")
+    assert tree(tmp_path) == {"model/weights": "old"}
+
+
+# -- killed processes --------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from colbertz.files import replaced_directory, replaced_file
+
+calls = 0
+def counted(function):
+    def call(*args, **kwargs):
+        global calls
+        if calls == int(sys.argv[3]):
+            os._exit(9)
+        calls += 1
+        return function(*args, **kwargs)
+    return call
+
+for name in ("fsync", "rename", "replace", "unlink", "rmdir", "link"):
+    setattr(os, name, counted(getattr(os, name)))
+target = Path(sys.argv[2])
+if sys.argv[1] == "file":
+    with replaced_file(target) as temporary:
+        temporary.write_text("new" * 1000)
+else:
+    with replaced_directory(target) as fresh:
+        (fresh / "weights").write_text("new" * 1000)
+        (fresh / "inner").mkdir()
+        (fresh / "inner/config").write_text("new" * 1000)
+"""
+
+
+def killed_at(kind: str, target: Path, call: int) -> bool:
+    """Replace the target in a process that ends at its `call`-th system call; false if it finished before."""
+    done = subprocess.run([sys.executable, "-c", KILLED, kind, target, str(call)], capture_output=True, text=True)
+    assert done.returncode in (0, 9), done.stderr
+    return done.returncode == 9
+
+
+def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    states = []
+    for call in range(20):
+        target = tmp_path / str(call) / "file.txt"
+        target.parent.mkdir()
+        target.write_text("old" * 1000)
+        was_killed = killed_at("file", target, call)
+        states.append(target.read_text()[:3])
+        assert target.read_text() in ("old" * 1000, "new" * 1000)
+        assert all(is_temporary(path) for path in target.parent.iterdir() if path != target)
+        if not was_killed:
+            break
+    assert not was_killed and {"old", "new"} == set(states) and states == sorted(states, reverse=True)
+    assert names(target.parent) == ["file.txt"]
+
+
+def test_a_killed_process_leaves_the_old_directory_or_the_new_one(tmp_path: Path) -> None:
+    """Between the two renames the old directory has a hidden name; it is whole."""
+    old = {"weights": "old" * 1000, "README.md": "old"}
+    new = {"weights": "new" * 1000, "inner/config": "new" * 1000, "README.md": "old"}
+    states = []
+    for call in range(30):
+        target = tmp_path / str(call) / "model"
+        target.mkdir(parents=True)
+        for name, content in old.items():
+            (target / name).write_text(content)
+        was_killed = killed_at("directory", target, call)
+        if target.exists():
+            assert tree(target) in (old, new)
+            states.append(tree(target)["weights"][:3])
+        else:
+            [aside] = target.parent.glob(".model.*.old")
+            assert tree(aside) == old
+            states.append("no")
+        if not was_killed:
+            break
+    assert not was_killed and names(target.parent) == ["model"]
+    assert states.count("no") == 1 and states[: states.index("no")] == ["old"] * states.index("no")
+    assert set(states[states.index("no") + 1 :]) == {"new"}
