@@ -159,6 +159,15 @@ def test_a_cross_encoder_teacher(mined: Path, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err.endswith("cross3 gives a pair 3 scores; a teacher has to give one\n")
 
 
+def test_what_sentence_transformers_refuses_is_an_error_of_the_user(
+    mined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    (tmp_path / "empty").mkdir()
+    command = ["score", "--mined", mined, "--kind", "cross-encoder", "--teacher", tmp_path / "empty"]
+    assert "sentence-transformers cannot load" in error_of(capsys, *command, "--out", tmp_path / "scores")
+
+
 def test_extras_that_are_not_installed(
     checkpoint: Path, mined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
