@@ -1,4 +1,4 @@
-"""Train a model: `python train.py --config configs/demo.yaml`, or under `torchrun`. The same as `colbertz train`."""
+"""Train a model: `python train.py --config configs/demo.yaml`, also under `torchrun`. The same as `colbertz train`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the machine in words, fair timing, peak memory, the table and JSON at the end."""
+"""What the benchmark scripts share: a description of the machine, timing, peak memory, and the table and JSON file."""
 
 import importlib.metadata
 import json
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine(*packages: str) -> dict[str, object]:
-    """The processor, cores and versions that a figure belongs to; `packages` are named beside the usual ones."""
+    """The processor, the cores and the versions of packages; `packages` are added to those that are always listed."""
     info = Path("/proc/cpuinfo")
     fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line) if info.exists() else {}
     cpu = {key.strip(): value.strip() for key, value in fields.items()}
@@ -32,20 +32,20 @@ def machine(*packages: str) -> dict[str, object]:
 
 
 def seconds(contenders: Mapping[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:
-    """The median seconds of each contender. They take turns, so that a busy moment of the machine meets all of them."""
+    """The median seconds of each contender. They take turns, so that other load on the machine affects all of them."""
     for run in contenders.values():
         run()
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    durations: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
             start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
+            durations[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in durations.items()}
 
 
 def peak_megabytes(run: Callable[[], object]) -> float:
-    """How far the resident memory of this process rises above its present size while `run` runs (Linux)."""
+    """By how much the resident memory of this process grows at most while `run` runs, in MiB (Linux)."""
 
     def field(name: str) -> int:
         status = Path("/proc/self/status").read_text()
@@ -60,7 +60,7 @@ def peak_megabytes(run: Callable[[], object]) -> float:
 
 
 def in_fresh_process(script: str, *args: str) -> float:
-    """The number that `script` prints last when a process of its own runs it, with none of our memory in use."""
+    """The last number that `script` prints when it runs in a separate process, without the memory of this one."""
     done = subprocess.run([sys.executable, script, *args], check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.split()[-1])
 

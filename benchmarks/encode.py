@@ -1,4 +1,4 @@
-"""Documents a second on the CPU, ours and the peers', from one and the same random ModernBERT-base checkpoint.
+"""Documents per second on the CPU, ours and the peers', with the same random ModernBERT-base checkpoint.
 
 Ours runs in PyTorch in float32 and, with the extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
 left out; `.venv-pylate/bin/python benchmarks/encode.py` has PyLate's figures. Those of sentence-transformers are of its
@@ -76,8 +76,8 @@ def gflop(model: ColBERT, lengths: Tensor) -> dict[str, float]:
 def gemm_rate() -> dict[str, float]:
     """GFLOP/s of the fused QKV product of ModernBERT base: ours (oneDNN), and PyTorch's `x @ w.T` (MKL)."""
     x, weight = torch.randn(8192, 768), torch.randn(2304, 768)
-    took = common.seconds({"oneDNN": lambda: product(x, weight), "MKL": lambda: x @ weight.T}, repeats=9)
-    return {name: 2e-9 * 8192 * 768 * 2304 / seconds for name, seconds in took.items()}
+    durations = common.seconds({"oneDNN": lambda: product(x, weight), "MKL": lambda: x @ weight.T}, repeats=9)
+    return {name: 2e-9 * 8192 * 768 * 2304 / seconds for name, seconds in durations.items()}
 
 
 def load_pylate(directory: Path) -> Any:
@@ -233,8 +233,8 @@ def main() -> None:
         name = "sentence-transformers, ONNX int8, batch_size 32"
         contenders[name] = lambda: peer.encode_document(texts)
         about[f"mean cosine, {name}"] = f"{mean_cosine(expected, peer.encode_document(texts[:64])):.5f}"
-    took = common.seconds(contenders, args.repeats)
-    reference = took.get("PyLate, batch_size 32")
+    durations = common.seconds(contenders, args.repeats)
+    reference = durations.get("PyLate, batch_size 32")
     rows = [
         {
             "contender": name,
@@ -244,7 +244,7 @@ def main() -> None:
             "of the GEMM rate %": 100 * sum(work.values()) / seconds / rates["oneDNN"],
             "times PyLate": reference / seconds if reference else "",
         }
-        for name, seconds in took.items()
+        for name, seconds in durations.items()
     ]
     name = "encode_onnx" if peer else "encode"
     common.report(name, about, rows)

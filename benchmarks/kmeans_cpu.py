@@ -1,8 +1,8 @@
-"""k-means over token embeddings: ours in two levels beside faiss, on the CPU. Needs faiss-cpu and search_cpu.py's data.
+"""k-means over token embeddings on the CPU: our two-level k-means against that of faiss.
 
-Both get the same tokens and make as many centroids, taking turns; faiss runs four rounds over all of them, as
-fast-plaid does, and makes unit vectors. The mean similarity of tokens to their nearest centroid says how good the
-centroids are; it is measured by comparing with all of them. Writes results/kmeans_cpu.json.
+Needs faiss-cpu and the data of search_cpu.py. Both get the same tokens, make the same number of centroids, and take
+turns. faiss makes four iterations over all tokens, as in fast-plaid, and unit vectors. The quality of the centroids is
+the mean similarity of tokens to the nearest of all centroids. Writes results/kmeans_cpu.json.
 """
 
 from functools import partial
@@ -14,20 +14,22 @@ from search_cpu import load
 
 from colbertz.index.store import kmeans
 
-TOKENS, CENTROIDS = 262_144, 4096
+TOKENS = 262_144
+CENTROIDS = 4096
 
 
 def by_faiss(tokens: torch.Tensor) -> torch.Tensor:
-    found = faiss.Kmeans(tokens.shape[1], CENTROIDS, niter=4, spherical=True, seed=0)
-    found.train(tokens.numpy())
-    return torch.from_numpy(found.centroids)
+    """(CENTROIDS, dim) centroids of faiss."""
+    trained = faiss.Kmeans(tokens.shape[1], CENTROIDS, niter=4, spherical=True, seed=0)
+    trained.train(tokens.numpy())
+    return torch.from_numpy(trained.centroids)
 
 
 def main() -> None:
     about = common.machine("faiss-cpu") | {"tokens": TOKENS, "centroids": CENTROIDS}
     tokens = load()[0].values
-    chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:TOKENS]
-    tokens = tokens[chosen].float()
+    sample = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:TOKENS]
+    tokens = tokens[sample].float()
     contenders = {"faiss": partial(by_faiss, tokens), "colbertz": partial(kmeans.train, tokens, CENTROIDS, 0)}
     seconds = common.seconds(contenders, repeats=5)
     rows = []

@@ -1,7 +1,7 @@
-"""Why kernels/cpu/linear.py exists: products in oneDNN and in MKL, which is what PyTorch uses for float32 on the CPU.
+"""Matrix products of kernels/cpu/linear.py, in oneDNN, against MKL, which PyTorch uses for float32 on the CPU.
 
 Prints a table and writes results/linear_cpu.json. The shapes are those of ModernBERT base over 8,192 tokens, of the
-nano model, and of a block of MaxSim scores. "weight gradient" is the backward pass of the first shape.
+nano model, and of a block of MaxSim scores. "weight gradient" is the backward pass.
 """
 
 import common
@@ -36,16 +36,16 @@ def main() -> None:
             },
         }
         for operation, contenders in pairs.items():
-            took = common.seconds(contenders)
+            durations = common.seconds(contenders)
             gflop = 2 * num_rows * inner * columns / 1e9
             rows.append(
                 {
                     "shape": name,
                     "rows × inner × columns": f"{num_rows} × {inner} × {columns}",
                     "operation": operation,
-                    "MKL GFLOP/s": gflop / took["MKL"],
-                    "oneDNN GFLOP/s": gflop / took["oneDNN"],
-                    "times faster": took["MKL"] / took["oneDNN"],
+                    "MKL GFLOP/s": gflop / durations["MKL"],
+                    "oneDNN GFLOP/s": gflop / durations["oneDNN"],
+                    "times faster": durations["MKL"] / durations["oneDNN"],
                 }
             )
     common.report("linear_cpu", about, rows)

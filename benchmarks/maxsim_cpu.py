@@ -1,7 +1,7 @@
 """colbertz.maxsim against PyLate's `colbert_scores` on the CPU: time and peak memory.
 
-Needs an environment with PyLate; prints a table and writes results/maxsim_cpu.json. PyLate gets what it gets in its own
-training: texts padded to the longest, with a mask. Both must agree before anything is timed.
+Needs an environment with PyLate; prints a table and writes results/maxsim_cpu.json. PyLate gets the same
+input as in its training: texts padded to the longest, with a mask. The results must agree before anything is timed.
 """
 
 import os
@@ -17,18 +17,19 @@ from colbertz import Ragged, maxsim
 
 DIM = 128
 QUERY_TOKENS = 32
-# Words and punctuation marks in 3,000 sections of Wikipedia: the deciles, cut off at 180.
+# Deciles of the number of words and punctuation marks in 3,000 sections of Wikipedia, at most 180.
 DOCUMENT_TOKENS = (28, 53, 64, 76, 87, 98, 111, 126, 148, 180, 180)
 SHAPES = {"64 × 64": (64, 64), "256 × 256": (256, 256), "1 × 1000": (1, 1000)}
 
 
 def texts(shape: str) -> tuple[Ragged, Ragged]:
-    """Random unit vectors in the lengths of real texts. Their mean is not zero, as a model's are not."""
+    """Random unit vectors in texts of realistic lengths. Their mean is not zero, like that of a model's embeddings."""
     num_queries, num_documents = SHAPES[shape]
     torch.manual_seed(0)
     deciles = torch.tensor(DOCUMENT_TOKENS, dtype=torch.float32)
-    at = torch.rand(num_documents) * 10
-    lengths = torch.lerp(deciles[at.long()], deciles[at.long() + 1], at.frac()).long()
+    quantiles = torch.rand(num_documents) * 10
+    lower = quantiles.long()
+    lengths = torch.lerp(deciles[lower], deciles[lower + 1], quantiles.frac()).long()
     lengths[0] = 180
     common_direction = 2 * torch.randn(DIM)
 
@@ -79,16 +80,16 @@ def main() -> None:
         for backward in (False, True):
             both = {name: contender(name, shape, backward=backward) for name in ("pylate", "colbertz")}
             torch.testing.assert_close(both["colbertz"](), both["pylate"](), rtol=1e-4, atol=1e-4)
-            took = common.seconds(both, repeats=3 if shape == "256 × 256" else 15)
+            durations = common.seconds(both, repeats=3 if shape == "256 × 256" else 15)
             mode = "forward + backward" if backward else "inference"
             memory = {name: common.in_fresh_process(__file__, name, shape, mode) for name in both}
             rows.append(
                 {
                     "queries × documents": shape,
                     "step": mode,
-                    "PyLate ms": took["pylate"] * 1e3,
-                    "colbertz ms": took["colbertz"] * 1e3,
-                    "times faster": took["pylate"] / took["colbertz"],
+                    "PyLate ms": durations["pylate"] * 1e3,
+                    "colbertz ms": durations["colbertz"] * 1e3,
+                    "times faster": durations["pylate"] / durations["colbertz"],
                     "PyLate MB": memory["pylate"],
                     "colbertz MB": memory["colbertz"],
                     "share of memory": memory["colbertz"] / memory["pylate"],

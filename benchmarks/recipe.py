@@ -26,6 +26,7 @@ from colbertz import ColBERT
 from colbertz.evaluation import read_beir, significance
 from colbertz.recipes.nano import run, stages
 from colbertz.recipes.nano.judge import MEASURE, READ, Judgement, judge
+from colbertz.recipes.nano.settings import Settings
 from colbertz.training import config
 
 ARMS = {
@@ -47,43 +48,43 @@ JUDGED = common.RESULTS / "recipe"
 Judged = dict[str, dict[str, Judgement]]
 
 
-def model_of(letters: str, args: argparse.Namespace) -> Path:
+def model_of(letters: str, settings: Settings) -> Path:
     """The model of an arm, trained by now: a letter a stage, a small one without prompts; random weights for none."""
-    out, first = args.out, args.configs / "unsupervised.yaml"
+    out, first = settings.out, settings.configs / "unsupervised.yaml"
     if letters in STAGES:
         return out / STAGES[letters] / "model"
     if not letters:
-        return stages.untrained(first, out / "data" / "tokenizer.json", args.seed, out / "untrained")
+        return stages.untrained(first, out / "data" / "tokenizer.json", settings.seed, out / "untrained")
     before, last = letters[:-1], letters[-1]
-    arguments = [f"--seed={args.seed}", "--model.tokenizer=null", f"--model.init={model_of(before, args)}"]
+    arguments = [f"--seed={settings.seed}", "--model.tokenizer=null", f"--model.init={model_of(before, settings)}"]
     if not before:
         arguments.append(f"--optim.lr={config.load(['--config', str(first)]).optim.lr}")
     if last.islower():
         arguments += NO_PROMPTS
     if last == "S":
-        questions = stages.mine(model_of("U", args), out / "data", out / "mined.jsonl")
-        return stages.train(args.configs / "supervised.yaml", out / letters, *arguments, questions)
-    scores = stages.teach(model_of("US", args), out / "mined.jsonl", out / "scored")
-    return stages.train(args.configs / "distillation.yaml", out / letters, *arguments, scores)
+        questions = stages.mine(model_of("U", settings), out / "data", out / "mined.jsonl")
+        return stages.train(settings.configs / "supervised.yaml", out / letters, *arguments, questions)
+    scores = stages.teach(model_of("US", settings), out / "mined.jsonl", out / "scored")
+    return stages.train(settings.configs / "distillation.yaml", out / letters, *arguments, scores)
 
 
-def judge_arm(arm: str, args: argparse.Namespace) -> Judged:
+def judge_arm(arm: str, settings: Settings) -> Judged:
     """Every query's value of an arm; of the finished model as `colbertz nano` judged it, with BM25's."""
     if arm != FINISHED:
-        model = ColBERT.from_pretrained(model_of(ARMS[arm], args))
-        collections = [read_beir(directory, args.split) for directory in args.collections]
+        model = ColBERT.from_pretrained(model_of(ARMS[arm], settings))
+        collections = [read_beir(directory, settings.split) for directory in settings.collections]
         return {arm: {collection.name: judge(model, collection) for collection in collections}}
     own: dict[str, Judgement] = {}
     baselines: dict[str, Judgement] = {}
-    found = run.judged(model_of(ARMS[FULL], args), args)
-    for directory in args.collections:
+    found = run.judge(model_of(ARMS[FULL], settings), settings)
+    for directory in settings.collections:
         judgement = found[directory.name]
         own[directory.name] = {how: values for how, values in judgement.items() if not how.startswith(BM25)}
         baselines[directory.name] = {how: values for how, values in judgement.items() if how.startswith(BM25)}
     return {FINISHED: own, BM25: baselines}
 
 
-def judge_seed(path: Path, arms: list[str], args: argparse.Namespace) -> None:
+def judge_seed(path: Path, arms: list[str], settings: Settings) -> None:
     """Train and judge what the file lacks of these arms.
 
     Raises:
@@ -94,15 +95,16 @@ def judge_seed(path: Path, arms: list[str], args: argparse.Namespace) -> None:
     missing = [arm for arm in reversed([*ARMS, FINISHED]) if arm in arms and arm not in found["judged"]]
     if not missing:
         return
-    settings: dict[str, Any] = {
-        stage: yaml.safe_load((args.configs / f"{stage}.yaml").read_text(encoding="utf-8")) for stage in STAGES.values()
+    made_of: dict[str, Any] = {
+        stage: yaml.safe_load((settings.configs / f"{stage}.yaml").read_text(encoding="utf-8"))
+        for stage in STAGES.values()
     }
-    settings["data"] = run.prepared(args)
-    if found["settings"] not in (None, settings):
+    made_of["data"] = run.prepare_data(settings)
+    if found["settings"] not in (None, made_of):
         raise ValueError(f"{path} was judged with other settings or data; delete it, or give another --judged")
-    run.trained(args)
+    run.train(settings)
     for arm in missing:
-        found = {"settings": settings, "judged": found["judged"] | judge_arm(arm, args)}
+        found = {"settings": made_of, "judged": found["judged"] | judge_arm(arm, settings)}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
 
@@ -167,17 +169,22 @@ def means(seeds: dict[int, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", required=True)
-    parser.add_argument("--collections", nargs="+", required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--collections", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/nano-recipe"))
-    parser.add_argument("--configs", default="configs/nano")
+    parser.add_argument("--configs", type=Path, default=Path("configs/nano"))
     parser.add_argument("--judged", type=Path, default=JUDGED, help="where every query's values are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="default: all")
     args = parser.parse_args()
     for seed in args.seeds:
-        words = ["--pairs", args.pairs, "--collections", *args.collections, "--configs", args.configs]
-        recipe = run.parse([*words, f"--seed={seed}", f"--out={args.out / f'seed{seed}'}"])
+        recipe = Settings(
+            pairs=args.pairs,
+            collections=tuple(args.collections),
+            out=args.out / f"seed{seed}",
+            configs=args.configs,
+            seed=seed,
+        )
         # Without the full recipe there is neither BM25 nor anything to compare with.
         judge_seed(args.judged / f"seed{seed}.json.gz", [FINISHED, FULL, *args.arms], recipe)
     common.report("recipe", common.machine("tokenizers"), list(rows(all_judged(args.judged))))

@@ -1,9 +1,9 @@
-"""Loss and accuracy over the steps of every stage of the full recipe, of each seed that recipe.py trained.
+"""Loss and accuracy over the steps of every stage of the full recipe, for each seed that recipe.py trained.
 
     python benchmarks/recipe_curves.py [--runs runs/nano-recipe]
 
 Writes results/recipe_curves.json, which tools/draw_results.py draws. Seeds that have not finished are left out;
-those of other days that are in the file and not among the runs stay.
+seeds that are in the file and not among the runs stay.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def finished(seed: Path) -> bool:
 
 
 def curve(seed: Path, stage: str) -> dict[str, Any]:
-    """The logged steps of a stage, each a mean since the one before; lines of evaluations have no loss."""
+    """The logged losses of a stage, each a mean over the steps since the line before; evaluations have no loss."""
     lines = (seed / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [step for step in map(json.loads, lines) if "loss" in step]
     values = {key: [step[key] for step in logged] for key in ("step", "loss", "accuracy")}

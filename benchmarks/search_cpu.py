@@ -108,8 +108,8 @@ def fast_plaid_contenders(path: Path) -> list[Contender]:
 
     def contender(setting: str, **options: Any) -> Contender:
         def run(queries: Ragged) -> list[list[int]]:
-            found = index.search(list(queries), top_k=K, show_progress=False, **options)
-            return [[number for number, _ in hits] for hits in found]
+            rankings = index.search(list(queries), top_k=K, show_progress=False, **options)
+            return [[doc_idx for doc_idx, _ in ranking] for ranking in rankings]
 
         return Contender("fast-plaid", setting, run)
 
@@ -127,8 +127,8 @@ def xtr_warp_contenders(path: Path) -> list[Contender]:
 
     def contender(setting: str, **options: Any) -> Contender:
         def run(queries: Ragged) -> list[list[int]]:
-            found = index.search(list(queries), top_k=K, num_threads=threads, show_progress=False, **options)
-            return [[number for number, _ in hits] for hits in found]
+            rankings = index.search(list(queries), top_k=K, num_threads=threads, show_progress=False, **options)
+            return [[doc_idx for doc_idx, _ in ranking] for ranking in rankings]
 
         return Contender("xtr-warp", setting, run)
 
@@ -165,13 +165,13 @@ def index_path(name: str, documents: Ragged) -> Path:
 def build(name: str, documents: Ragged, keep: bool) -> float:
     """Seconds of building the index, remembered beside it."""
     path = index_path(name, documents)
-    took = path.with_suffix(".seconds")
-    if not (keep and took.exists()):
+    seconds_file = path.with_suffix(".seconds")
+    if not (keep and seconds_file.exists()):
         shutil.rmtree(path, ignore_errors=True)
         start = time.perf_counter()
         SYSTEMS[name][0](path, documents)
-        took.write_text(str(time.perf_counter() - start))
-    return float(took.read_text())
+        seconds_file.write_text(str(time.perf_counter() - start))
+    return float(seconds_file.read_text())
 
 
 def exact(queries: Ragged, documents: Ragged) -> list[set[int]]:
@@ -181,19 +181,19 @@ def exact(queries: Ragged, documents: Ragged) -> list[set[int]]:
 
 
 def measure(contenders: list[Contender], queries: Ragged, truth: list[set[int]], batch: int) -> list[dict[str, Any]]:
-    """Recall and latency of all contenders, taking turns, and QPS of each."""
+    """Recall and latency of all contenders, which take turns, and the queries per second of each."""
     for contender in contenders:
         contender.search(queries[:2])
-    taken: list[list[float]] = [[] for _ in contenders]
-    found = [0] * len(contenders)
+    durations: list[list[float]] = [[] for _ in contenders]
+    num_hits = [0] * len(contenders)
     for i in range(len(queries)):
-        for at, contender in enumerate(contenders):
+        for contender_idx, contender in enumerate(contenders):
             start = time.perf_counter()
             [hits] = contender.search(queries[i : i + 1])
-            taken[at].append(time.perf_counter() - start)
-            found[at] += len(truth[i] & set(hits[:K]))
+            durations[contender_idx].append(time.perf_counter() - start)
+            num_hits[contender_idx] += len(truth[i] & set(hits[:K]))
     rows = []
-    for at, contender in enumerate(contenders):
+    for contender_idx, contender in enumerate(contenders):
         start = time.perf_counter()
         contender.search(queries[:batch])
         qps = batch / (time.perf_counter() - start)
@@ -201,9 +201,9 @@ def measure(contenders: list[Contender], queries: Ragged, truth: list[set[int]],
             {
                 "system": contender.system,
                 "setting": contender.setting,
-                "recall@10": found[at] / (K * len(queries)),
-                "ms": statistics.median(taken[at]) * 1e3,
-                "ms p95": statistics.quantiles(taken[at], n=20)[-1] * 1e3,
+                "recall@10": num_hits[contender_idx] / (K * len(queries)),
+                "ms": statistics.median(durations[contender_idx]) * 1e3,
+                "ms p95": statistics.quantiles(durations[contender_idx], n=20)[-1] * 1e3,
                 "QPS": qps,
             }
         )

@@ -1,9 +1,10 @@
 """How the latency of a search grows with the collection: 10,000 to 1,000,000 synthetic documents, 2 bits.
 
-Embeddings are made on the fly, so that no collection is ever in memory. Documents come in topics of 20, each with 40
-words of its own: a token is the vector of one of these, or of any word (a few of them often, as words are), pulled
-towards the topic, with noise. A query is 32 tokens of some document with more noise. Lengths have the spread of real
-texts. Recall@10 is against brute force over the decoded vectors. All indexes are built first and searched afterwards.
+Embeddings are generated batch by batch, so no collection is ever in memory. Documents belong to topics of 20 documents;
+a topic has 40 words. A token is the vector of a word of its topic or of any word (a few of them are frequent, as in
+texts), moved towards the topic, with noise. A query is 32 tokens of a document with more noise. Lengths are distributed
+as in real texts.
+Recall@10 is against brute force over the decoded vectors. All indexes are built first and searched afterwards.
 A million documents are about 50 million tokens: 13 GB of disk while it builds, 2 GB afterwards, ten minutes in all.
 
     python benchmarks/search_growth.py [--sizes 10000 100000 1000000]
@@ -33,16 +34,16 @@ def words() -> torch.Tensor:
     return F.normalize(torch.randn(WORDS, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
-def batch(vocabulary: torch.Tensor, number: int, num_topics: int, count: int) -> Ragged:
-    """Documents `number` · DOCUMENTS_AT_ONCE …, the same every time."""
-    generator = torch.Generator().manual_seed(1 + number)
+def batch(vocabulary: torch.Tensor, batch_idx: int, num_topics: int, count: int) -> Ragged:
+    """The documents from `batch_idx` · DOCUMENTS_AT_ONCE on, the same at every call."""
+    generator = torch.Generator().manual_seed(1 + batch_idx)
     lengths = torch.exp(torch.randn(count, generator=generator) * 0.6 + 3.7).long().clamp(5, 300)
     topics = torch.randint(num_topics, (count,), generator=generator).repeat_interleave(lengths)
     num_tokens = len(topics)
     # The words of a topic follow from its number, so no table of topics is needed.
-    own = (topics * 7919 + torch.randint(TOPIC_WORDS, (num_tokens,), generator=generator) * 104_729) % WORDS
-    common_ones = (WORDS ** torch.rand(num_tokens, generator=generator)).long() - 1  # log-uniform ranks: Zipf's law
-    drawn = torch.where(torch.rand(num_tokens, generator=generator) < 0.6, own, common_ones)
+    topic_words = (topics * 7919 + torch.randint(TOPIC_WORDS, (num_tokens,), generator=generator) * 104_729) % WORDS
+    frequent_words = (WORDS ** torch.rand(num_tokens, generator=generator)).long() - 1  # log-uniform ranks: Zipf's law
+    drawn = torch.where(torch.rand(num_tokens, generator=generator) < 0.6, topic_words, frequent_words)
     pull = vocabulary[(topics * 15_485_863) % WORDS]
     noise = torch.randn(num_tokens, DIM, generator=generator) * (0.45 / DIM**0.5)
     return Ragged.from_lengths(F.normalize(vocabulary[drawn] + 0.4 * pull + noise, dim=1), lengths)
@@ -50,17 +51,17 @@ def batch(vocabulary: torch.Tensor, number: int, num_topics: int, count: int) ->
 
 def collection(size: int) -> Iterator[Ragged]:
     vocabulary, num_topics = words(), size // 20
-    for number in range(-(-size // DOCUMENTS_AT_ONCE)):
-        count = min(DOCUMENTS_AT_ONCE, size - number * DOCUMENTS_AT_ONCE)
-        yield batch(vocabulary, number, num_topics, count)
+    for batch_idx in range(-(-size // DOCUMENTS_AT_ONCE)):
+        count = min(DOCUMENTS_AT_ONCE, size - batch_idx * DOCUMENTS_AT_ONCE)
+        yield batch(vocabulary, batch_idx, num_topics, count)
 
 
 def queries(size: int, count: int) -> Ragged:
     generator = torch.Generator().manual_seed(7)
-    some = next(collection(size))
+    documents = next(collection(size))
     rows = []
-    for document in torch.randperm(len(some), generator=generator)[:count].tolist():
-        tokens = some[document]
+    for doc_idx in torch.randperm(len(documents), generator=generator)[:count].tolist():
+        tokens = documents[doc_idx]
         chosen = tokens[torch.randint(len(tokens), (QUERY_TOKENS,), generator=generator)]
         noise = F.normalize(torch.randn(QUERY_TOKENS, DIM, generator=generator), dim=1)
         rows.append(F.normalize(chosen + 0.6 * noise, dim=1))
@@ -77,22 +78,22 @@ def measure(size: int, path: Path, num_queries: int) -> dict[str, object]:
     start = time.perf_counter()
     index = Index.open(path)
     opened = time.perf_counter() - start
-    asked = queries(size, num_queries)
-    index.search(asked, K)
-    taken, found = [], []
-    for i in range(len(asked)):
+    sample = queries(size, num_queries)
+    index.search(sample, K)
+    durations, rankings = [], []
+    for i in range(len(sample)):
         start = time.perf_counter()
-        found += index.search(asked[i : i + 1], K)
-        taken.append(time.perf_counter() - start)
-    truth = index.search(asked, K, exact=True)
-    recall = np.mean([len({h.id for h in a} & {h.id for h in b}) / K for a, b in zip(found, truth)])
+        rankings += index.search(sample[i : i + 1], K)
+        durations.append(time.perf_counter() - start)
+    truth = index.search(sample, K, exact=True)
+    recall = np.mean([len({h.id for h in a} & {h.id for h in b}) / K for a, b in zip(rankings, truth)])
     return {
         "documents": size,
         "tokens": index.num_tokens,
         "cells": index.num_cells,
         "recall@10": float(recall),
-        "ms": statistics.median(taken) * 1e3,
-        "ms p95": statistics.quantiles(taken, n=20)[-1] * 1e3,
+        "ms": statistics.median(durations) * 1e3,
+        "ms p95": statistics.quantiles(durations, n=20)[-1] * 1e3,
         "open ms": opened * 1e3,
         "MB": index.manifest.size / 1e6,
     }

@@ -1,7 +1,8 @@
-"""Hits for people: where each was found, and the lines of it that have most of the query's words, highlighted."""
+"""Hits for people: where each was found, and the lines of its text with most of the query's words, highlighted."""
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from colbertz.text.stopwords import QUESTION_WORDS, STOPWORDS
 from colbertz.text.words import IDENTIFIER_PART, stem
@@ -10,74 +11,100 @@ if TYPE_CHECKING:
     from colbertz.index import Hit
     from colbertz.searcher import Match
 
+# Parameters of the terminal's escape sequences, by what they mark.
 _STYLES = {"rank": "2", "score": "33", "place": "35", "word": "1;31"}
-_LINES = 4
+# Lines of a snippet.
+_SNIPPET_LINES = 4
+# Columns of a bar for a score of 1.
+_BAR_COLUMNS = 12
+_EIGHTHS = "▏▎▍▌▋▊▉█"
+
+Paint = Callable[[str, str], str]
 
 
 def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool = False) -> str:
-    """A headline with score and place, and a snippet of the text under it."""
+    """Format a hit: a headline with score and place, and a snippet of the text below it.
+
+    Args:
+        rank: its place among the hits, 1 for the best.
+        hit: what to show.
+        query: the text that was searched for; its words are highlighted.
+        width: columns of the terminal.
+        color: whether to colour the text by escape sequences.
+    """
     paint = _paint if color else _plain
     headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {paint(_place(hit), 'place')}"
     return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
 
 
 def format_explanation(matches: "list[Match]", width: int = 100, color: bool = False) -> str:
-    """What each query token matched, with bars as long as the scores; expansion tokens are summed up in a line."""
+    """Format what each query token matched, with bars as long as the scores.
+
+    The scores of special tokens, such as those of query expansion, are added up in the last line.
+
+    Args:
+        matches: those of one query and one document.
+        width: columns of the terminal.
+        color: whether to colour the text by escape sequences.
+    """
     paint = _paint if color else _plain
-    shown = [match for match in matches if not _is_special(match.query_token)]
-    special = sum(match.score for match in matches if _is_special(match.query_token))
-    left = max([len(match.query_token) for match in shown] + [10])
-    right = max([len(match.document_token) for match in shown] + [10])
-    lines = []
-    for match in shown:
-        bar = "▏▎▍▌▋▊▉█"
-        eighths = max(0, round(match.score * 8 * 12))
-        drawn = "█" * (eighths // 8) + (bar[eighths % 8 - 1] if eighths % 8 else "")
-        lines.append(
-            f"     {match.query_token:>{left}} → {paint(f'{match.document_token:<{right}}', 'word')}"
-            f" {paint(f'{match.score:5.2f}', 'score')} {drawn}"
-        )
-    lines.append(f"     {'[…]':>{left}}   {'':<{right}} {paint(f'{special:5.2f}', 'score')}")
+    words = [match for match in matches if not _is_special(match.query_token)]
+    special_score = sum(match.score for match in matches if _is_special(match.query_token))
+    query_width = max([len(match.query_token) for match in words] + [10])
+    document_width = max([len(match.document_token) for match in words] + [10])
+    lines = [
+        f"     {match.query_token:>{query_width}} → {paint(f'{match.document_token:<{document_width}}', 'word')}"
+        f" {paint(f'{match.score:5.2f}', 'score')} {_bar(match.score)}"
+        for match in words
+    ]
+    lines.append(f"     {'[…]':>{query_width}}   {'':<{document_width}} {paint(f'{special_score:5.2f}', 'score')}")
     return "\n".join(line[: width + 40] for line in lines)
 
 
+def _bar(score: float) -> str:
+    eighths = max(0, round(score * 8 * _BAR_COLUMNS))
+    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
+
+
 def _is_special(token: str) -> bool:
+    """Whether a token is one such as [CLS] or [MASK]."""
     return token.startswith("[") and token.rstrip().endswith("]") and len(token) > 2
 
 
 def _place(hit: "Hit") -> str:
-    """path:line where the metadata has them, as editors and terminals understand it; else title or id."""
+    """path:line if the metadata has them, which editors and terminals open on a click; else the id, and the title."""
     metadata = hit.metadata
     if "path" in metadata:
         return f"{metadata['path']}:{metadata['line']}" if "line" in metadata else str(metadata["path"])
     return f"{hit.id}  {metadata['title']}" if metadata.get("title") else hit.id
 
 
-def _snippet(text: str, query: str, width: int, paint: Any) -> list[str]:
-    stems = {stem(word) for word in _words(query) if word not in STOPWORDS | QUESTION_WORDS}
+def _snippet(text: str, query: str, width: int, paint: Paint) -> list[str]:
+    """The neighbouring lines of a text that have most of the query's words."""
+    query_stems = {stem(word) for word in _words(query) if word not in STOPWORDS | QUESTION_WORDS}
     lines = []
     for line in textwrap.dedent(text).splitlines():
         if line.strip():
-            # Wrapped lines of code stay under their beginning.
+            # The rest of a wrapped line of code is indented like its beginning.
             indent = " " * (len(line) - len(line.lstrip()))
             lines += textwrap.wrap(line, max(width, 40), subsequent_indent=indent, drop_whitespace=True)
-    found = [[stem for stem in map(stem, _words(line)) if stem in stems] for line in lines]
+    line_stems = [[word for word in map(stem, _words(line)) if word in query_stems] for line in lines]
 
-    def worth(start: int) -> tuple[int, int, bool]:
-        """Different words first, then their number; and rather begin with one of them than with what is before it."""
-        stretch = [stem for line in found[start : start + _LINES] for stem in line]
-        return len(set(stretch)), len(stretch), bool(found[start])
+    def value(start: int) -> tuple[int, int, bool]:
+        """Of the lines from `start` on: number of different words, of words, and whether the first line has one."""
+        stems = [word for line in line_stems[start : start + _SNIPPET_LINES] for word in line]
+        return len(set(stems)), len(stems), bool(line_stems[start])
 
-    best = max(range(max(1, len(lines) - _LINES + 1)), key=worth) if lines else 0
-    return [_highlight(line, stems, paint) for line in lines[best : best + _LINES]]
+    best = max(range(max(1, len(lines) - _SNIPPET_LINES + 1)), key=value) if lines else 0
+    return [_highlight(line, query_stems, paint) for line in lines[best : best + _SNIPPET_LINES]]
 
 
 def _words(text: str) -> list[str]:
     return [word.lower() for word in IDENTIFIER_PART.findall(text)]
 
 
-def _highlight(line: str, stems: set[str], paint: Any) -> str:
-    return IDENTIFIER_PART.sub(lambda m: paint(m[0], "word") if stem(m[0].lower()) in stems else m[0], line)
+def _highlight(line: str, query_stems: set[str], paint: Paint) -> str:
+    return IDENTIFIER_PART.sub(lambda m: paint(m[0], "word") if stem(m[0].lower()) in query_stems else m[0], line)
 
 
 def _paint(text: str, style: str) -> str:

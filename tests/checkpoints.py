@@ -2,8 +2,8 @@
 
 Only our own dependencies are used, so that the same directory can be built in every environment and read there by
 colbertz, by transformers, by PyLate and by sentence-transformers. File names, keys and settings follow the published
-directories (FORMATS in docs/); sizes do not. Weights are larger than those of a fresh model, or attention would hardly
-matter and a wrong mask would hide within the tolerance.
+directories (docs/checkpoints.md); sizes do not. Weights are larger than those of an untrained model, in which attention
+has so little effect that a wrong mask would stay within the tolerance.
 """
 
 import json
@@ -48,7 +48,7 @@ def _byte_level_json(prefixes: tuple[str, ...]) -> str:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(ORDINARY, trainer)
-    # As in ModernBERT: runs of blanks are added tokens, and [MASK] swallows the blank before it.
+    # As in ModernBERT: runs of spaces are added tokens, and [MASK] includes a space before it.
     tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in (4, 3, 2)])
     for name in ("[UNK]", "[CLS]", "[SEP]", "[PAD]"):
         tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
@@ -158,7 +158,7 @@ def bert_config(**overrides: Any) -> JSON:
 
 
 class _Random:
-    """Seeded weights by name, in the order in which they are asked for."""
+    """Seeded random weights by name; they depend on the order of the calls."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""One random directory for each published family of models, named after it: its layout and settings, not its size."""
+"""Random checkpoint directories with the layout and settings of published models, but not with their sizes."""
 
 import json
 from collections.abc import Callable
@@ -27,14 +27,14 @@ def colbert_zero(directory: Path, seed: int = 0) -> Path:
 
 
 def gte_moderncolbert(directory: Path, seed: int = 0) -> Path:
-    """An older file: its Dense has no `use_residual`, and all queries attend to the expansion."""
+    """An older layout: its Dense has no `use_residual`; all tokens attend to the query expansion."""
     settings = {"query_length": 32, "document_length": 300, "attend_to_expansion_tokens": True}
     config = modernbert_config(local_attention=32, num_attention_heads=2)
     return write_pylate(directory, config, [{"in_features": 64, "out_features": 32}], settings, seed)
 
 
 def lateon_code(directory: Path, seed: int = 0) -> Path:
-    """Two projections in a row, the first with everything that a projection can have."""
+    """Three projections in a row, the first with a bias, an activation and a residual layer."""
     settings = {"prompts": {"query": "", "document": ""}, "query_length": 256, "document_length": 2048}
     settings |= {"do_query_expansion": False, "skiplist_words": []}
     gelu = "torch.nn.modules.activation.GELU"
@@ -70,7 +70,7 @@ def bare_bert(directory: Path, seed: int = 0) -> Path:
 
 
 def masked_lm(directory: Path, seed: int = 0) -> Path:
-    """`ModernBertForMaskedLM`, which is what the base models on the hub are: names with `model.` and a head."""
+    """`ModernBertForMaskedLM`, as the base models on the hub: tensor names begin with `model.`, and there is a head."""
     config = modernbert_config(architectures=["ModernBertForMaskedLM"])
     write_encoder(directory, config, modernbert_tokenizer(), seed)
     hidden = config["hidden_size"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from programs import program
+from test_imports import FLOORS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -258,6 +259,14 @@ def test_the_line_of_recall_leaves_out_settings_that_a_faster_one_exceeds() -> N
     texts = texts_of(script.recall_latency({"machine": machine, "rows": rows}))
     assert {"ours, default", "quick", "beaten"} <= set(texts)
     texts_of(script.recall_latency({"machine": machine, "rows": rows[1:2]}))  # a single point, at a power of ten
+
+
+def test_the_floors_in_contributing_are_those_of_the_tests() -> None:
+    floors: list[set[str]] = [set() for _ in FLOORS]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for floor, parts in re.findall(r"^\| (\d+) \| (`[^|]*`) \|", text, re.MULTILINE):
+        floors[int(floor) - 1] |= set(re.findall(r"`(\w+)`", parts))
+    assert floors == FLOORS
 
 
 def test_the_settings_named_in_the_guide_exist() -> None:

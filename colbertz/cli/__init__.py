@@ -1,8 +1,11 @@
-"""The `colbertz` command. Each subcommand is a module with HELP, `add_arguments(parser)` and `run(args)`.
+"""The `colbertz` command.
 
-What the user did wrong (`UserError`) and what the operating system refuses (`OSError`: no such file, a full disk) is
-one line on stderr and exit status 2; any other exception is a bug and shows its traceback. Subcommands import torch and
-the rest when they run, so that help and mistyped options answer at once.
+Each subcommand is a module of this package with HELP (one line), EXAMPLES (command lines for the end of its help),
+`add_arguments(parser)` and `run(args)`. It parses, calls the library and prints. Subcommands import torch and the rest
+when they run, so help and mistyped options answer at once.
+
+A `UserError` (the user did something wrong) and an `OSError` (no such file, a full disk) become one line on stderr and
+exit status 2. Every other exception is a bug and shows its traceback.
 """
 
 import argparse
@@ -10,59 +13,46 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 
 from colbertz import __version__
-from colbertz.cli import (
-    check,
-    compact,
-    convert,
-    demo,
-    encode,
-    evaluate,
-    export,
-    index,
-    info,
-    mine,
-    nano,
-    score,
-    search,
-    train,
-)
 from colbertz.errors import UserError
 
-SUBCOMMANDS: dict[str, ModuleType] = {
-    "train": train,
-    "encode": encode,
-    "index": index,
-    "search": search,
-    "compact": compact,
-    "check": check,
-    "convert": convert,
-    "export": export,
-    "mine": mine,
-    "score": score,
-    "eval": evaluate,
-    "info": info,
-    "nano": nano,
-    "demo": demo,
+# Subcommands and their modules, in the order of the help. A new subcommand is one file and one line here.
+SUBCOMMANDS = {
+    "train": "train",
+    "encode": "encode",
+    "index": "index",
+    "search": "search",
+    "compact": "compact",
+    "check": "check",
+    "convert": "convert",
+    "export": "export",
+    "mine": "mine",
+    "score": "score",
+    "eval": "evaluate",
+    "info": "info",
+    "nano": "nano",
+    "demo": "demo",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's) and return its exit status."""
-    args = _parse(sys.argv[1:] if argv is None else list(argv))
+    args = parse(sys.argv[1:] if argv is None else argv)
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)  # some libraries, such as bm25s, set their own loggers to DEBUG
     logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
-        SUBCOMMANDS[args.subcommand].run(args)
+        module_of(args.subcommand).run(args)
     except BrokenPipeError:
-        # The reader has gone, as in `colbertz search … | head`; Python would complain once more when it flushes stdout.
+        # The reader has closed the pipe, as in `colbertz search … | head`. Python flushes stdout at exit, which would
+        # fail again and print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -70,23 +60,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def module_of(subcommand: str) -> ModuleType:
+    """The module of a subcommand."""
+    return import_module(f"colbertz.cli.{SUBCOMMANDS[subcommand]}")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; `subcommand` is the name of the subcommand.
+
+    Raises:
+        SystemExit: after `--help` (status 0), and for arguments that no parser knows (status 2).
+    """
+    argv = list(argv)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if hasattr(module_of(args.subcommand), "FORWARDS"):
+        args.forwarded = argv[argv.index(args.subcommand) + 1 :]
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands. One with FORWARDS parses its own arguments, `--help` too."""
     parser = argparse.ArgumentParser(
         prog="colbertz", description="Late-interaction retrieval: train, encode, index, search."
     )
     parser.add_argument("--version", action="version", version=f"colbertz {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    for name, module in SUBCOMMANDS.items():
-        # A module that forwards its options has a parser of its own behind it, which answers --help too.
-        forwards = hasattr(module, "FORWARDS")
+    for name in SUBCOMMANDS:
+        module = module_of(name)
         subparser = subparsers.add_parser(
-            name, help=module.HELP, description=module.HELP, add_help=not forwards, allow_abbrev=False
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=not hasattr(module, "FORWARDS"),
+            allow_abbrev=False,
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(rest=[])
-    args, rest = parser.parse_known_args(argv)
-    if hasattr(SUBCOMMANDS[args.subcommand], "FORWARDS"):
-        args.rest = argv[argv.index(args.subcommand) + 1 :]
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return args
+    return parser

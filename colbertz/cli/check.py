@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 HELP = "compare every file of an index with its checksum"
+EXAMPLES = "  colbertz check my-index"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("index", metavar="DIR", help="an index")
+    parser.add_argument("index", metavar="INDEX", help="directory of an index")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -17,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     require_own(Path(args.index))
     index = Index.open(args.index)
     index.check()
-    size = index.manifest.size / 1e6
-    print(f"{args.index}: {len(index.manifest.files)} files, {size:,.1f} MB, all as they were written")
+    megabytes = index.manifest.size / 1e6
+    print(f"{args.index}: {len(index.manifest.files)} files, {megabytes:,.1f} MB, all as they were written")
     if advice := index.advice():
         print(f"advice: {advice} (colbertz compact)")

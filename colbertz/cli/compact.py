@@ -3,13 +3,19 @@
 import argparse
 import time
 
+from colbertz.cli.options import seed
+
 HELP = "merge the segments of an index and drop deleted documents"
+EXAMPLES = """\
+  colbertz compact my-index
+  colbertz compact my-index --retrain
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("index", metavar="DIR", help="an index")
+    parser.add_argument("index", metavar="INDEX", help="directory of an index")
     parser.add_argument("--retrain", action="store_true", help="make new centroids for what is in the index now")
-    parser.add_argument("--seed", type=int, default=42, help="of the new centroids (default: 42)")
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of the new centroids (default: 42)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -17,10 +23,10 @@ def run(args: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     index = Index.open(args.index)
-    segments, size = len(index.manifest.segments), index.manifest.size / 1e6
+    num_segments, megabytes = len(index.manifest.segments), index.manifest.size / 1e6
     index.compact(retrain=args.retrain, seed=args.seed, show_progress=None)
-    seconds, new_size = time.perf_counter() - started, index.manifest.size / 1e6
+    seconds, new_megabytes = time.perf_counter() - started, index.manifest.size / 1e6
     print(
-        f"{args.index}: {len(index):,} documents in one segment instead of {segments},"
-        f" {new_size:,.1f} MB instead of {size:,.1f}, in {seconds:.1f} s"
+        f"{args.index}: {len(index):,} documents in one segment instead of {num_segments},"
+        f" {new_megabytes:,.1f} MB instead of {megabytes:,.1f}, in {seconds:.1f} s"
     )

@@ -4,14 +4,18 @@ import argparse
 from pathlib import Path
 
 HELP = "copy an index from or to the formats of fast-plaid and next-plaid, or from Stanford ColBERT's"
+EXAMPLES = """\
+  colbertz convert my-index my-next-plaid-index --to next-plaid
+  colbertz convert plaid-index my-index --to colbertz
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="an index of colbertz, fast-plaid, next-plaid or Stanford ColBERT")
-    parser.add_argument("target", help="a new or an empty directory")
     parser.add_argument(
-        "--to", required=True, choices=("colbertz", "fast-plaid", "next-plaid"), help="the format to write"
+        "source", metavar="SOURCE", help="index of colbertz, fast-plaid, next-plaid or Stanford ColBERT"
     )
+    parser.add_argument("target", metavar="TARGET", help="new or empty directory")
+    parser.add_argument("--to", required=True, choices=("colbertz", "fast-plaid", "next-plaid"), help="format to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
-"""`colbertz encode`: the token embeddings of texts, as a file of two arrays.
+"""`colbertz encode`: write the token embeddings of texts as a file of two arrays.
 
-`values` (num_tokens, embedding_dim) float32 holds all texts, one after the other; text i is
+`values` (num_tokens, E) float32 holds the embeddings of all texts, one text after the other. Those of text i are
 `values[offsets[i]:offsets[i + 1]]`, with `offsets` (num_texts + 1,) int64.
 """
 
@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
+from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, require_parent
 from colbertz.corpus.documents import read_texts
 from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import require_file
@@ -19,14 +19,26 @@ if TYPE_CHECKING:
     from colbertz.ragged import Ragged
 
 HELP = "embed texts and save the embeddings"
+EXAMPLES = """\
+  colbertz encode texts.txt --output embeddings.npz
+  colbertz encode queries.jsonl --side query --model lightonai/ColBERT-Zero --output queries.safetensors
+"""
 _SUFFIXES = (".safetensors", ".npz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", help=f"{NAMES} with `text` (and `title`), else a text a line; .gz too; - for stdin")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .safetensors or .npz")
-    parser.add_argument("--side", choices=("document", "query"), default="document", help="default: document")
-    parser.add_argument("--prompt-name", help="one of the checkpoint's prompts (default: that of the side)")
+    parser.add_argument(
+        "texts", metavar="TEXTS", help=f"{NAMES} with `text` (and `title`), else a text a line; .gz too; - for stdin"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="file to write; its name ends in .safetensors or .npz"
+    )
+    parser.add_argument(
+        "--side", choices=("document", "query"), default="document", help="what the texts are (default: document)"
+    )
+    parser.add_argument(
+        "--prompt-name", metavar="NAME", help="one of the checkpoint's prompts (default: that of the side)"
+    )
     add_model_arguments(parser)
     add_encoding_arguments(parser)
 
@@ -35,8 +47,7 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if output.suffix not in _SUFFIXES:
         raise UserError(f"the output's name must end in {' or '.join(_SUFFIXES)}, got {output.name!r}")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {output.parent} to write {output.name} in")
+    require_parent(output)
     if args.side == "query" and args.pool_factor != 1:
         raise UserError("--pool-factor is for documents; queries keep all their tokens")
     require_file(args.texts)
@@ -51,18 +62,18 @@ def run(args: argparse.Namespace) -> None:
             texts, prompt_name=args.prompt_name, batch_tokens=args.batch_tokens, pool_factor=args.pool_factor
         )
     _save(embeddings, output)
-    num_tokens, dim = embeddings.values.shape
-    print(f"{len(texts):,} texts, {num_tokens:,} tokens of dimension {dim}: {output}")
+    num_tokens, embedding_dim = embeddings.values.shape
+    print(f"{len(texts):,} texts, {num_tokens:,} tokens of dimension {embedding_dim}: {output}")
 
 
 def _save(embeddings: "Ragged", output: Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    arrays = {"values": embeddings.values.numpy(), "offsets": embeddings.offsets.numpy()}
+    values, offsets = embeddings.values.numpy(), embeddings.offsets.numpy()
     with replaced_file(output) as temporary:
         if output.suffix == ".npz":
             with temporary.open("wb") as file:
-                np.savez(file, values=arrays["values"], offsets=arrays["offsets"])
+                np.savez(file, values=values, offsets=offsets)
         else:
-            save_file(arrays, temporary)
+            save_file({"values": values, "offsets": offsets}, temporary)

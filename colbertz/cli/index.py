@@ -1,10 +1,10 @@
-"""`colbertz index`: encode a corpus and write an index of it, or add to one that is there."""
+"""`colbertz index`: encode a corpus and write an index of it."""
 
 import argparse
 import time
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
+from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, seed
 from colbertz.corpus.documents import read_documents
 from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import require_file
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from colbertz.searcher import Searcher
 
 HELP = "encode a corpus and write a searchable index"
+EXAMPLES = """\
+  colbertz index --corpus corpus.jsonl --out my-index
+  colbertz index --corpus corpus.parquet --out my-index --model lightonai/ColBERT-Zero --nbits 2
+"""
 CORPUS_HELP = (
     f"{NAMES} with _id (or id), text and perhaps title; other columns are kept as metadata; text files may be .gz; "
     "- for JSON lines from stdin"
@@ -20,23 +24,29 @@ CORPUS_HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
     parser.add_argument("--corpus", required=True, metavar="FILE", help=CORPUS_HELP)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the index to write")
-    add_build_arguments(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the index to write")
+    add_model_arguments(parser)
+    add_build_arguments(parser.add_argument_group("index"))
+    add_encoding_arguments(parser)
 
 
-def add_build_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of building, for `colbertz search --build` too."""
+def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
+    """Add the options of building an index; `colbertz search --build` has them too."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the index that is there once the new one is complete"
     )
     parser.add_argument(
-        "--nbits", type=int, choices=(1, 2, 4, 8), default=4, help="bits for each dimension (default: 4)"
+        "--nbits",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=4,
+        help="bits for each dimension of an embedding (default: 4)",
     )
-    parser.add_argument("--seed", type=int, default=42, help="of sampling and k-means (default: 42)")
-    parser.add_argument("--index-device", metavar="DEVICE", help="cuda, cuda:1 … to work on the index (default: cpu)")
-    add_encoding_arguments(parser)
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
+    parser.add_argument(
+        "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
-    """Build the index `out` of the file `corpus` and say how long it took."""
+    """Build the index `out` of the file `corpus` and print how long it took."""
     require_file(corpus)
     from colbertz.searcher import Searcher
 
@@ -62,6 +72,8 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         index_device=args.index_device,
     )
     index, seconds = searcher.index, time.perf_counter() - started
-    size = index.manifest.size / 1e6
-    print(f"indexed {len(index):,} documents ({index.num_tokens:,} tokens, {size:,.1f} MB) in {seconds:.1f} s: {out}")
+    megabytes = index.manifest.size / 1e6
+    print(
+        f"indexed {len(index):,} documents ({index.num_tokens:,} tokens, {megabytes:,.1f} MB) in {seconds:.1f} s: {out}"
+    )
     return searcher

@@ -1,6 +1,7 @@
-"""Options that several subcommands share, and loading the model they describe."""
+"""Options that several subcommands share, and loading the model that they describe."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,31 +10,69 @@ if TYPE_CHECKING:
     from colbertz.models import ColBERT
 
 DTYPES = ("float32", "bfloat16", "float16")
-DEFAULT_MODEL = "colbertz/nano"  # comes with the package
 BACKENDS = ("torch", "onnx", "onnx-int8")
+# The model that comes with the package.
+DEFAULT_MODEL = "colbertz/nano"
 
 
 def positive(text: str) -> int:
-    """An argparse type."""
+    """A number of at least 1, as the type of an option."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    """Options that name a model; `default` says what happens without `--model`: the packaged one is taken if None."""
-    model_help = f"checkpoint directory or Hugging Face hub id ({default or f'default: {DEFAULT_MODEL}'})"
-    parser.add_argument("--model", default=DEFAULT_MODEL if default is None else None, help=model_help)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32)")
-    backend_help = "onnx and onnx-int8 run the files of `colbertz export` (default: torch)"
-    parser.add_argument("--backend", choices=BACKENDS, default="torch", help=backend_help)
+def seed(text: str) -> int:
+    """A number that random generators take as their seed, as the type of an option."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2**63, got {number}")
+    return number
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, default: str = DEFAULT_MODEL) -> None:
+    """Add the options that name a model.
+
+    Args:
+        parser: a parser or one of its groups.
+        default: the help's words for what happens without `--model`; `args.model` is None then, unless they are the
+            name of the packaged model.
+    """
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="MODEL",
+        default=DEFAULT_MODEL if default == DEFAULT_MODEL else None,
+        help=f"checkpoint directory or Hugging Face hub id (default: {default})",
+    )
+    add_device_arguments(group)
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="torch",
+        help="what the model runs in; onnx and onnx-int8 run the files of `colbertz export` (default: torch)",
+    )
+
+
+def add_device_arguments(parser: "argparse._ArgumentGroup", *, default_dtype: str = "float32") -> None:
+    """Add `--device` and `--dtype` of a model."""
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help=f"type of the weights (default: {default_dtype})")
 
 
 def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-tokens", type=positive, metavar="N", help="tokens in one forward pass")
-    parser.add_argument("--pool-factor", type=positive, default=1, metavar="N", help="keep one embedding for N tokens")
+    group = parser.add_argument_group("encoding")
+    group.add_argument(
+        "--batch-tokens", type=positive, metavar="N", help="tokens in one forward pass (default: a size for the device)"
+    )
+    group.add_argument(
+        "--pool-factor",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="keep one embedding for N tokens of a document (default: 1)",
+    )
 
 
 def load_model(args: argparse.Namespace) -> "ColBERT":
@@ -45,6 +84,17 @@ def load_model(args: argparse.Namespace) -> "ColBERT":
 def torch_dtype(name: str | None) -> "dtype | None":
     import torch
 
-    chosen = None if name is None else getattr(torch, name)
-    assert chosen is None or isinstance(chosen, torch.dtype)
-    return chosen
+    dtype = None if name is None else getattr(torch, name)
+    assert dtype is None or isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def require_parent(path: str | Path) -> None:
+    """Refuse an output file whose folder does not exist, before anything that takes long.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent} to write {path.name} in")

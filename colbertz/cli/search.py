@@ -1,4 +1,4 @@
-"""`colbertz search`: answer a query, a file of queries, those on stdin, or a person at a prompt."""
+"""`colbertz search`: answer one query, the queries of a file or of stdin, or those that a person types at a prompt."""
 
 import argparse
 import json
@@ -6,14 +6,21 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from colbertz.cli import index as indexing
-from colbertz.cli.options import DEFAULT_MODEL, add_model_arguments, positive, torch_dtype
+from colbertz.cli import index as cli_index
+from colbertz.cli.options import (
+    DEFAULT_MODEL,
+    add_encoding_arguments,
+    add_model_arguments,
+    positive,
+    require_parent,
+    torch_dtype,
+)
 from colbertz.corpus.documents import read_queries
 from colbertz.corpus.formats import NAMES
+from colbertz.corpus.lines import read_text_lines
 from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
 
@@ -22,45 +29,65 @@ if TYPE_CHECKING:
     from colbertz.searcher import Searcher
 
 HELP = "search an index"
-# Queries of a file that are encoded and searched at once.
+EXAMPLES = """\
+  colbertz search --index my-index "parse a date string"
+  colbertz search --index my-index --where "year > 2020 and lang = 'en'" --hybrid "late interaction"
+  colbertz search --index my-index --queries queries.jsonl --run answers.trec -k 100
+  colbertz search --index my-index --build corpus.jsonl "parse a date string"
+"""
+# Queries of a file that are encoded and searched together.
 _BATCH = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "query", nargs="*", help="without one, each line of stdin is a query; on a terminal you are asked"
+        "query", nargs="*", metavar="QUERY", help="words of a query (default: each line of stdin, or ask at a prompt)"
     )
-    parser.add_argument("--index", required=True, metavar="DIR", help="written by `colbertz index`, or another's")
-    parser.add_argument("-k", type=positive, default=10, help="hits a query (default: 10)")
-    add_model_arguments(parser, default="default: the index's")
+    parser.add_argument(
+        "--index", required=True, metavar="DIR", help="index of `colbertz index`, fast-plaid, next-plaid or Stanford"
+    )
+    parser.add_argument("-k", type=positive, default=10, metavar="N", help="hits of a query (default: 10)")
+    _add_search_arguments(parser)
+    _add_output_arguments(parser.add_argument_group("output"))
+    add_model_arguments(parser, default="the index's")
 
+    building = parser.add_argument_group("building the index first")
+    building.add_argument("--build", metavar="CORPUS", help=cli_index.CORPUS_HELP)
+    cli_index.add_build_arguments(building)
+    add_encoding_arguments(parser)
+
+
+def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     filters = parser.add_argument_group("which documents")
     filters.add_argument(
-        "--where", metavar="SQL", help="only documents for which it holds, as in \"year > 2020 and lang = 'en'\""
+        "--where", metavar="SQL", help="only documents whose metadata meet it, as in \"year > 2020 and lang = 'en'\""
     )
     filters.add_argument("--subset", metavar="FILE", help="only documents whose ids are in FILE, one a line")
     filters.add_argument("--hybrid", action="store_true", help="fuse with BM25 over the documents' texts")
-    filters.add_argument("--text-weight", type=float, metavar="W", help="of BM25, from 0 to 1 (default: 0.3)")
+    filters.add_argument(
+        "--text-weight", type=float, metavar="W", help="weight of BM25 in --hybrid, from 0 to 1 (default: 0.3)"
+    )
 
     effort = parser.add_argument_group("how thoroughly")
     effort.add_argument("--exact", action="store_true", help="score every document")
-    effort.add_argument("--n-ivf-probe", type=positive, metavar="N", help="cells probed a query token")
-    effort.add_argument("--n-full-scores", type=positive, metavar="N", help="documents scored by their centroids")
-
-    output = parser.add_argument_group("output")
-    output.add_argument("--explain", action="store_true", help="show what each token of the query matched")
-    output.add_argument("--json", action="store_true", help="one JSON object a query: query, hits")
-    output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
-    output.add_argument(
-        "--queries",
-        metavar="FILE",
-        help=f"{NAMES} with _id and text (in .tsv id TAB text, without a header); with --run",
+    effort.add_argument(
+        "--n-ivf-probe", type=positive, metavar="N", help="cells probed for each query token (default: by -k)"
     )
-    output.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
+    effort.add_argument(
+        "--n-full-scores", type=positive, metavar="N", help="documents scored by their centroids (default: by -k)"
+    )
 
-    building = parser.add_argument_group("building the index first")
-    building.add_argument("--build", metavar="CORPUS", help=indexing.CORPUS_HELP)
-    indexing.add_build_arguments(building)  # type: ignore[arg-type]
+
+def _add_output_arguments(parser: "argparse._ArgumentGroup") -> None:
+    parser.add_argument("--explain", action="store_true", help="show what each token of the query matched")
+    parser.add_argument("--json", action="store_true", help="one JSON object a query: query, hits")
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal (default: auto)"
+    )
+    parser.add_argument(
+        "--queries", metavar="FILE", help=f"with --run: {NAMES} with _id and text; .tsv has lines of id, tab, text"
+    )
+    parser.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,9 +95,12 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--queries and --run belong together: the queries, and the file for the answers")
     if args.text_weight is not None and not args.hybrid:
         raise UserError("--text-weight is for --hybrid")
+    if args.run is not None:
+        require_parent(args.run)
+    options = _options(args)
     if args.build is not None:
         args.model = args.model or DEFAULT_MODEL
-        searcher = indexing.build(args, args.build, args.index)
+        searcher = cli_index.build(args, args.build, args.index)
         if not args.query and not args.queries:
             return
     else:
@@ -78,21 +108,18 @@ def run(args: argparse.Namespace) -> None:
 
         dtype = torch_dtype(args.dtype)
         searcher = Searcher.open(args.index, args.model, args.device, dtype, backend=args.backend)
-    options = _options(args)
     if args.queries:
         _write_run(searcher, args.queries, args.run, args.k, options)
         return
-    color = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
-    asked = bool(args.query)
-    for query in [" ".join(args.query)] if asked else _asked_for():
+    for query in [" ".join(args.query)] if args.query else _typed_queries():
         try:
             hits = searcher.search(query, args.k, options)
-        except ValueError as error:
-            if asked or not sys.stdin.isatty():
+        except UserError as error:
+            if args.query or not sys.stdin.isatty():
                 raise
-            print(f"error: {error}", file=sys.stderr)  # a person can try again
+            print(f"error: {error}", file=sys.stderr)  # at the prompt a person can try again
             continue
-        print(_answer(searcher, query, hits, args, color), flush=True)
+        print(_answer(searcher, query, hits, args), flush=True)
 
 
 def _options(args: argparse.Namespace) -> "SearchOptions":
@@ -100,9 +127,8 @@ def _options(args: argparse.Namespace) -> "SearchOptions":
 
     subset = None
     if args.subset:
-        with Path(args.subset).open(encoding="utf-8") as file:
-            subset = [line.rstrip("\n") for line in file if line.strip()]
-    options = SearchOptions(
+        subset = [line for line in read_text_lines(args.subset) if line.strip()]
+    return SearchOptions(
         n_ivf_probe=args.n_ivf_probe,
         n_full_scores=args.n_full_scores,
         exact=args.exact,
@@ -110,18 +136,20 @@ def _options(args: argparse.Namespace) -> "SearchOptions":
         subset=subset,
         device=args.index_device,
         hybrid=args.hybrid,
+        text_weight=SearchOptions.text_weight if args.text_weight is None else args.text_weight,
     )
-    return options if args.text_weight is None else replace(options, text_weight=args.text_weight)
 
 
-def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.Namespace, color: bool) -> str:
+def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.Namespace) -> str:
+    """What is printed for one query."""
     if args.json:
-        shown = [asdict(hit) for hit in hits]
+        rows = [asdict(hit) for hit in hits]
         if args.explain:
-            shown = [row | {"matches": [asdict(m) for m in searcher.explain(query, row["id"])]} for row in shown]
-        return json.dumps({"query": query, "hits": shown}, ensure_ascii=False)
+            rows = [row | {"matches": [asdict(match) for match in searcher.explain(query, row["id"])]} for row in rows]
+        return json.dumps({"query": query, "hits": rows}, ensure_ascii=False)
     if not hits:
         return "no document" + (f" where {args.where}" if args.where else "")
+    color = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     width = shutil.get_terminal_size((100, 24)).columns
     lines = []
     for rank, hit in enumerate(hits, 1):
@@ -132,26 +160,27 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
 
 
 def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> None:
-    """A TREC run: query id, Q0, document id, rank, score, tag."""
+    """Write a TREC run: query id, Q0, document id, rank, score, tag."""
     from tqdm import tqdm
 
     from colbertz.evaluation.runs import Run, write_run
 
     rows = list(read_queries(queries))
-    found: Run = {}
+    run: Run = {}
     with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
-        for first in range(0, len(rows), _BATCH):
-            batch = rows[first : first + _BATCH]
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
             for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):
-                if row.id in found:
+                if row.id in run:
                     raise UserError(f"{queries}: the query id {row.id!r} comes twice")
-                found[row.id] = {hit.id: hit.score for hit in hits}
+                run[row.id] = {hit.id: hit.score for hit in hits}
             bar.update(len(batch))
-    write_run(out, found)
-    print(f"{len(rows):,} queries, {sum(map(len, found.values())):,} hits: {out}")
+    write_run(out, run)
+    print(f"{len(rows):,} queries, {sum(map(len, run.values())):,} hits: {out}")
 
 
-def _asked_for() -> Iterator[str]:
+def _typed_queries() -> Iterator[str]:
+    """The lines of stdin that are not empty; on a terminal, what a person types at a prompt."""
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin if line.strip())
         return

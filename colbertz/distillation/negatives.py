@@ -1,19 +1,29 @@
-"""Hard negatives: documents that a model ranks high for a query although they are not what it asks for.
+"""Hard negatives: documents that a model ranks high for a query although they do not answer it.
 
-Many documents that rank high do answer the query and were only never labelled. The filters keep these out: by rank, or
-by how close a score comes to that of the labelled document, the TopK-MarginPos and TopK-PercPos of NV-Retriever
-(Moreira et al. 2024, arXiv 2407.15831, section 3). There they compare cosines; here they compare MaxSim scores, sums of
-as many cosines as the query has tokens.
+Many documents that rank high do answer the query, but nobody labelled them. The filters leave these out by rank, or by
+how close their score is to that of the labelled document: TopK-MarginPos and TopK-PercPos of NV-Retriever (Moreira et
+al. 2024, arXiv 2407.15831, section 3). There the scores are cosines; here they are MaxSim scores, sums of one cosine
+for each query token.
 """
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from tqdm import tqdm
+
 from colbertz.errors import UserError
+from colbertz.evaluation import Collection
+from colbertz.index import Hit, Index
+from colbertz.models import ColBERT
+from colbertz.ragged import Ragged
 from colbertz.text.normalize import normalized
+
+# Queries that are encoded and searched together: an exact search reads the whole index once for all of them.
+_QUERIES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,12 @@ class Filters:
     """Which candidates may be negatives, and how many of them are taken.
 
     Attributes:
-        num_negatives: negatives of a query at most.
-        min_rank, max_rank: ranks that are kept, the best is 1; positives and repeated texts are not ranked.
-        margin: keep scores of at most the positive's minus this.
-        max_percentage: keep scores of at most this share of the positive's, 0.95 for 95 percent.
-        sampling: take the best of those that are left, or random ones.
-        seed: of the random ones.
+        num_negatives: largest number of negatives of a query.
+        min_rank, max_rank: ranks to keep, 1 is the best; positives and repeated texts have no rank.
+        margin: keep a candidate only if its score is at most the positive's score minus this.
+        max_percentage: keep a candidate only if its score is at most this share of the positive's, 0.95 for 95 percent.
+        sampling: "top" takes the best candidates that the filters keep, "random" draws from all of them.
+        seed: of the random numbers.
     """
 
     num_negatives: int = 8
@@ -65,32 +75,121 @@ class Choice:
 
     Attributes:
         negatives: best first.
-        removed: candidates that were left out, by the first reason that applied: "positive" (a positive, a text like
-            one, or the query itself), "duplicate" (the text of a better candidate), "min_rank", "max_rank", "margin",
-            "max_percentage", and "not_above_zero" (a percentage was asked for of a score of 0 or less).
+        removed: number of candidates that were left out, by the first reason that applied: "positive" (a positive, a
+            text equal to one, or the query itself), "duplicate" (the text of a better candidate), "min_rank",
+            "max_rank", "margin", "max_percentage", and "not_above_zero" (`max_percentage` is set and the positive's
+            score is 0 or less).
     """
 
     negatives: list[Candidate]
     removed: Counter[str]
 
 
+@dataclass(frozen=True)
+class MinedQuery:
+    """What was found for one query.
+
+    Attributes:
+        query: its text.
+        positives: the documents that are known to answer it, with their scores.
+        choice: its negatives, and why other candidates are none.
+    """
+
+    query: str
+    positives: list[Candidate]
+    choice: Choice
+
+
+def mine(
+    model: ColBERT,
+    index: Index,
+    collection: Collection,
+    filters: Filters,
+    *,
+    top_k: int = 100,
+    batch_tokens: int | None = None,
+    queries_at_once: int = _QUERIES_AT_ONCE,
+    show_progress: bool | None = None,
+) -> Iterator[MinedQuery]:
+    """Search the documents of a collection for each of its queries, and choose hard negatives from what is found.
+
+    Args:
+        model: embeds the queries.
+        index: holds exactly the documents of the collection, embedded with this model.
+        collection: each of its queries has at least one relevant document.
+        filters: what may be a negative.
+        top_k: candidates of a query.
+        batch_tokens: tokens in one forward pass; see `ColBERT.encode_query`.
+        queries_at_once: queries that are encoded and searched together. It bounds the memory and changes no result.
+        show_progress: whether to show a progress bar; None shows it on a terminal.
+
+    Raises:
+        UserError: if the index holds other documents than the collection.
+    """
+    if len(index) != len(collection.documents):
+        raise UserError(
+            f"the index {index.path} holds {len(index)} documents and the data {len(collection.documents)};"
+            " give the index of this data, or a new directory to build it in"
+        )
+    texts = dict(zip(collection.document_ids, collection.documents))
+    disable = None if show_progress is None else not show_progress
+    num_truncated = 0
+    try:
+        with tqdm(total=len(collection.queries), desc="mining", unit=" queries", disable=disable) as bar:
+            for start in range(0, len(collection.queries), queries_at_once):
+                queries = collection.queries[start : start + queries_at_once]
+                relevant = collection.relevant[start : start + queries_at_once]
+                encoded = model.encode(queries, "query", batch_tokens=batch_tokens, show_progress=False)
+                num_truncated += encoded.num_truncated
+                hits = index.search(encoded.embeddings, top_k)
+                for i, (query, ids) in enumerate(zip(queries, relevant)):
+                    candidates = [_candidate(hit, texts, index.path) for hit in hits[i]]
+                    positives = _positives(index, encoded.embeddings[i : i + 1], ids, candidates, texts)
+                    yield MinedQuery(query, positives, choose(query, positives, candidates, filters))
+                bar.update(len(queries))
+    finally:
+        model.warn_truncated(num_truncated, "query")
+
+
+def _positives(
+    index: Index, embeddings: Ragged, ids: Iterable[str], candidates: Sequence[Candidate], texts: Mapping[str, str]
+) -> list[Candidate]:
+    """The positives of one query with their scores; those that are no candidates are scored here."""
+    scores = {candidate.id: candidate.score for candidate in candidates}
+    missing = [document_id for document_id in ids if document_id not in scores]
+    if missing:
+        [hits] = index.search(embeddings, len(missing), subset=missing)
+        scores |= {hit.id: hit.score for hit in hits}
+    return [Candidate(document_id, texts[document_id], scores[document_id]) for document_id in ids]
+
+
+def _candidate(hit: Hit, texts: Mapping[str, str], path: Path) -> Candidate:
+    text = texts.get(hit.id)
+    if text is None or hit.text not in (None, text):
+        raise UserError(
+            f"document {hit.id!r} of the index {path} is not in the data or has another text there;"
+            " give the index of this data, or a new directory to build it in"
+        )
+    return Candidate(hit.id, text, hit.score)
+
+
 def choose(query: str, positives: Sequence[Candidate], candidates: Sequence[Candidate], filters: Filters) -> Choice:
     """Choose the hard negatives of one query.
 
-    Scores are compared with the lowest score of a positive, so that the negatives suit each of them. If it is not above
-    zero, a percentage of it means nothing, and with `max_percentage` the query gets no negatives.
+    Scores are compared with the lowest score of a positive, so the negatives suit every positive. A percentage of a
+    score of 0 or less means nothing: with `max_percentage` such a query gets no negatives.
 
     Args:
-        query: its text; with `filters.seed`, it alone decides what is drawn, in whatever order queries come.
+        query: its text. The text and `filters.seed` alone decide which negatives are drawn, not the order of queries.
         positives: all documents known to answer the query, at least one.
-        candidates: what a search found, best first; positives among them are passed over.
+        candidates: what a search found, best first; positives among them are skipped.
         filters: what may be a negative.
     """
     ids = {positive.id for positive in positives}
     texts = {normalized(text) for text in (query, *(positive.text for positive in positives))}
     lowest = min(positive.score for positive in positives)
     seen: set[str] = set()
-    left: list[Candidate] = []
+    kept: list[Candidate] = []
     removed: Counter[str] = Counter()
     for candidate in candidates:
         text = normalized(candidate.text)
@@ -102,13 +201,14 @@ def choose(query: str, positives: Sequence[Candidate], candidates: Sequence[Cand
             seen.add(text)
             reason = _reason_against(candidate.score, len(seen), lowest, filters)
             if reason is None:
-                left.append(candidate)
+                kept.append(candidate)
             else:
                 removed[reason] += 1
-    return Choice(_sample(query, left, filters), removed)
+    return Choice(_sample(query, kept, filters), removed)
 
 
 def _reason_against(score: float, rank: int, lowest: float, filters: Filters) -> str | None:
+    """Why a candidate is no negative, or None; `lowest` is the lowest score of a positive."""
     if rank < filters.min_rank:
         return "min_rank"
     if filters.max_rank is not None and rank > filters.max_rank:
@@ -122,9 +222,9 @@ def _reason_against(score: float, rank: int, lowest: float, filters: Filters) ->
     return None
 
 
-def _sample(query: str, left: list[Candidate], filters: Filters) -> list[Candidate]:
-    if filters.sampling == "top" or len(left) <= filters.num_negatives:
-        return left[: filters.num_negatives]
+def _sample(query: str, kept: list[Candidate], filters: Filters) -> list[Candidate]:
+    if filters.sampling == "top" or len(kept) <= filters.num_negatives:
+        return kept[: filters.num_negatives]
     # Python seeds with a hash of the whole string, which is the same in every process.
-    drawn = random.Random(f"{filters.seed} {query}").sample(range(len(left)), filters.num_negatives)
-    return [left[number] for number in sorted(drawn)]
+    positions = random.Random(f"{filters.seed} {query}").sample(range(len(kept)), filters.num_negatives)
+    return [kept[position] for position in sorted(positions)]

@@ -1,24 +1,18 @@
-"""Teacher scores for distillation: each query's candidates, judged by a stronger model and perhaps BM25 besides.
+"""Teachers for distillation: stronger models, and BM25, that score the candidates of each query.
 
-A teacher is a function from B queries and their B lists of documents to B lists of scores. What is written has the
-schema of the data set lightonai/ms-marco-en-bge-gemma:
-
-    train.jsonl        {"query_id", "document_ids": [...], "scores": [...]}, the positive first
-    queries.jsonl      {"query_id", "text"}
-    documents.jsonl    {"document_id", "text"}
+A teacher is a function from B queries and their B lists of documents to B lists of scores.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from tqdm import tqdm
 
+from colbertz.distillation.lists import CandidateList, Candidates
 from colbertz.errors import UserError, require
-from colbertz.files import replaced_directory
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.models.tokenizer import Side
@@ -27,46 +21,48 @@ from colbertz.text.bm25 import bm25_index
 from colbertz.text.words import split_identifiers
 
 Teacher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[list[float]]]
+Kind = Literal["colbert", "bi-encoder", "cross-encoder"]
 
-# Pairs that a teacher gets at once: the embeddings of so many documents, 300 tokens of 128 numbers each, are 315 MB.
+# Pairs that a teacher scores at once: the embeddings of 2048 documents, 300 tokens of 128 float32 each, are 315 MB.
 _PAIRS_AT_ONCE = 2048
-
-
-@dataclass(frozen=True)
-class CandidateList:
-    """The documents of one query, the positive first."""
-
-    query_id: str
-    document_ids: list[str]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What a teacher is to score.
-
-    Attributes:
-        queries: text of each query by its id.
-        documents: text of each document by its id; all of them count in the statistics of BM25.
-        lists: of any lengths.
-    """
-
-    queries: dict[str, str]
-    documents: dict[str, str]
-    lists: list[CandidateList]
-
 
 # -- teachers --------------------------------------------------------------------------------------------------------
 
 
+def load_teacher(
+    kind: Kind, path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None
+) -> Teacher:
+    """Load a model as a teacher.
+
+    Args:
+        kind: how the model scores; sentence-transformers runs all but "colbert".
+        path_or_hub_id: checkpoint directory or Hugging Face hub id.
+        device: None for CUDA where there is one.
+        dtype: of the weights; None for the model's own choice.
+
+    Raises:
+        MissingExtra: if sentence-transformers is needed and not installed.
+        UserError, FileNotFoundError: if the model cannot be loaded.
+    """
+    if kind == "colbert":
+        return ColBERTTeacher(ColBERT.from_pretrained(path_or_hub_id, device, dtype))
+    make = bi_encoder_teacher if kind == "bi-encoder" else cross_encoder_teacher
+    return make(path_or_hub_id, device, dtype)
+
+
 class ColBERTTeacher:
-    """MaxSim of a ColBERT model; counts the texts that were cut until `warn_truncated` reports them."""
+    """MaxSim of a ColBERT model. It counts the texts that are cut, until `warn_truncated` reports them."""
 
     def __init__(self, model: ColBERT) -> None:
         self.model = model
         self._num_truncated: dict[Side, int] = {"query": 0, "document": 0}
 
     def __call__(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
-        return maxsim_of_lists(self._encode(queries, "query"), documents, lambda texts: self._encode(texts, "document"))
+        texts, text_indices = _distinct(documents)  # a document of several lists is encoded once
+        scores = maxsim_candidates(
+            self._encode(queries, "query"), self._encode(texts, "document"), text_indices.to(self.model.device)
+        )
+        return [part.tolist() for part in scores]
 
     def warn_truncated(self) -> None:
         """Log one warning for queries and one for documents, if any were cut since the last call."""
@@ -80,28 +76,21 @@ class ColBERTTeacher:
         return encoded.embeddings.to(self.model.device)
 
 
-def colbert_teacher(model: ColBERT) -> Teacher:
-    """MaxSim of a ColBERT model."""
-    return ColBERTTeacher(model)
-
-
 def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
     """The similarity of a sentence-transformers model with one embedding a text, as its configuration defines it.
 
     Raises:
         MissingExtra: if sentence-transformers is not installed.
     """
-    model = require("sentence_transformers", "teachers").SentenceTransformer(
-        path_or_hub_id, device=device, model_kwargs={} if dtype is None else {"dtype": dtype}
-    )
+    model = _sentence_transformer("SentenceTransformer", path_or_hub_id, device, dtype)
 
     def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
-        texts, numbers = _numbered(documents)
+        texts, text_indices = _distinct(documents)
         q = model.encode_query(list(queries), convert_to_tensor=True, show_progress_bar=False)
         d = model.encode_document(texts, convert_to_tensor=True, show_progress_bar=False)
-        rows = torch.arange(len(queries)).repeat_interleave(numbers.lengths)
-        scores = model.similarity_pairwise(q.float()[rows], d.float()[numbers.values]).cpu()
-        return [part.tolist() for part in numbers.with_values(scores)]
+        query_indices = torch.arange(len(queries)).repeat_interleave(text_indices.lengths)
+        scores = model.similarity_pairwise(q.float()[query_indices], d.float()[text_indices.values]).cpu()
+        return [part.tolist() for part in text_indices.with_values(scores)]
 
     return score
 
@@ -109,15 +98,14 @@ def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: to
 def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
     """The logit of a sentence-transformers model that reads query and document together.
 
-    Not its sigmoid, which a checkpoint may apply too: it is flat where the scores of good documents lie.
+    The logit and not its sigmoid, which a checkpoint may apply too: the sigmoid is nearly the same for all good
+    documents.
 
     Raises:
         MissingExtra: if sentence-transformers is not installed.
-        ValueError: if the model gives a pair more than one score.
+        UserError: if the model gives a pair more than one score.
     """
-    model = require("sentence_transformers", "teachers").CrossEncoder(
-        path_or_hub_id, device=device, model_kwargs={} if dtype is None else {"dtype": dtype}
-    )
+    model = _sentence_transformer("CrossEncoder", path_or_hub_id, device, dtype)
     if model.num_labels != 1:
         raise UserError(f"{path_or_hub_id} gives a pair {model.num_labels} scores; a teacher has to give one")
 
@@ -131,91 +119,108 @@ def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype:
     return score
 
 
+def _sentence_transformer(kind: str, path_or_hub_id: str, device: str | None, dtype: torch.dtype | None) -> Any:
+    """Load a model of the class `kind` of sentence-transformers.
+
+    Raises:
+        MissingExtra: if sentence-transformers is not installed.
+        UserError: if it refuses the model or the device.
+    """
+    model_class = getattr(require("sentence_transformers", "teachers"), kind)
+    try:
+        return model_class(path_or_hub_id, device=device, model_kwargs={} if dtype is None else {"dtype": dtype})
+    except (ValueError, RuntimeError) as error:
+        where = "" if device is None else f" on {device}"
+        raise UserError(f"sentence-transformers cannot load {path_or_hub_id}{where}: {error}") from error
+
+
 def bm25_teacher(corpus: Iterable[str]) -> Teacher:
-    """BM25 with identifiers split and words stemmed; documents have to be of the corpus.
+    """BM25 with identifiers split and words stemmed; it scores only documents of this corpus.
 
     Raises:
         MissingExtra: if bm25s is not installed.
     """
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(corpus))}
-    model = bm25_index(numbers, split_identifiers)
+    text_indices = {text: i for i, text in enumerate(dict.fromkeys(corpus))}
+    model = bm25_index(text_indices, split_identifiers)
 
     def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
         return [
             # bm25s fails on a query of stop words only.
-            model.get_scores(words)[[numbers[text] for text in texts]].tolist() if words else [0.0] * len(texts)
+            model.get_scores(words)[[text_indices[text] for text in texts]].tolist() if words else [0.0] * len(texts)
             for words, texts in zip(map(split_identifiers, queries), documents)
         ]
 
     return score
 
 
-def maxsim_of_lists(
-    queries: Ragged, documents: Sequence[Sequence[str]], encode: Callable[[list[str]], Ragged]
-) -> list[list[float]]:
-    """MaxSim of each query's embeddings with the documents of its own list; a text in several lists is encoded once.
-
-    Args:
-        queries: B texts of (num_tokens, E) embeddings.
-        documents: B lists of texts.
-        encode: texts to embeddings, on the queries' device.
-    """
-    texts, numbers = _numbered(documents)
-    scores = maxsim_candidates(queries, encode(texts), numbers.to(queries.device))
-    return [part.tolist() for part in scores]
-
-
-def _numbered(documents: Sequence[Sequence[str]]) -> tuple[list[str], Ragged]:
-    """The different texts, and the lists as lists of their numbers."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(documents)))}
-    values = torch.tensor([numbers[text] for text in chain.from_iterable(documents)], dtype=torch.int64)
-    return list(numbers), Ragged.from_lengths(values, [len(texts) for texts in documents])
+def _distinct(documents: Sequence[Sequence[str]]) -> tuple[list[str], Ragged]:
+    """The different texts, and for each list the indices of its texts among them, int64."""
+    text_indices = {text: i for i, text in enumerate(dict.fromkeys(chain.from_iterable(documents)))}
+    values = torch.tensor([text_indices[text] for text in chain.from_iterable(documents)], dtype=torch.int64)
+    return list(text_indices), Ragged.from_lengths(values, [len(texts) for texts in documents])
 
 
 # -- scoring ---------------------------------------------------------------------------------------------------------
 
 
 def score_lists(
-    candidates: Candidates, teacher: Teacher, bm25: Teacher | None = None, bm25_weight: float = 0.0
+    candidates: Candidates,
+    teacher: Teacher,
+    bm25: Teacher | None = None,
+    bm25_weight: float = 0.0,
+    *,
+    pairs_at_once: int = _PAIRS_AT_ONCE,
+    show_progress: bool | None = None,
 ) -> Iterator[tuple[CandidateList, list[float]]]:
-    """Score all lists, a batch at a time.
+    """Score all candidate lists, one batch of lists at a time.
 
     Args:
         candidates: what to score.
-        teacher: its scores are given as they are, unless there is a second one.
-        bm25: fused with the first by `fuse`.
-        bm25_weight: weight of the second.
+        teacher: its scores are yielded as they are, unless `bm25` is given.
+        bm25: a second teacher, whose scores are mixed with the first's by `fuse`.
+        bm25_weight: weight of the second teacher, from 0 to 1.
+        pairs_at_once: documents that the teacher scores together; a longer list is a batch of its own.
+        show_progress: whether to show a progress bar; None shows it on a terminal.
 
     Raises:
-        ValueError: for a score that is NaN or infinite, naming query and document.
+        UserError: for a score that is NaN or infinite, naming query and document.
     """
+    disable = None if show_progress is None else not show_progress
     try:
-        for batch in _batches(candidates.lists):
-            queries = [candidates.queries[one.query_id] for one in batch]
-            documents = [[candidates.documents[id] for id in one.document_ids] for one in batch]
-            scores = teacher(queries, documents)
-            for one, row in zip(batch, scores):
-                for id, score in zip(one.document_ids, row):
-                    if not math.isfinite(score):
-                        raise UserError(
-                            f"the teacher gives document {id!r} for query {one.query_id!r} the score {score}; "
-                            "look for NaN weights in it, or try --dtype float32"
-                        )
-            if bm25 is not None:
-                scores = [fuse(row, other, bm25_weight) for row, other in zip(scores, bm25(queries, documents))]
-            yield from zip(batch, scores)
+        with tqdm(total=candidates.num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
+            for batch in _batches(candidates.lists, pairs_at_once):
+                queries = [candidates.queries[candidate_list.query_id] for candidate_list in batch]
+                documents = [[candidates.documents[document_id] for document_id in item.document_ids] for item in batch]
+                scores = teacher(queries, documents)
+                for candidate_list, row in zip(batch, scores):
+                    _require_finite(candidate_list, row)
+                if bm25 is not None:
+                    bm25_scores = bm25(queries, documents)
+                    scores = [fuse(row, bm25_row, bm25_weight) for row, bm25_row in zip(scores, bm25_scores)]
+                yield from zip(batch, scores)
+                bar.update(sum(map(len, scores)))
     finally:
         if isinstance(teacher, ColBERTTeacher):
             teacher.warn_truncated()
 
 
-def fuse(scores: Sequence[float], bm25: Sequence[float], weight: float) -> list[float]:
-    """(1 − weight) · scores + weight · bm25, after each of the two is stretched to [0, 1] over the list.
+def _require_finite(candidate_list: CandidateList, scores: Sequence[float]) -> None:
+    for document_id, score in zip(candidate_list.document_ids, scores):
+        if not math.isfinite(score):
+            raise UserError(
+                f"the teacher gives document {document_id!r} for query {candidate_list.query_id!r} the score {score}; "
+                "look for NaN weights in it, or try --dtype float32"
+            )
 
-    Min-max rather than z-scores, because that is what training does to the student's scores. Where all scores are the
-    same they say nothing, and become 0.
+
+def fuse(scores: Sequence[float], bm25_scores: Sequence[float], weight: float) -> list[float]:
+    """(1 − weight) · scores + weight · bm25_scores, after each of the two is stretched to [0, 1] over the list.
+
+    Min-max and not z-scores, because training stretches the student's scores in the same way. Scores that are all the
+    same say nothing, and become 0.
     """
-    return [(1 - weight) * a + weight * b for a, b in zip(_stretched(scores), _stretched(bm25))]
+    pairs = zip(_stretched(scores), _stretched(bm25_scores))
+    return [(1 - weight) * score + weight * bm25_score for score, bm25_score in pairs]
 
 
 def _stretched(scores: Sequence[float]) -> list[float]:
@@ -223,35 +228,15 @@ def _stretched(scores: Sequence[float]) -> list[float]:
     return [(score - low) / (high - low) if high > low else 0.0 for score in scores]
 
 
-def _batches(lists: Sequence[CandidateList]) -> Iterator[list[CandidateList]]:
-    """At most _PAIRS_AT_ONCE documents together; a longer list is alone."""
+def _batches(lists: Sequence[CandidateList], pairs_at_once: int) -> Iterator[list[CandidateList]]:
+    """Batches of at most `pairs_at_once` documents; a longer list is a batch of its own."""
     batch: list[CandidateList] = []
-    size = 0
-    for one in lists:
-        if batch and size + len(one.document_ids) > _PAIRS_AT_ONCE:
+    num_pairs = 0
+    for candidate_list in lists:
+        if batch and num_pairs + len(candidate_list.document_ids) > pairs_at_once:
             yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += len(one.document_ids)
+            batch, num_pairs = [], 0
+        batch.append(candidate_list)
+        num_pairs += len(candidate_list.document_ids)
     if batch:
         yield batch
-
-
-def write_scores(
-    directory: str | Path, candidates: Candidates, scored: Iterable[tuple[CandidateList, list[float]]]
-) -> None:
-    """Write the three files; the directory is there, or replaced, only when all of them are complete."""
-    with replaced_directory(Path(directory)) as out:
-        with (out / "train.jsonl").open("w", encoding="utf-8") as file:
-            for one, scores in scored:
-                row = {"query_id": one.query_id, "document_ids": one.document_ids, "scores": scores}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        query_ids = dict.fromkeys(one.query_id for one in candidates.lists)
-        document_ids = dict.fromkeys(chain.from_iterable(one.document_ids for one in candidates.lists))
-        _write_texts(out / "queries.jsonl", "query_id", query_ids, candidates.queries)
-        _write_texts(out / "documents.jsonl", "document_id", document_ids, candidates.documents)
-
-
-def _write_texts(path: Path, key: str, ids: Iterable[str], texts: dict[str, str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({key: id, "text": texts[id]}, ensure_ascii=False) + "\n" for id in ids)

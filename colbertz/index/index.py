@@ -56,17 +56,12 @@ class Index:
         ids: Iterable[str] | None = None,
         texts: Iterable[str | None] | None = None,
         metadata: Iterable[dict[str, Any]] | None = None,
-        **settings: Unpack[BuildKeywords],
+        **options: Unpack[BuildKeywords],
     ) -> "Index":
         """Write an index of `embeddings` to the directory `path` and open it.
 
         The new index becomes visible at once when it is complete and on disk; until then what was at `path` stays.
         A build that is killed leaves its work in `path`/build, and the same call continues it.
-
-        Memory, besides one batch: 4 bytes · dim for each sampled token (64 for each centroid, at most 4.2 million, and
-        50,000 more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token while lists are
-        sorted. Disk: dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim bytes more while
-        the build runs.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -77,7 +72,7 @@ class Index:
             ids: a string for each document, all different; "0", "1", … if not given.
             texts: for `search_text` and for the hits.
             metadata: a dict of JSON values for each document, for filters and for the hits.
-            **settings: such as `nbits` and `overwrite`, see `BuildKeywords`.
+            **options: nbits, seed, overwrite, device and others; see `BuildKeywords`.
 
         Raises:
             UserError: for embeddings that are NaN, infinite, of another dimension or without tokens; for no documents;
@@ -88,7 +83,7 @@ class Index:
             BlockingIOError: if another process is writing to `path`.
         """
         documents = DocumentStream.from_columns(ids, texts, metadata)
-        building.build(Path(path), in_step_from(documents, embeddings), **settings)
+        building.build(Path(path), in_step_from(documents, embeddings), **options)
         return cls.open(path)
 
     @classmethod
@@ -99,7 +94,7 @@ class Index:
         embed: Callable[[list[Document]], Ragged],
         *,
         documents_at_once: int = 2048,
-        **settings: Unpack[BuildKeywords],
+        **options: Unpack[BuildKeywords],
     ) -> "Index":
         """Write an index of whole documents, whose embeddings a function makes, and open it.
 
@@ -111,13 +106,13 @@ class Index:
             documents: with different ids.
             embed: returns the token embeddings of the documents that it is given, (num_tokens, E), in their order.
             documents_at_once: how many documents `embed` is given.
-            **settings: as for `build`.
+            **options: as for `build`.
 
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
         """
         batches = embedded(DocumentStream.of(documents), embed, documents_at_once)
-        building.build(Path(path), batches, **settings)
+        building.build(Path(path), batches, **options)
         return cls.open(path)
 
     @classmethod
@@ -292,8 +287,6 @@ class Index:
             UserError, TypeError: as for `build`, and for ids that the index has already. Nothing has changed then.
             BlockingIOError: if another process is writing.
         """
-        if on_duplicate not in ("error", "replace"):
-            raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
         documents = DocumentStream.from_columns(ids, texts, metadata)
         change.add(self.path, documents, embeddings, on_duplicate=on_duplicate)
         self.refresh()

@@ -1,7 +1,7 @@
 """ColBERT (Khattab & Zaharia 2020, arXiv 2004.12832): one embedding a token, compared by MaxSim.
 
-An ordinary `nn.Module`: `forward` takes tokens and gives embeddings with gradient, so it can be frozen or fine-tuned
-inside a larger model; `encode_query` and `encode_document` take texts and need no gradient.
+The model is an ordinary `nn.Module`: `forward` takes tokens and gives embeddings with gradient, so the model can be
+frozen or fine-tuned inside a larger one. `encode_query` and `encode_document` take texts and compute no gradient.
 
 Legend: N tokens of the batch, H hidden size, E embedding dim.
 """
@@ -380,8 +380,13 @@ class ColBERT(nn.Module):
 
 
 def _usable(device: torch.device | str) -> torch.device:
+    """The device, if tensors can be put on it.
+
+    Raises:
+        UserError: if they cannot.
+    """
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without it
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without that backend
         reason = str(error).split(". ")[0].splitlines()[0]
         raise UserError(f"device {device} cannot be used here ({reason}); cpu always can") from error

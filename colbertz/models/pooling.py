@@ -1,4 +1,7 @@
-"""Hierarchical token pooling: fewer, averaged embeddings for each document (Clavié et al. 2024, arXiv 2409.14683)."""
+"""Hierarchical token pooling: fewer, averaged embeddings for each document (Clavié et al. 2024, arXiv 2409.14683).
+
+Legend: E embedding dim.
+"""
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ def pool_tokens(documents: Ragged, pool_factor: int, protected_tokens: int = 1) 
         The pooled documents on the CPU, of the given dtype; means are not normalised again.
 
     Raises:
-        ValueError: if `pool_factor` is below 1 or `protected_tokens` below 0.
+        UserError: if `pool_factor` is below 1 or `protected_tokens` below 0.
     """
     if pool_factor < 1 or protected_tokens < 0:
         raise UserError(
@@ -33,17 +36,18 @@ def pool_tokens(documents: Ragged, pool_factor: int, protected_tokens: int = 1) 
 
 
 def _pool(tokens: Tensor, pool_factor: int, protected_tokens: int) -> Tensor:
+    """Pool one document of (num_tokens, E) embeddings, by Ward's clustering of cosine distances."""
     from scipy.cluster import hierarchy
 
     kept, rest = tokens[:protected_tokens], tokens[protected_tokens:]
     num_clusters = max(len(rest) // pool_factor, 1)
     if num_clusters >= len(rest):
         return tokens
-    # Rounding puts equal tokens at a distance a little below zero, which linkage refuses.
+    # Rounding gives equal tokens a distance slightly below zero, which linkage refuses.
     distance = (1 - (rest.float() @ rest.float().T).numpy()).clip(min=0)
     tree = hierarchy.linkage(distance[np.triu_indices(len(rest), k=1)], method="ward")
     labels = torch.from_numpy(hierarchy.fcluster(tree, t=num_clusters, criterion="maxclust").astype(np.int64)) - 1
     sums = torch.zeros(num_clusters, tokens.shape[1]).index_add_(0, labels, rest.float())
     counts = labels.bincount(minlength=num_clusters)
-    # Ties can leave fewer clusters than asked for.
+    # Ties can leave fewer than `num_clusters` clusters.
     return torch.cat([kept, (sums / counts[:, None])[counts > 0].to(tokens.dtype)])

@@ -1,4 +1,7 @@
-"""The dense layers between the encoder's hidden states and the embeddings."""
+"""The dense layers between the encoder's hidden states and the embeddings.
+
+Legend: N tokens of the batch.
+"""
 
 from typing import Any
 
@@ -12,7 +15,7 @@ from colbertz.models.encoders.layers import Linear
 class Projection(nn.Module):
     """`activation(linear(x))`, plus `x` or `residual(x)` when `use_residual`; PyLate's Dense.
 
-    `residual` is a bias-free linear layer where the two sizes differ, else the identity.
+    `residual` is a linear layer without bias if the two sizes differ, else the identity.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class Projection(nn.Module):
             use_residual: whether the input is added to the output.
 
         Raises:
-            ValueError: if the activation is not one of PyTorch's own.
+            UserError: if the activation is not one of PyTorch's own.
         """
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -60,7 +63,11 @@ class Projection(nn.Module):
 
 
 def _activation(name: str) -> nn.Module:
-    """The class of that dotted name, if it is one of PyTorch's activations: a checkpoint must not name other code."""
+    """Make the activation of that dotted name. Only PyTorch's activations are allowed: a checkpoint must not run code.
+
+    Raises:
+        UserError: for any other name, and for an activation that needs arguments.
+    """
     module, _, attribute = name.rpartition(".")
     cls: Any = getattr(torch.nn, attribute, None)
     allowed = isinstance(cls, type) and (cls is nn.Identity or cls.__module__ == nn.ReLU.__module__)

@@ -1,4 +1,4 @@
-"""Texts to tokens, as the peers do it: prompts, prefix tokens, truncation, query expansion and the skiplist.
+"""Texts to tokens as PyLate makes them: prompts, prefix tokens, truncation, query expansion and the skiplist.
 
 A query becomes `[CLS] [Q] prompt text… [SEP]` and, with query expansion, is filled up with `[MASK]` to `query_length`;
 a document becomes `[CLS] [D] prompt text… [SEP]`, cut to `document_length`. No model is needed here, so processes that
@@ -25,15 +25,16 @@ class ColBERTSettings:
     """What a checkpoint says about turning texts into tokens; the defaults are PyLate's.
 
     Attributes:
-        query_prefix, document_prefix: one token each, put after `[CLS]`; "" for none.
-        query_length, document_length: tokens of a text at most, special tokens and prefix included.
+        query_prefix, document_prefix: the token put after `[CLS]`; "" for none.
+        query_length, document_length: maximum number of tokens of a text, special tokens and prefix included.
         do_query_expansion: fill queries up to `query_length` with `[MASK]` (Khattab & Zaharia 2020, section 3.2).
         attend_to_expansion_tokens: whether the other tokens attend to the added ones.
         skiplist_words: tokens whose embeddings are dropped from documents.
-        prompts: plain text put before each input, by name; "query" and "document" are used unless another is asked for.
-        default_prompt_name: the prompt of a side that has none of its own.
+        prompts: plain text put before each input, by name; "query" and "document" are used unless the caller names
+            another.
+        default_prompt_name: the prompt that is used if there is none for the side.
         do_lower_case: lower-case texts before the tokenizer sees them.
-        do_strip: take the blanks off both ends of prompt and text; PyLate does, sentence-transformers 6 does not.
+        do_strip: remove white space from both ends of prompt and text; PyLate does, sentence-transformers 6 does not.
     """
 
     query_prefix: str = "[Q] "
@@ -92,7 +93,7 @@ class ColBERTSettings:
         """The text to put before inputs.
 
         Raises:
-            ValueError: if `name` is not among the prompts.
+            UserError: if `name` is not among the prompts.
         """
         if name is None:
             name = side if side in self.prompts else self.default_prompt_name
@@ -137,12 +138,13 @@ class Tokens:
         return len(self.ids)
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "Tokens":
-        """Some of the texts. `num_truncated` belongs to the whole batch and is not carried over."""
+        """A part of the texts. `num_truncated` belongs to the whole batch and is 0 in the part."""
         rows = self.ids.with_values(torch.arange(len(self.ids.values), device=self.ids.device))[index]
         attended, scored = (None if flags is None else flags[rows.values] for flags in (self.attended, self.scored))
         return Tokens(rows.with_values(self.ids.values[rows.values]), attended, scored)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
+        """The batch on another device."""
         return self._map(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Tokens":
@@ -166,10 +168,10 @@ class ColBERTTokenizer:
     """
 
     def __init__(self, backend: Tokenizer, settings: ColBERTSettings, special_tokens: dict[str, str]) -> None:
-        """Adds missing prefix tokens to `backend`.
+        """Copy `backend` and add missing prefix tokens to the copy.
 
         Raises:
-            ValueError: if there is no token to fill queries with.
+            UserError: if there is no token to fill queries with.
         """
         self.backend = Tokenizer.from_str(backend.to_str())
         self.backend.no_padding()
@@ -188,9 +190,9 @@ class ColBERTTokenizer:
             )
         unknown = self.backend.token_to_id(special_tokens.get("unk_token", ""))
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
-        # A word that is no token stands for [UNK], as in PyLate: the peers' token counts depend on it.
+        # A word that is no token stands for [UNK], as in PyLate, so that documents have as many embeddings as there.
         self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
-        self._cut = {side: self._truncating(side) for side in ("query", "document")}
+        self._backends = {side: self._truncating(side) for side in ("query", "document")}
 
     @property
     def vocab_size(self) -> int:
@@ -198,7 +200,7 @@ class ColBERTTokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def _truncating(self, side: Side) -> Tokenizer:
-        """A copy that truncates for one side, so that threads which encode both sides do not disturb each other."""
+        """A copy that truncates to the length of one side; a shared one would have to be changed for each call."""
         backend = Tokenizer.from_str(self.backend.to_str())
         backend.enable_truncation(self.settings.length(side) - (self._prefix_id(side) is not None))
         return backend
@@ -241,27 +243,28 @@ class ColBERTTokenizer:
         return Tokens(ids, scored=scored, num_truncated=num_truncated)
 
     def _encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> tuple[list[list[int]], int]:
-        for number, text in enumerate(texts):
+        """The token ids of each text, with prompt and prefix, and how many texts were cut."""
+        for position, text in enumerate(texts):
             if not isinstance(text, str):
-                raise TypeError(f"texts must be strings, text {number} is {type(text).__name__}: {text!r:.80}")
+                raise TypeError(f"texts must be strings, text {position} is {type(text).__name__}: {text!r:.80}")
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                half = text[error.start]
+                surrogate = text[error.start]
                 raise UserError(
-                    f"text {number} has {half!r}, half a character; decode it from its bytes again"
+                    f"text {position} has {surrogate!r}, half a character; decode it from its bytes again"
                 ) from None
         prompt = self.settings.prompt(side) if prompt is None else prompt
-        # The strip comes after the prompt because that is the order in which the peers do it.
+        # The prompt is added before white space is removed, as in PyLate.
         inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]
         if self.settings.do_lower_case:
             inputs = [text.lower() for text in inputs]
-        backend, prefix = self._cut[side], self._prefix_id(side)
-        longest = self.settings.length(side) - (prefix is not None)
+        backend, prefix = self._backends[side], self._prefix_id(side)
+        max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
         for encoding in backend.encode_batch_fast(inputs):
             row = encoding.ids
-            num_truncated += len(row) == longest and bool(encoding.overflowing)
+            num_truncated += len(row) == max_length and bool(encoding.overflowing)
             rows.append(row if prefix is None else [*row[:1], prefix, *row[1:]])
         return rows, num_truncated
 

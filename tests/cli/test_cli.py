@@ -1,51 +1,19 @@
-"""The command line as a person meets it: what it prints, where, and with which exit status."""
+"""The command line itself: entry points, help, what becomes of errors."""
 
-import gzip
-import io
-import json
+import argparse
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
-from texts import ORDINARY
 
-from colbertz import ColBERT, Index, __version__
-from colbertz.cli import SUBCOMMANDS, main
+from colbertz import __version__
+from colbertz.cli import SUBCOMMANDS, build_parser, main, module_of, parse
+from colbertz.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-ROWS = [{"_id": f"d{i}", "text": text, "path": "notes.txt", "line": i + 1} for i, text in enumerate(ORDINARY)]
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n")
-    return path
-
-
-@pytest.fixture
-def index(corpus: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    path = tmp_path / "index"
-    assert main(["index", "--model", str(checkpoint), "--corpus", str(corpus), "--out", str(path)]) == 0
-    capsys.readouterr()
-    return path
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
-    """The one line on stderr of a command that has to fail with status 2."""
-    assert main([str(argument) for argument in argv]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err.removeprefix("error: ").strip()
-
-
-# -- the command itself ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry", [["-m", "colbertz", "search"], ["search.py"]])
@@ -66,20 +34,36 @@ def test_version_and_unknown_options(capsys: pytest.CaptureFixture[str]) -> None
     assert "unrecognized arguments: --surprise" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["train", "demo"])
-def test_train_and_demo_get_all_their_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_gets_all_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[list[str]] = []
-    monkeypatch.setattr(f"colbertz.{'training' if name == 'train' else 'demo'}.main", got.append)
-    options = ["--config", "a.yaml", "--optim.lr", "1e-3", "--help"]
-    assert main([name, *options]) == 0
+    monkeypatch.setattr("colbertz.training.main", got.append)
+    options = ["--config", "a.yaml", "--optim.lr", "1e-3", "--dry-run"]
+    assert main(["train", *options]) == 0
     assert got == [options]
+
+
+def test_demo_gets_all_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[dict[str, object]] = []
+    monkeypatch.setattr("colbertz.recipes.demo.run.run", lambda **options: got.append(options))
+    assert main(["demo", "--train", "--config", "a.yaml", "--index", "there", "--roots", "a", "b"]) == 0
+    assert main(["demo"]) == 0
+    roots = [Path("a"), Path("b")]
+    expected = {"config_file": "a.yaml", "index": Path("there"), "roots": roots, "train": True, "prepare": False}
+    assert got[0] == expected
+    assert got[1] == {
+        "config_file": None,
+        "index": Path("demo-index"),
+        "roots": None,
+        "train": False,
+        "prepare": False,
+    }
 
 
 def test_interrupting_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SUBCOMMANDS["info"], "run", interrupted)
+    monkeypatch.setattr("colbertz.cli.info.run", interrupted)
     assert main(["info", "x"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -93,282 +77,129 @@ def test_a_reader_that_leaves_is_no_error(index: Path) -> None:
     assert searching.wait() == 1
 
 
-# -- index and search --------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_search_shows_place_score_and_the_words_asked_for(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["search", "--index", str(index), "-k", "3", "the", "lazy", "dog"]) == 0
+def raising(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `colbertz info` raise this."""
+
+    def run(args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("colbertz.cli.info.run", run)
+
+
+@pytest.mark.parametrize("error", [UserError("what was wrong"), FileNotFoundError("what was wrong")])
+def test_what_a_user_did_wrong_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(error, monkeypatch)
+    assert main(["info", "x"]) == 2
+    assert capsys.readouterr().err == "error: what was wrong\n"
+
+
+def test_an_error_of_several_lines_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(OSError("what was wrong,\nand what to do"), monkeypatch)
+    assert main(["info", "x"]) == 2
+    assert capsys.readouterr().err == "error: what was wrong, and what to do\n"
+
+
+@pytest.mark.parametrize("words", ["compact x", "index --corpus c --out o", "mine --pairs p --out o", "nano --pairs p"])
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "x"])
+def test_seeds_that_no_random_generator_takes_are_refused(
+    words: str, seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([*words.split(), "--seed", seed])
+    assert exit.value.code == 2
+    assert "argument --seed: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyError("oops"), ValueError("oops"), TypeError("oops"), RuntimeError("oops")])
+def test_a_bug_is_not_caught(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(error, monkeypatch)
+    with pytest.raises(type(error)):
+        main(["info", "x"])
+
+
+def test_a_bug_shows_its_traceback_and_ends_with_status_1() -> None:
+    """A KeyError inside a subcommand once became `error: oops`, which hides where it comes from."""
+    code = """
+import sys
+from colbertz.cli import info, main
+def run(args):
+    raise KeyError("oops")
+info.run = run
+sys.exit(main(["info", "x"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last)")
+    assert done.stderr.endswith("KeyError: 'oops'\n")
+    assert "error: " not in done.stderr
+
+
+# -- help ------------------------------------------------------------------------------------------------------------
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    [subparsers] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    assert list(subparsers.choices) == list(SUBCOMMANDS)
+    return dict(subparsers.choices)
+
+
+def options() -> Iterator[tuple[str, argparse.Action]]:
+    """Every option of every subcommand, by the names of both."""
+    for name, parser in parsers().items():
+        for action in parser._actions:
+            if not isinstance(action, argparse._HelpAction):
+                yield f"{name} {'/'.join(action.option_strings) or action.dest}", action
+
+
+@pytest.mark.parametrize(("option", "action"), list(options()), ids=[option for option, _ in options()])
+def test_help_texts_have_one_style(option: str, action: argparse.Action) -> None:
+    """Lower case, no full stop, and the default in parentheses at the end."""
+    text = action.help or ""
+    assert text, "has no help"
+    first_word = text.split()[0].removesuffix("'s").rstrip(":,")
+    assert first_word == first_word.lower() or first_word.isupper(), "begins neither lower-case nor with an acronym"
+    assert not text.endswith((".", "…")) and "  " not in text
+    has_default = action.default not in (None, False, []) and action.nargs != "*"
+    assert not has_default or text.endswith(f"(default: {action.default})"), "must end with (default: …)"
+    assert "default" not in text or (text.count("(default: ") == 1 and text.endswith(")")), "default is not at the end"
+    assert action.nargs == 0 or action.choices or action.metavar, "shows the name of a variable"
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_subcommands_say_what_they_do_and_show_examples_that_parse(name: str) -> None:
+    module = module_of(name)
+    assert module.HELP and not module.HELP.endswith(".")
+    examples = module.EXAMPLES.splitlines()
+    assert examples
+    for example in examples:
+        program, *words = shlex.split(example)
+        assert example.startswith("  ") and program == "colbertz"
+        assert parse(words).subcommand == name
+
+
+@pytest.mark.parametrize("name", [name for name in SUBCOMMANDS if name != "train"])
+def test_help_ends_with_the_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([name, "--help"])
     output = capsys.readouterr().out
-    assert output.count("notes.txt:") == 3
-    assert "\x1b[" not in output, "no colours where there is no terminal"
-    assert main(["search", "--index", str(index), "-k", "100", "--color", "always", "the lazy dog"]) == 0
-    assert "\x1b[1;31mlazy\x1b[0m \x1b[1;31mdog\x1b[0m" in capsys.readouterr().out
+    assert exit.value.code == 0
+    assert output.startswith(f"usage: colbertz {name} ")
+    assert output.endswith(f"examples:\n{module_of(name).EXAMPLES.rstrip()}\n")
 
 
-def test_search_as_json(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["search", "--index", str(index), "-k", "2", "--json", ORDINARY[5]]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["query"] == ORDINARY[5]
-    assert [set(hit) for hit in answer["hits"]] == [{"id", "score", "text", "metadata"}] * 2
-    assert answer["hits"][0]["text"] in ORDINARY
-    assert answer["hits"][0]["metadata"]["path"] == "notes.txt"
-    assert answer["hits"][0]["score"] >= answer["hits"][1]["score"]
-
-
-def test_filters(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def ids(*options: str) -> list[str]:
-        assert main(["search", "--index", str(index), "-k", "50", "--json", *options, "the lazy dog"]) == 0
-        return sorted(hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"])
-
-    assert ids("--where", "line <= 2") == ["d0", "d1"]
-    (tmp_path / "ids.txt").write_text("d4\nd2\n")
-    assert ids("--subset", str(tmp_path / "ids.txt")) == ["d2", "d4"]
-    assert ids("--where", "line > 1e6") == []
-    assert ids("--hybrid", "--text-weight", "1", "--where", "line <= 2") != []
-    assert main(["search", "--index", str(index), "--where", "line > 1e6", "dog"]) == 0
-    assert capsys.readouterr().out == "no document where line > 1e6\n"
-    assert "lines" in error_of(capsys, "search", "--index", index, "--where", "lines < 2", "dog")
-    (tmp_path / "ids.txt").write_text("nobody\n")
-    assert "no document 'nobody'" in error_of(
-        capsys, "search", "--index", index, "--subset", tmp_path / "ids.txt", "dog"
-    )
-    assert "--text-weight is for --hybrid" in error_of(capsys, "search", "--index", index, "--text-weight", "0.5", "x")
-
-
-def test_explain_names_what_each_token_matched(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["search", "--index", str(index), "-k", "2", "--explain", "the lazy dog"]) == 0
-    output = capsys.readouterr().out
-    assert output.count(" → ") >= 6
-    assert main(["search", "--index", str(index), "-k", "2", "--explain", "--json", "the lazy dog"]) == 0
-    for hit in json.loads(capsys.readouterr().out)["hits"]:
-        assert sum(match["score"] for match in hit["matches"]) == pytest.approx(hit["score"], abs=1e-3)
-
-
-def test_a_file_of_queries_becomes_a_trec_run(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    queries, out = tmp_path / "queries.jsonl", tmp_path / "out.trec"
-    queries.write_text('{"_id": "q1", "text": "lazy dog"}\n{"_id": "q2", "text": "capital of France"}\n')
-    command = ["search", "--index", str(index), "-k", "3", "--queries", str(queries), "--run", str(out)]
-    assert main(command) == 0
-    rows = [line.split() for line in out.read_text().splitlines()]
-    assert [row[0] for row in rows] == ["q1"] * 3 + ["q2"] * 3
-    assert [row[3] for row in rows] == ["1", "2", "3"] * 2
-    assert {(row[1], row[5]) for row in rows} == {("Q0", "colbertz")}
-    queries.with_suffix(".tsv").write_text("q1\tlazy dog\nq2\tcapital of France\n")
-    assert main([*command[:-3], str(queries.with_suffix(".tsv")), "--run", str(tmp_path / "tsv.trec")]) == 0
-    assert (tmp_path / "tsv.trec").read_text() == out.read_text()
-    assert capsys.readouterr().out.startswith(f"2 queries, 6 hits: {out}")
-    queries.with_suffix(".txt").write_text("no tab\n")
-    assert "an id, a tab and its text" in error_of(
-        capsys, "search", "--index", index, "--queries", queries.with_suffix(".txt"), "--run", out
-    )
-    assert "belong together" in error_of(capsys, "search", "--index", index, "--queries", queries)
-
-
-def test_search_builds_first_when_asked(
-    corpus: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["search", "--index", str(tmp_path / "new"), "--build", str(corpus), "--model", str(checkpoint)]
-    assert main([*command, "--nbits", "2", "lazy dog"]) == 0
-    output = capsys.readouterr().out
-    assert output.startswith(f"indexed {len(ORDINARY)} documents")
-    assert "notes.txt:" in output
-    assert Index.open(tmp_path / "new").manifest.nbits == 2
-    assert "already holds an index" in error_of(capsys, *command)
-    assert main([*command[:-2], "--overwrite"]) == 0
-    assert Index.open(tmp_path / "new").model == "colbertz/nano"
-
-
-def test_search_with_an_exported_model(
-    index: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("onnxruntime")
-    assert main(["export", str(checkpoint), "--onnx", "--out", str(tmp_path / "onnx")]) == 0
-    assert main(["search", "--index", str(index), "--json", "lazy dog"]) == 0
-    expected = json.loads(capsys.readouterr().out.splitlines()[-1])
-    words = ["search", "--index", str(index), "--json", "--model", str(tmp_path / "onnx"), "--backend", "onnx"]
-    assert main([*words, "lazy dog"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in expected["hits"]]
-
-
-def test_queries_on_stdin(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("lazy dog\n\ncapital of France\n"))
-    assert main(["search", "--index", str(index), "-k", "1", "--json"]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["query"] for answer in answers] == ["lazy dog", "capital of France"]
-
-
-def test_a_person_at_a_terminal_is_asked(
-    index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    typed = iter(["lazy dog", "  "])
-
-    def answer(prompt: str) -> str:
-        assert prompt == "query> "
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", answer)
-    assert main(["search", "--index", str(index), "-k", "1"]) == 0
-    assert capsys.readouterr().out.count("notes.txt:") == 1
-
-
-def test_a_gzipped_corpus_with_titles_and_metadata(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [
-        {"_id": "a", "title": "Rivers", "text": "The Danube flows.", "metadata": {"url": "x"}, "year": 1999},
-        {"_id": "b", "title": "", "text": "No title."},
-    ]
-    with gzip.open(tmp_path / "corpus.jsonl.gz", "wt") as file:
-        file.write("\n".join(json.dumps(row) for row in rows))
-    command = ["index", "--model", checkpoint, "--corpus", tmp_path / "corpus.jsonl.gz", "--out", tmp_path / "index"]
-    assert main([str(part) for part in command]) == 0
-    assert "indexed 2 documents" in capsys.readouterr().out
-    model = ColBERT.from_pretrained(checkpoint)
-    hits = {h.id: h for h in Index.open(tmp_path / "index").search(model.encode_query(["Danube"]))[0]}
-    assert hits["a"].text == "Rivers The Danube flows."
-    assert hits["a"].metadata == {"title": "Rivers", "url": "x", "year": 1999}
-    assert hits["b"].text == "No title."
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (b'{"_id": "x", "text": ', "line 2: not JSON"),
-        (b'["x", "text"]', "line 2: each line must be a JSON object, found ['x', 'text']"),
-        (b'{"text": "no id"}', "line 2: `_id` must be a string, there is none"),
-        (b'{"_id": 7, "text": "x"}', "line 2: `_id` must be a string, found 7"),
-        (b'{"_id": "x"}', "line 2: `text` must be a string, there is none"),
-        (b'{"_id": "x", "text": ["y"]}', "line 2: `text` must be a string, found ['y']"),
-        (b'{"_id": "x", "text": "y", "title": 3}', "line 2: `title` must be a string, found 3"),
-        (b'{"_id": "x", "text": "y", "metadata": 3}', "line 2: `metadata` must be an object, found 3"),
-        (b'{"_id": "d0", "text": "again"}', "documents 0 and 1 have the same id 'd0'"),
-        (b'{"_id": "x", "text": "\xff"}', "line 2: not UTF-8"),
-    ],
-)
-def test_bad_rows_are_named_and_nothing_is_written(
-    line: bytes, message: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_bytes(json.dumps(ROWS[0]).encode() + b"\n" + line + b"\n")
-    out = tmp_path / "index"
-    assert message in error_of(capsys, "index", "--model", checkpoint, "--corpus", corpus, "--out", out)
-    assert not out.exists()
-
-
-def test_a_truncated_gzip_and_an_empty_corpus(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    corpus = tmp_path / "corpus.jsonl.gz"
-    corpus.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode() * 50)[:-20])
-    command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", tmp_path / "index"]
-    assert "corpus.jsonl.gz cannot be read after line" in error_of(capsys, *command)
-    corpus.write_bytes(gzip.compress(b""))
-    assert "an index needs at least one document" in error_of(capsys, *command)
-
-
-def test_an_index_is_overwritten_only_on_request(
-    index: Path, corpus: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", index]
-    assert "already holds an index; pass overwrite=True (--overwrite)" in error_of(capsys, *command)
-    assert main([*map(str, command), "--overwrite"]) == 0
-
-
-def test_paths_that_lead_nowhere(
-    index: Path, corpus: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    nowhere, out = tmp_path / "nowhere", tmp_path / "out"
-    assert "there is no index at" in error_of(capsys, "search", "--index", nowhere, "x")
-    assert "is not a colbertz index" in error_of(capsys, "search", "--index", checkpoint, "x")
-    assert "no file" in error_of(capsys, "index", "--model", checkpoint, "--corpus", nowhere, "--out", out)
-    assert str(nowhere) in error_of(capsys, "index", "--model", nowhere, "--corpus", corpus, "--out", out)
-    assert str(nowhere) in error_of(capsys, "info", nowhere)
-    assert str(nowhere) in error_of(capsys, "search", "--index", index, "--model", nowhere, "x")
-
-
-# -- info --------------------------------------------------------------------------------------------------------
-
-
-def test_info_about_an_index(index: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(index)]) == 0
-    about = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert about["documents"] == str(len(ORDINARY))
-    assert about["embeddings"].startswith("16 dimensions of 4 bits, ")
-    assert about["fields"] == "path, line"
-    assert about["model"] == str(checkpoint)
-    assert about["advice"] == "none"
-
-
-def test_check_finds_a_flipped_bit(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(index)]) == 0
-    assert "all as they were written" in capsys.readouterr().out
-    file = next(index.glob("segment-*/residuals.npy"))
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    assert "residuals.npy is damaged" in error_of(capsys, "check", index)
-
-
-def test_compact(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Index.open(index).delete(["d3"])
-    assert main(["compact", str(index)]) == 0
-    assert f"{len(ORDINARY) - 1} documents" in capsys.readouterr().out
-    assert main(["compact", str(index), "--retrain"]) == 0
-    assert len(Index.open(index)) == len(ORDINARY) - 1
-
-
-def test_info_about_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(checkpoint)]) == 0
-    output = capsys.readouterr().out
-    parameters = sum(p.numel() for p in ColBERT.from_pretrained(checkpoint).parameters())
-    assert f"{parameters:,}" in output
-    assert "'[Q] '" in output
-    assert "ModernBert" in output
-
-
-# -- encode ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize("side", ["query", "document"])
-def test_encode(suffix: str, side: str, checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("one text\n\na third, after an empty one\n")
-    output = tmp_path / f"out{suffix}"
-    command = ["encode", "--model", checkpoint, tmp_path / "texts.txt", "-o", output, "--side", side]
-    assert main([str(part) for part in command]) == 0
-    arrays = load_file(output) if suffix == ".safetensors" else {k: torch.tensor(v) for k, v in np.load(output).items()}
-    model = ColBERT.from_pretrained(checkpoint)
-    encode = model.encode_query if side == "query" else model.encode_document
-    expected = encode(["one text", "", "a third, after an empty one"])
-    torch.testing.assert_close(arrays["values"], expected.values)
-    torch.testing.assert_close(arrays["offsets"], expected.offsets)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["texts.txt", output.name])
-
-
-def test_encode_reads_stdin_and_jsonl(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Path
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("héllo\r\nworld".encode())))
-    assert main(["encode", "--model", str(checkpoint), "-", "-o", str(tmp_path / "stdin.npz")]) == 0
-    assert len(np.load(tmp_path / "stdin.npz")["offsets"]) == 3
-    assert main(["encode", "--model", str(checkpoint), str(corpus), "-o", str(tmp_path / "rows.npz")]) == 0
-    assert len(np.load(tmp_path / "rows.npz")["offsets"]) == len(ROWS) + 1
-
-
-def test_encode_with_bad_input(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = tmp_path / "texts.txt"
-    texts.write_text("x\n")
-    command = ["encode", "--model", checkpoint, texts, "-o"]
-    assert "must end in .safetensors or .npz, got 'out.pkl'" in error_of(capsys, *command, tmp_path / "out.pkl")
-    assert "there is no directory" in error_of(capsys, *command, tmp_path / "no/out.npz")
-    assert "--pool-factor is for documents" in error_of(
-        capsys, *command, tmp_path / "out.npz", "--side", "query", "--pool-factor", "2"
-    )
-    texts.write_text("")
-    assert "holds no texts" in error_of(capsys, *command, tmp_path / "out.npz")
-    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+def test_help_of_train_begins_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "--help"])
+    assert exit.value.code == 0
+    guide, _, options = capsys.readouterr().out.partition("options:")
+    assert len(guide.partition("\n\n")[0].splitlines()) <= 2, "a usage of all settings"
+    for word in ("configs/", "--dry-run", "torchrun", "--config my.yaml"):
+        assert word in guide
+    assert "--optim.lr" in options

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a checkpoint or a text, the user gets one clear sentence, and nothing is half-written."""
+"""Wrong checkpoints and texts: each is refused with one clear sentence, and no file is left incomplete."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def directory(tmp_path) -> Path:
 
 
 def refusal(directory: Path | str, *named: str, error: type[Exception] = CheckpointError) -> str:
-    """The message with which the directory is refused; it must be one line and contain `named`."""
+    """The message with which the directory is refused; it must be one line and contain each of `named`."""
     with pytest.raises(error) as caught:
         ColBERT.from_pretrained(directory, "cpu")
     message = str(caught.value)
@@ -46,7 +46,7 @@ def change_weights(directory: Path, file: str = "model.safetensors", **changes: 
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu"])
-def test_a_device_that_is_not_there(device):
+def test_an_unusable_device(device):
     with pytest.raises(ValueError, match=f"device {device} cannot be used here") as caught:
         ColBERT.from_pretrained("colbertz/nano", device)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
@@ -56,11 +56,11 @@ def test_a_device_that_is_not_there(device):
 
 
 @pytest.mark.parametrize("path", ["no/such/directory", "./nowhere", "/nowhere/at/all", "nowhere", "~/nowhere"])
-def test_a_path_that_does_not_exist(path):
+def test_a_missing_path(path):
     refusal(path, path, error=FileNotFoundError)
 
 
-def test_a_hub_id_that_cannot_be_had():
+def test_an_unknown_hub_id():
     refusal("no-such-owner/no-such-model", "no-such-owner/no-such-model", error=FileNotFoundError)
 
 
@@ -68,7 +68,7 @@ def test_a_file_instead_of_a_directory(directory):
     refusal(directory / "config.json", "config.json", error=FileNotFoundError)
 
 
-def test_a_directory_that_is_no_checkpoint(tmp_path):
+def test_a_directory_that_is_not_a_checkpoint(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
     refusal(tmp_path, str(tmp_path), "config.json")
 
@@ -99,7 +99,7 @@ def test_a_missing_file(directory, file, named):
     ],
 )
 @pytest.mark.parametrize("content", ["", "{", "[1, 2", "nonsense", "3", "\udcff"])
-def test_a_file_that_is_not_the_json_it_should_be(directory, file, content):
+def test_invalid_json(directory, file, content):
     (directory / file).write_bytes(content.encode("utf-8", "surrogateescape"))
     refusal(directory, file.rpartition("/")[2])
 
@@ -107,12 +107,12 @@ def test_a_file_that_is_not_the_json_it_should_be(directory, file, content):
 @pytest.mark.parametrize("file", ["model.safetensors", "1_Dense/model.safetensors"])
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_a_truncated_safetensors(directory, file, keep):
-    whole = (directory / file).read_bytes()
-    (directory / file).write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    content = (directory / file).read_bytes()
+    (directory / file).write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     refusal(directory, "model.safetensors")
 
 
-def test_safetensors_that_are_something_else(directory):
+def test_a_safetensors_file_that_is_a_git_lfs_pointer(directory):
     (directory / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     refusal(directory, "model.safetensors")
 
@@ -123,7 +123,7 @@ def test_a_missing_shard(directory):
     refusal(directory, "model-00002-of-00003.safetensors")
 
 
-def test_a_shard_without_what_the_index_promises(directory):
+def test_a_tensor_that_is_in_the_index_and_in_no_shard(directory):
     shard(directory)
     index = json.loads((directory / "model.safetensors.index.json").read_text())
     edit_json(
@@ -133,18 +133,18 @@ def test_a_shard_without_what_the_index_promises(directory):
     refusal(directory, "more", "index.json")
 
 
-def test_a_shard_outside_the_directory(directory, tmp_path):
+def test_a_shard_outside_the_directory_is_not_read(directory, tmp_path):
     shard(directory)
     index = json.loads((directory / "model.safetensors.index.json").read_text())
-    elsewhere = dict.fromkeys(index["weight_map"], "../../../etc/passwd")
-    edit_json(directory / "model.safetensors.index.json", weight_map=elsewhere)
+    outside = dict.fromkeys(index["weight_map"], "../../../etc/passwd")
+    edit_json(directory / "model.safetensors.index.json", weight_map=outside)
     refusal(directory, "passwd")
 
 
 def test_a_truncated_pytorch_model_bin(tmp_path):
     directory = pickle_weights(bare_modernbert(tmp_path / "model"))
-    whole = (directory / "pytorch_model.bin").read_bytes()
-    (directory / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
+    content = (directory / "pytorch_model.bin").read_bytes()
+    (directory / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
     refusal(directory, "pytorch_model.bin")
 
 
@@ -191,7 +191,7 @@ def test_a_stanford_projection_of_the_wrong_size(tmp_path):
 @pytest.mark.parametrize(
     ("file", "name"), [("model.safetensors", "layers.0.mlp.Wo.weight"), ("1_Dense/model.safetensors", "linear.weight")]
 )
-def test_weights_that_are_not_numbers(directory, file, name, value):
+def test_infinite_and_nan_weights(directory, file, name, value):
     weights = load_file(directory / file)
     weights[name][0, 0] = value
     write_weights(directory / file, weights)
@@ -241,7 +241,7 @@ def test_weights_that_are_not_numbers(directory, file, name, value):
         ("config_sentence_transformers.json", {"prompts": ["query"]}, ["config_sentence_transformers.json", "prompts"]),
     ],
 )
-def test_a_setting_that_cannot_be(directory, file, changes, named):
+def test_an_invalid_setting(directory, file, changes, named):
     edit_json(directory / file, **changes)
     refusal(directory, *named)
 
@@ -250,7 +250,7 @@ def test_a_setting_that_cannot_be(directory, file, changes, named):
     "modules",
     [[], [{"path": "1_Dense", "type": "pylate.models.Dense.Dense"}], ["Transformer"], [{"type": "some.LSTM"}]],
 )
-def test_modules_that_make_no_colbert(directory, modules):
+def test_invalid_modules(directory, modules):
     (directory / "modules.json").write_text(json.dumps(modules))
     refusal(directory, "modules.json")
 
@@ -317,7 +317,7 @@ def test_code_beside_the_weights_is_not_run(directory, tmp_path, monkeypatch):
         *("torch.hub.load", "torch.nn.functional.gelu", "GELU", "torch.nn.modules.activation.MultiheadAttention"),
     ],
 )
-def test_activations_that_are_none_are_refused(directory, name):
+def test_unknown_activations_are_refused(directory, name):
     edit_json(directory / "1_Dense/config.json", activation_function=name)
     refusal(directory, "1_Dense", "activation_function")
 
@@ -340,7 +340,7 @@ def test_a_failed_save_leaves_the_old_files(directory, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_others_may_read_what_was_saved(directory, tmp_path):
+def test_saved_files_are_readable_for_other_users(directory, tmp_path):
     ColBERT.from_pretrained(directory, "cpu").save_pretrained(tmp_path / "new")
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "new").rglob("*") if path.is_file()}
     assert modes == {0o666 & ~current_umask()}
@@ -366,7 +366,7 @@ def test_saving_over_a_file(directory, tmp_path):
     "texts", [None, b"bytes", 7, ["text", None], [b"bytes"], ["text", 3], ["text", 1.5], [["text"]], {"a": 1}]
 )
 @pytest.mark.parametrize("side", ["encode_query", "encode_document"])
-def test_texts_that_are_no_strings(directory, texts, side):
+def test_texts_that_are_not_strings(directory, texts, side):
     model = ColBERT.from_pretrained(directory, "cpu")
     with pytest.raises(TypeError) as caught:
         getattr(model, side)(texts)
@@ -375,7 +375,7 @@ def test_texts_that_are_no_strings(directory, texts, side):
         assert f"text {len(texts) - 1}" in str(caught.value)
 
 
-def test_a_prompt_that_there_is_not(directory):
+def test_an_unknown_prompt(directory):
     model = ColBERT.from_pretrained(directory, "cpu")
     with pytest.raises(ValueError, match=r"clustering.*document.*query"):
         model.encode_query(["text"], prompt_name="clustering")
@@ -384,13 +384,13 @@ def test_a_prompt_that_there_is_not(directory):
 @pytest.mark.parametrize(
     "settings", [{"pool_factor": 0}, {"pool_factor": -1}, {"protected_tokens": -1, "pool_factor": 2}]
 )
-def test_pooling_that_cannot_be(directory, settings):
+def test_invalid_pooling(directory, settings):
     with pytest.raises(ValueError, match="pool_factor"):
         ColBERT.from_pretrained(directory, "cpu").encode_document(["text"], **settings)
 
 
 @pytest.mark.parametrize("batch_tokens", [0, -1])
-def test_a_batch_without_tokens(directory, batch_tokens):
+def test_invalid_batch_tokens(directory, batch_tokens):
     with pytest.raises(ValueError, match="batch_tokens"):
         ColBERT.from_pretrained(directory, "cpu").encode_document(["text"], batch_tokens=batch_tokens)
 

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoint directories, without any other library at hand."""
+"""Reading and writing checkpoint directories of all layouts, without the libraries that made the layouts."""
 
 import json
 import logging
@@ -20,14 +20,14 @@ def load(directory, **overrides) -> ColBERT:
     return ColBERT.from_pretrained(directory, "cpu", **overrides)
 
 
-def assert_same_model(one: ColBERT, other: ColBERT) -> None:
-    state, other_state = one.state_dict(), other.state_dict()
+def assert_same_model(model: ColBERT, other: ColBERT) -> None:
+    state, other_state = model.state_dict(), other.state_dict()
     assert state.keys() == other_state.keys()
     assert all(torch.equal(tensor, other_state[name]) for name, tensor in state.items())
-    assert one.settings == other.settings
-    assert one.tokenizer.backend.to_str() == other.tokenizer.backend.to_str()
-    assert torch.equal(one.encode_query(REAL).values, other.encode_query(REAL).values)
-    assert torch.equal(one.encode_document(REAL).values, other.encode_document(REAL).values)
+    assert model.settings == other.settings
+    assert model.tokenizer.backend.to_str() == other.tokenizer.backend.to_str()
+    assert torch.equal(model.encode_query(REAL).values, other.encode_query(REAL).values)
+    assert torch.equal(model.encode_document(REAL).values, other.encode_document(REAL).values)
 
 
 @ALL
@@ -53,7 +53,7 @@ def test_files_of_pylate(tmp_path):
 
 
 @pytest.mark.parametrize("change", [shard, pickle_weights])
-def test_other_files_of_weights(change, tmp_path):
+def test_weights_in_shards_and_in_a_pickle(change, tmp_path):
     model = load(colbert_zero(tmp_path / "whole"))
     assert_same_model(model, load(change(colbert_zero(tmp_path / "changed"))))
 
@@ -62,8 +62,8 @@ def test_weights_of_a_masked_language_model(tmp_path):
     assert_same_model(load(bare_modernbert(tmp_path / "bare")), load(masked_lm(tmp_path / "mlm")))
 
 
-def test_layer_norms_under_their_first_names(tmp_path):
-    """bert-base-uncased says gamma and beta; so does what PyLate saves of any BERT with transformers 5."""
+def test_layer_norms_with_their_old_tensor_names(tmp_path):
+    """Gamma and beta, in bert-base-uncased and in every BERT that PyLate saves with transformers 5."""
     model = load(bare_bert(tmp_path / "bert"))
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
@@ -126,7 +126,7 @@ def test_half_precision(dtype, tmp_path):
 
 
 def test_saving_over_another_checkpoint(tmp_path):
-    """The new files replace the old ones of every layout, and other files in the directory stay."""
+    """The new files replace those of any layout, and other files in the directory stay."""
     directory = colbertv2(tmp_path / "model")
     (directory / "README.md").write_text("mine")
     model = load(colbert_zero(tmp_path / "other"))
@@ -139,7 +139,7 @@ def test_saving_over_another_checkpoint(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model", "other", "shards"}
 
 
-def test_tensors_that_nobody_needs_are_named(tmp_path, caplog):
+def test_a_warning_names_an_unused_tensor(tmp_path, caplog):
     directory = bare_modernbert(tmp_path / "bare")
     weights = load_file(directory / "model.safetensors")
     write_weights(directory / "model.safetensors", weights | {"surplus.weight": torch.zeros(2)})
@@ -149,7 +149,7 @@ def test_tensors_that_nobody_needs_are_named(tmp_path, caplog):
 
 
 def test_the_layout_of_sentence_transformers(tmp_path):
-    """Written out by hand, so that reading it is tested without sentence-transformers too."""
+    """The files are written by hand here: this environment may not have sentence-transformers."""
     from checkpoints import modernbert_config, write_dense, write_encoder, write_json
 
     directory = tmp_path / "multi-vector"

@@ -1,4 +1,4 @@
-"""The model as its users meet it: encode functions, and as a module inside a module."""
+"""The public model: encode functions, modes and threads, and the model as a module inside another module."""
 
 import inspect
 import logging
@@ -13,7 +13,7 @@ from texts import ORDINARY, REAL, TEN_THOUSAND_WORDS
 from torch import nn
 
 from colbertz import ColBERT, Ragged
-from colbertz.models.encoding import DocumentOptions, QueryOptions
+from colbertz.models.encoding import DocumentOptions, QueryOptions, in_evaluation_mode
 from colbertz.models.pooling import pool_tokens
 
 
@@ -47,11 +47,11 @@ def test_output_order_is_input_order(model, side):
 @pytest.mark.parametrize("side", ["encode_query", "encode_document"])
 def test_a_string_gives_a_tensor_and_a_list_a_ragged(model, side):
     encode = getattr(model, side)
-    one, many = encode("some text"), encode(["some text"])
-    assert isinstance(one, torch.Tensor)
-    assert torch.equal(one, many[0])
+    single, batch = encode("some text"), encode(["some text"])
+    assert isinstance(single, torch.Tensor)
+    assert torch.equal(single, batch[0])
     assert torch.equal(encode(("some text", "more"))[0], encode(["some text", "more"])[0])
-    assert torch.equal(encode(iter(["some text"])).values, one)
+    assert torch.equal(encode(iter(["some text"])).values, single)
     empty = encode([])
     assert len(empty) == 0
     assert empty.values.shape == (0, 32)
@@ -84,7 +84,7 @@ def test_encode_counts_what_was_cut_and_reports_nothing(model, caplog):
     assert torch.equal(encoded.embeddings.values, model.encode_document(texts).values)
 
 
-def test_warnings_of_two_threads(model, caplog):
+def test_two_threads_warn_and_do_not_warn_at_the_same_time(model, caplog):
     """The warning used to be silenced by the logger's level, which two threads could leave at ERROR for good."""
     loggers = [logging.getLogger(name) for name in ("colbertz", "colbertz.models", "colbertz.models.colbert")]
     before = [(logger.level, list(logger.filters)) for logger in loggers]
@@ -115,7 +115,7 @@ def test_unnormalised(model):
 
 
 def test_pooling_tokens_that_are_equal():
-    """Rounding gives equal tokens a negative distance, which made scipy's linkage fail."""
+    """Rounding gives equal tokens a distance below zero, which made scipy's linkage fail."""
     token = torch.nn.functional.normalize(torch.randn(1, 48, generator=torch.Generator().manual_seed(0)), dim=1)
     document = Ragged.from_list([(token * (1 + 1e-7)).repeat(9, 1)])
     [pooled] = pool_tokens(document, pool_factor=2)
@@ -200,6 +200,27 @@ def test_the_mode_is_never_switched_while_a_model_encodes(with_dropout, monkeypa
     with_dropout.encode_document(REAL)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_in_training_encodes_without_dropout(with_dropout):
+    """The compiled code is that of training mode, so encoding must not run it."""
+    expected = with_dropout.encode_document(ORDINARY).values
+    with_dropout.encoder.compile(backend="eager")
+    model = with_dropout.train()
+    assert torch.equal(model.encode_document(ORDINARY).values, expected)
+
+
+def test_a_submodule_that_is_missing_or_shared():
+    """`nn.Module` allows None for a child, and one child under two names."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train()
+    module.register_module("none", None)
+    module.register_module("again", module[0])
+    copy = in_evaluation_mode(module)
+    assert copy is not module and in_evaluation_mode(copy) is copy
+    assert copy._modules["none"] is None
+    assert copy[0].weight is copy.again.weight is module[0].weight
+    assert not copy[1].training and module[1].training
+
+
 def test_encoding_in_training_sees_the_newest_weights(with_dropout):
     model = with_dropout.train()
     before = model.encode_query("text")
@@ -210,7 +231,7 @@ def test_encoding_in_training_sees_the_newest_weights(with_dropout):
     torch.testing.assert_close(model.encode_query("text"), before)
 
 
-def test_training_goes_on_after_encoding_as_if_nothing_had_been(tmp_path):
+def test_encoding_does_not_change_the_training_around_it(tmp_path):
     """Three steps with dropout, with and without encoding in between: the same weights, bit for bit."""
     weights = []
     for encodes in (False, True):
@@ -233,7 +254,7 @@ def test_training_goes_on_after_encoding_as_if_nothing_had_been(tmp_path):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_threads_encode_what_one_thread_encodes(with_dropout, training):
+def test_concurrent_threads_give_the_embeddings_of_one(with_dropout, training):
     model = with_dropout.train(training)
     batches = [REAL, ORDINARY, [TEN_THOUSAND_WORDS, *ORDINARY], REAL[::-1]]
     expected = [(model.encode_query(batch), model.encode_document(batch)) for batch in batches]
@@ -260,14 +281,14 @@ def test_a_model_needs_a_tokenizer(model):
         ColBERT(model.encoder, list(model.projections))
 
 
-def test_an_option_that_there_is_not(model):
+def test_an_unknown_option(model):
     with pytest.raises(TypeError, match="batch_size"):
         model.encode_query(["text"], batch_size=3)
     with pytest.raises(TypeError, match="pool_factor"):
         model.encode_query(["text"], pool_factor=2)
 
 
-def test_the_typed_options_are_the_arguments():
+def test_typed_options_have_the_names_of_the_arguments():
     """The overloads name their arguments in a `TypedDict`; the functions themselves list them."""
     for function, options in ((ColBERT.encode_query, QueryOptions), (ColBERT.encode_document, DocumentOptions)):
         names = set(inspect.signature(function).parameters) - {"self", "texts"}
@@ -278,14 +299,14 @@ def test_the_typed_options_are_the_arguments():
 
 
 @pytest.mark.parametrize("texts", [REAL, ["one"], []])
-def test_two_processes_give_what_one_gives(model, texts):
+def test_two_processes_give_the_embeddings_of_one(model, texts):
     single = model.encode_document(texts, batch_tokens=100)
     double = model.encode_document(texts, batch_tokens=100, devices=["cpu", "cpu"])
     assert double.lengths.tolist() == single.lengths.tolist()
     torch.testing.assert_close(double.values, single.values, atol=1e-6, rtol=0)
 
 
-def test_the_error_of_a_process_reaches_the_caller(model):
+def test_the_error_of_a_worker_is_raised(model):
     with pytest.raises(RuntimeError, match="no-such-device"):
         model.encode_document(["text"], devices=["no-such-device"])
 
@@ -294,7 +315,7 @@ def test_the_error_of_a_process_reaches_the_caller(model):
 
 
 class Ranker(nn.Module):
-    """What docs/ shows: a ColBERT inside another model, with a head of its own."""
+    """A ColBERT inside another model that has a parameter itself, as in docs/."""
 
     def __init__(self, colbert: ColBERT) -> None:
         super().__init__()
@@ -333,8 +354,8 @@ def test_frozen_inside_a_module(tmp_path):
     assert torch.equal(other(ORDINARY[:2], ORDINARY[:2]), ranker(ORDINARY[:2], ORDINARY[:2]))
 
 
-def test_what_encode_gives_may_enter_a_training(model):
-    """Encoded once, outside any gradient, then used as constants beside trained parameters."""
+def test_embeddings_can_be_constants_in_a_training(model):
+    """Tensors made in inference mode could not enter a computation with gradient."""
     documents = model.encode_document(ORDINARY[:4])
     head = nn.Linear(32, 32, bias=False)
     queries = model.encode_query(ORDINARY[:2])
@@ -354,13 +375,13 @@ def test_from_scratch():
     from colbertz.models import ModernBertConfig
 
     sizes = ModernBertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-    one, two = (
+    first, second = (
         ColBERT.from_scratch(sizes, modernbert_tokenizer(), embedding_dim=16, query_length=12) for _ in range(2)
     )
-    assert one.encode_query("text").shape == (12, 16)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert first.encode_query("text").shape == (12, 16)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
     other = ColBERT.from_scratch(sizes, modernbert_tokenizer(), embedding_dim=16, seed=1)
-    assert not torch.equal(one.projections[0].linear.weight, other.projections[0].linear.weight)
+    assert not torch.equal(first.projections[0].linear.weight, other.projections[0].linear.weight)
 
 
 def test_from_scratch_is_saved_and_read(tmp_path):

@@ -1,4 +1,4 @@
-"""The encoders by themselves: batching, training mode, compilation, memory. tests/parity checks their values."""
+"""Encoders without the rest of the model: batches, training mode, compilation, memory. tests/parity checks values."""
 
 import os
 import shutil
@@ -55,8 +55,8 @@ def test_a_text_does_not_depend_on_its_batch(encoder):
 
 
 @ENCODERS
-def test_bfloat16_is_as_near_to_float32_as_with_pytorchs_attention(encoder, monkeypatch):
-    """Texts are filled up for the products of kernels/cpu/attention.py; the last of these is longer than that goes."""
+def test_bfloat16_is_as_close_to_float32_as_with_pytorchs_attention(encoder, monkeypatch):
+    """kernels/cpu/attention.py needs texts that are filled up; the last text of ModernBERT is too long for that."""
     lengths = (70, 3, 0, 200, 3, 1, 71, 37, *([530] if encoder is modernbert else [129]))
     model, ids = encoder(), batch(*lengths)
     monkeypatch.setattr("colbertz.models.encoders.packing.uses_bf16_attention", lambda dtype: dtype == torch.bfloat16)
@@ -128,7 +128,7 @@ def test_dropout_is_active_in_training_only(encoder, which):
 
 @ENCODERS
 def test_training_after_encoding_without_gradients(encoder):
-    """Masks that are kept from call to call must not be inference tensors, which autograd refuses to save."""
+    """Cached masks must not be inference tensors, which autograd refuses to save."""
     model, ids = encoder(), batch(70, 3, 300)
     with torch.inference_mode():
         model(ids)
@@ -162,7 +162,7 @@ def test_compiled_equals_eager(encoder):
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling"),
     ],
 )
-def test_modernbert_settings_that_we_do_not_have_are_refused(overrides, named):
+def test_unsupported_settings_of_modernbert_are_refused(overrides, named):
     with pytest.raises(ValueError, match=named):
         ModernBertConfig.from_dict(modernbert_config(**overrides))
 
@@ -176,7 +176,7 @@ def test_modernbert_settings_that_we_do_not_have_are_refused(overrides, named):
         ({"is_decoder": True}, "is_decoder"),
     ],
 )
-def test_bert_settings_that_we_do_not_have_are_refused(overrides, named):
+def test_unsupported_settings_of_bert_are_refused(overrides, named):
     with pytest.raises(ValueError, match=named):
         BertConfig.from_dict(bert_config(**overrides))
 
@@ -213,11 +213,11 @@ def test_32768_tokens_of_one_text_in_less_than_8_gb():
 
 
 def test_a_window_of_one_token_sees_only_itself() -> None:
-    """Half a window of 0 once made blocks of no tokens."""
+    """Half a window of such a text is 0, and blocks used to have no tokens then."""
     model = modernbert(local_attention=1, layer_types=["sliding_attention"] * 4)
     ids = batch(300)
     swapped = Ragged(ids.values.flip(0), ids.offsets)
     alone = Ragged.from_lengths(ids.values, [1] * 300)
-    # Rotary positions turn queries and keys alike, so a token that sees itself alone does not feel its place.
+    # Rotary positions rotate queries and keys alike, so the position of a token that sees only itself has no effect.
     torch.testing.assert_close(model(ids), model(alone), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model(swapped).flip(0), model(ids), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""ONNX files: the same embeddings as PyTorch's, what next-plaid needs to find in them, and what goes wrong."""
+"""ONNX files: their embeddings are PyTorch's, next-plaid's keys are in them, and errors are clear."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four files and nothing else."""
+    """A directory that holds only the four files."""
     path = tmp_path_factory.mktemp("exported")
     ColBERT.from_pretrained(_modernbert(path / "source"), "cpu").export_onnx(path / "onnx", int8=True)
     return path / "onnx"
@@ -76,7 +76,7 @@ def test_embeddings_are_those_of_pytorch(directory: Path, side: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["query", "document"])
-def test_eight_bits_keep_the_direction(directory: Path, side: str) -> None:
+def test_embeddings_in_eight_bits_keep_their_direction(directory: Path, side: str) -> None:
     ours, theirs = ColBERT.from_pretrained(directory, "cpu"), ColBERT.from_pretrained(directory, backend="onnx-int8")
     texts = [*ORDINARY, LONG]
     expected, got = (getattr(model, f"encode_{side}")(texts).values for model in (ours, theirs))
@@ -84,7 +84,7 @@ def test_eight_bits_keep_the_direction(directory: Path, side: str) -> None:
 
 
 def test_tokens_without_a_tokenizer(directory: Path) -> None:
-    """Texts of 1 and of no tokens, far apart in length, with tokens in the middle that nobody attends to."""
+    """Texts of 1 and of 0 tokens, very different lengths, and unattended tokens in the middle."""
     ours, theirs = ColBERT.from_pretrained(directory, "cpu"), ColBERT.from_pretrained(directory, backend="onnx")
     lengths = torch.tensor([1, 0, 200, 3, 1, 40, 0, 90])
     ids = Ragged.from_lengths(torch.randint(5, 100, (int(lengths.sum()),)), lengths)
@@ -101,7 +101,7 @@ def test_tokens_without_a_tokenizer(directory: Path) -> None:
 
 
 def test_expansion_beyond_the_window_of_every_word(tmp_path: Path) -> None:
-    """The last expansion tokens of a short query see no attended token: PyTorch gives zeros for their attention."""
+    """The last expansion tokens of a short query see no attended token; PyTorch gives them zeros as attention."""
     ours = ColBERT.from_pretrained(_modernbert(tmp_path / "model"), "cpu")
     ours.export_onnx(tmp_path / "onnx")
     theirs = ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx")
@@ -110,7 +110,7 @@ def test_expansion_beyond_the_window_of_every_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["model.onnx", "model_int8.onnx"])
 def test_the_graph_means_the_same_without_onnxruntime(exported: Path, file: str) -> None:
-    """ONNX's reference evaluator has none of onnxruntime's operators and takes our definition of rotary positions."""
+    """ONNX's reference evaluator lacks onnxruntime's operators, so it uses our definition of rotary positions."""
     onnx.checker.check_model(onnx.load(exported / file), full_check=True)
     rng = np.random.default_rng(0)
     ids, mask = rng.integers(5, 300, (2, 24)), np.ones((2, 24), np.int64)
@@ -119,7 +119,7 @@ def test_the_graph_means_the_same_without_onnxruntime(exported: Path, file: str)
     [expected] = ReferenceEvaluator(str(exported / file)).run(["output"], feeds)
     model = ColBERT.from_pretrained(exported, backend="onnx-int8" if "int8" in file else "onnx")
     [got] = model.encoder.session.run(["output"], feeds)
-    # Eight bits round a number to one side or the other, and a float's last bit may decide it.
+    # A difference in the last bit of a float can change the 8-bit value that it is rounded to.
     np.testing.assert_allclose(got, expected, atol=2e-2 if "int8" in file else 1e-5)
 
 
@@ -184,7 +184,7 @@ def test_exporting_beside_the_weights_keeps_the_checkpoint(directory: Path) -> N
     assert ColBERT.from_pretrained(directory, "cpu").encode_query(REAL).values.isfinite().all()
 
 
-def test_exporting_into_a_link_writes_where_it_leads(checkpoint: Path, tmp_path: Path) -> None:
+def test_exporting_into_a_symbolic_link_keeps_the_link(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     ColBERT.from_pretrained(checkpoint).export_onnx(tmp_path / "link")
@@ -199,7 +199,7 @@ def test_mteb_tells_exported_models_apart_by_their_weights(exported: Path, tmp_p
     assert first == again != other
 
 
-def test_an_old_int8_file_never_stays_behind(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_old_int8_file_is_written_anew(checkpoint: Path, tmp_path: Path) -> None:
     model = ColBERT.from_pretrained(checkpoint, "cpu")
     model.export_onnx(tmp_path / "out", int8=True)
     old = (tmp_path / "out/model_int8.onnx").read_bytes()
@@ -228,7 +228,7 @@ def test_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
 # -- using one ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_searcher_takes_it_for_the_model_of_the_index(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_searcher_accepts_it_as_the_model_of_the_index(checkpoint: Path, tmp_path: Path) -> None:
     ours = ColBERT.from_pretrained(checkpoint, "cpu")
     ours.export_onnx(tmp_path / "onnx", int8=True)
     Searcher.build(tmp_path / "index", ours, ORDINARY, ids=[str(i) for i in range(len(ORDINARY))])
@@ -238,16 +238,16 @@ def test_a_searcher_takes_it_for_the_model_of_the_index(checkpoint: Path, tmp_pa
     assert Searcher.build(tmp_path / "small", small, ORDINARY).search(ORDINARY[2], k=1)[0].text == ORDINARY[2]
 
 
-def test_it_travels_to_other_processes(exported: Path) -> None:
+def test_an_exported_model_can_be_pickled(exported: Path) -> None:
     model = ColBERT.from_pretrained(exported, backend="onnx")
-    again = copy.deepcopy(model)  # by the same protocol as pickle
+    again = copy.deepcopy(model)  # uses the same protocol as pickle
     assert torch.equal(again.encode_query("some text"), model.encode_query("some text"))
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
-def test_files_that_are_not_there(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+def test_missing_files(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.onnx is missing; write it with: colbertz export .* --onnx$"):
         ColBERT.from_pretrained(checkpoint, backend="onnx")
     with pytest.raises(CheckpointError, match=r"model_int8\.onnx is missing.*--onnx --int8"):
@@ -277,7 +277,7 @@ def test_files_that_are_not_there(checkpoint: Path, exported: Path, tmp_path: Pa
         (TypeError, "no setting 'nonsense'", {"nonsense": 1}),
     ],
 )
-def test_arguments_that_make_no_sense(exported: Path, error: type, message: str, arguments: dict) -> None:
+def test_invalid_arguments(exported: Path, error: type, message: str, arguments: dict) -> None:
     with pytest.raises(error, match=message):
         ColBERT.from_pretrained(exported, **{"backend": "onnx", **arguments})
 
@@ -288,7 +288,7 @@ def test_lengths_beyond_the_positions_of_a_bert(tmp_path: Path) -> None:
         ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx", document_length=513)
 
 
-def test_what_an_exported_model_cannot_do(exported: Path, tmp_path: Path) -> None:
+def test_unsupported_uses_of_an_exported_model(exported: Path, tmp_path: Path) -> None:
     model = ColBERT.from_pretrained(exported, backend="onnx")
     with pytest.raises(ValueError, match="normalize=False use backend torch"):
         model.encode_query("text", normalize=False)
@@ -299,7 +299,7 @@ def test_what_an_exported_model_cannot_do(exported: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_an_activation_that_onnx_has_not(tmp_path: Path) -> None:
+def test_an_activation_without_a_counterpart(tmp_path: Path) -> None:
     denses = [{"in_features": 64, "out_features": 8, "activation_function": "torch.nn.modules.activation.Hardtanh"}]
     model = ColBERT.from_pretrained(write_pylate(tmp_path / "model", modernbert_config(), denses, SETTINGS), "cpu")
     with pytest.raises(ValueError, match="Hardtanh cannot be exported, only Identity"):
@@ -307,9 +307,7 @@ def test_an_activation_that_onnx_has_not(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_packages(
-    exported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages(exported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ColBERT.from_pretrained(checkpoint, "cpu")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)

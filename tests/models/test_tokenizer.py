@@ -1,7 +1,8 @@
-"""Texts to tokens, and what a batch of tokens can do."""
+"""Texts to tokens, and batches of tokens."""
 
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import fields
 from multiprocessing import get_context
 
 import pytest
@@ -10,6 +11,7 @@ from checkpoints import bert_tokenizer, modernbert_tokenizer
 from texts import ODD, ORDINARY, REAL, TEN_THOUSAND_WORDS
 
 from colbertz.models import ColBERTSettings, ColBERTTokenizer, Tokens
+from colbertz.models.tokenizer import SettingOverrides
 
 SPECIAL = {
     role: f"[{role.removesuffix('_token').upper()}]" for role in ("cls_token", "sep_token", "mask_token", "unk_token")
@@ -66,7 +68,7 @@ def test_prompt_comes_after_the_prefix_and_before_the_text():
     assert torch.equal(wrapped.documents(["home"], "").ids.values, tokenizer().documents(["home"]).ids.values)
 
 
-def test_blanks_at_the_ends_go_after_the_prompt():
+def test_white_space_at_the_ends_is_removed_after_the_prompt_is_added():
     assert torch.equal(
         tokenizer().documents(["  home\n"], " a ").ids.values, tokenizer().documents(["a   home"]).ids.values
     )
@@ -74,7 +76,7 @@ def test_blanks_at_the_ends_go_after_the_prompt():
     assert len(kept[0]) == len(tokenizer().documents(["home"]).ids[0]) + 1
 
 
-def test_no_prefix_and_no_special_case():
+def test_no_prefix_and_no_skiplist():
     wrapped = tokenizer(query_prefix="", document_prefix="", skiplist_words=[])
     assert wrapped.documents(["home"]).ids[0].tolist() == modernbert_tokenizer().encode("home").ids
     assert wrapped.documents(["home"]).scored is None
@@ -107,6 +109,25 @@ def test_truncation_counts_texts():
     assert tokenizer(query_length=8).queries(["home", *ORDINARY]).num_truncated == len(ORDINARY)
 
 
+def test_overrides_are_the_settings():
+    """`from_pretrained` names the settings in a `TypedDict`, which must not miss one."""
+    assert {field.name for field in fields(ColBERTSettings)} == SettingOverrides.__optional_keys__
+    settings = ColBERTSettings().overridden({"query_length": 12, "skiplist_words": ["a"]})
+    assert (settings.query_length, settings.skiplist_words) == (12, ("a",))
+    with pytest.raises(TypeError, match="no setting 'querylength'"):
+        settings.overridden({"querylength": 12})
+
+
+@pytest.mark.parametrize(("side", "limit"), [("query", 20), ("document", 40)])
+def test_lengths_beyond_the_positions(side, limit):
+    settings = ColBERTSettings(query_length=20, document_length=40)
+    settings.check_lengths(None)
+    settings.check_lengths(40)
+    assert settings.length(side) == limit
+    with pytest.raises(ValueError, match=r"_length is .*positions for 19 tokens"):
+        settings.check_lengths(19)
+
+
 @pytest.mark.parametrize("special", [{"eos_token": "[SEP]"}, {"pad_token": "[PAD]"}])
 def test_filler_without_a_mask_token(special):
     wrapped = tokenizer(special=special)
@@ -126,19 +147,19 @@ def test_no_texts(side):
     assert tokens.ids.values.dtype == torch.int64
 
 
-def equal(one: Tokens, other: Tokens) -> bool:
+def equal(tokens: Tokens, other: Tokens) -> bool:
     def same(a, b):
         return (a is None and b is None) or torch.equal(a, b)
 
     return (
-        same(one.ids.values, other.ids.values)
-        and same(one.ids.offsets, other.ids.offsets)
-        and (same(one.attended, other.attended) and same(one.scored, other.scored))
+        same(tokens.ids.values, other.ids.values)
+        and same(tokens.ids.offsets, other.ids.offsets)
+        and (same(tokens.attended, other.attended) and same(tokens.scored, other.scored))
     )
 
 
 @pytest.mark.parametrize("side", ["queries", "documents"])
-def test_picking_texts_is_tokenising_them(side):
+def test_a_part_of_a_batch_is_that_of_these_texts(side):
     tokenise = getattr(tokenizer(), side)
     tokens = tokenise(REAL)
     for index in ([3, 0, 3], [], [len(REAL) - 1]):

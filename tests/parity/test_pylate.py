@@ -1,4 +1,4 @@
-"""The same checkpoint in colbertz and in PyLate: the same tokens, the same embeddings, both ways.
+"""The same checkpoint in colbertz and in PyLate gives the same tokens and embeddings, whichever of them saved it.
 
 Run in the environment that has PyLate: `.venv-pylate/bin/python -m pytest tests/parity/test_pylate.py`.
 """
@@ -41,16 +41,16 @@ def models(directories):
 
 def theirs_encoded(model, texts: list[str], is_query: bool, **settings) -> list[Tensor]:
     if settings.get("prompt") is None:
-        # encode_query and encode_document of ours use the prompt of their side by themselves.
+        # Our encode_query and encode_document use the prompt of their side without being told.
         settings = {"prompt_name": "query" if is_query else "document", **settings}
     return [torch.as_tensor(e) for e in model.encode(texts, is_query=is_query, convert_to_tensor=True, **settings)]
 
 
 def assert_equal_embeddings(ours: Ragged, theirs: list[Tensor], **tolerance: float) -> None:
     assert ours.lengths.tolist() == [len(embeddings) for embeddings in theirs]
-    for number, (mine, other) in enumerate(zip(ours, theirs)):
+    for position, (mine, other) in enumerate(zip(ours, theirs)):
         torch.testing.assert_close(
-            mine, other, **{**TOLERANCE, **tolerance}, msg=lambda text, number=number: f"text {number}: {text}"
+            mine, other, **{**TOLERANCE, **tolerance}, msg=lambda text, i=position: f"text {i}: {text}"
         )
 
 
@@ -68,7 +68,7 @@ def test_settings(models, name):
 @ALL
 @pytest.mark.parametrize("side", ["query", "document"])
 def test_tokens(models, name, side):
-    """Ids, and who attends to whom, text by text."""
+    """Token ids and attention masks, text by text."""
     ours, theirs = models[name]
     tokens = (ours.tokenizer.queries if side == "query" else ours.tokenizer.documents)([*REAL, TEN_THOUSAND_WORDS], "")
     attended = torch.ones_like(tokens.ids.values, dtype=torch.bool) if tokens.attended is None else tokens.attended
@@ -104,7 +104,7 @@ def test_prompts(models, name):
             ours.encode_query(REAL, prompt=prompt), theirs_encoded(theirs, REAL, True, prompt=prompt)
         )
     if name == "colbert-zero":
-        # A query's prompt for a document: asked for by name, it replaces the side's own.
+        # A prompt given by name replaces the prompt of the side.
         mine = ours.encode_document(ORDINARY, prompt_name="query")
         assert_equal_embeddings(mine, theirs_encoded(theirs, ORDINARY, False, prompt_name="query"))
 
@@ -115,8 +115,8 @@ def test_pooling(models, name, pool_factor):
     ours, theirs = models[name]
     mine = ours.encode_document(ORDINARY, pool_factor=pool_factor)
     assert_equal_embeddings(mine, theirs_encoded(theirs, ORDINARY, False, pool_factor=pool_factor))
-    # Clusters that are all but tied fall differently when an embedding differs in its last bit, so on the odd texts
-    # both pool the same embeddings, and must agree to the bit.
+    # Nearly tied clusters are split differently if an embedding differs in its last bit, so for the odd texts both pool
+    # the same embeddings.
     whole = ours.encode_document(REAL)
     for protected in (0, 1, 5):
         expected = theirs.pool_embeddings_hierarchical(list(whole), pool_factor, protected)
@@ -141,7 +141,7 @@ def test_scores(models, name):
     padded = [torch.nn.utils.rnn.pad_sequence(list(e), batch_first=True) for e in (queries, documents)]
     masks = [torch.arange(int(e.lengths.max())) < e.lengths[:, None] for e in (queries, documents)]
     expected = scores.colbert_scores(*padded, *(m.float() for m in masks))
-    # PyLate multiplies masked similarities by zero: with all similarities to a token negative, its padding would win.
+    # PyLate multiplies masked similarities by zero, so its padding has the maximum if all similarities are negative.
     lowest = torch.stack([(q @ d.T).amax(1).min() for q in queries for d in documents]).view(
         len(queries), len(documents)
     )
@@ -152,7 +152,7 @@ def test_scores(models, name):
 
 @ALL
 @pytest.mark.parametrize("side", ["query", "document"])
-def test_pylate_reads_what_we_save(models, name, side, tmp_path):
+def test_pylate_reads_our_files(models, name, side, tmp_path):
     ours, _ = models[name]
     ours.save_pretrained(tmp_path / "saved")
     theirs = pylate_model(tmp_path / "saved")
@@ -161,8 +161,8 @@ def test_pylate_reads_what_we_save(models, name, side, tmp_path):
 
 
 @ALL
-def test_we_read_what_pylate_saves(models, name, tmp_path):
-    """PyLate writes with the transformers of today: other configuration keys, other tokenizer files."""
+def test_we_read_the_files_of_pylate(models, name, tmp_path):
+    """PyLate writes with the installed transformers: other configuration keys, other tokenizer files."""
     _, theirs = models[name]
     theirs.save_pretrained(str(tmp_path / "saved"))
     ours = ColBERT.from_pretrained(tmp_path / "saved", "cpu")
@@ -190,14 +190,14 @@ def test_overrides(directories, name, overrides):
 
 
 def test_prefixes_that_are_new_tokens(directories, tmp_path):
-    """Both add them at the end of the vocabulary. The new rows of the matrix are ours to draw: tokens are compared."""
+    """Both add them at the end of the vocabulary. The new rows are random, so only tokens are compared at first."""
     new = {"query_prefix": "[query]", "document_prefix": "[document]"}
     ours = ColBERT.from_pretrained(directories["colbert-zero"], "cpu", **new)
     theirs = pylate_model(directories["colbert-zero"], **new)
     for text in ORDINARY:
         expected = theirs.tokenize([text], is_query=False)["input_ids"][0].tolist()
         assert ours.tokenizer.documents([text], "").ids[0].tolist() == expected
-    # What we drew, we save: then PyLate agrees on the embeddings too.
+    # PyLate reads the new rows that we saved, so embeddings can be compared too.
     ours.save_pretrained(tmp_path / "saved")
     assert_equal_embeddings(ours.encode_document(ODD), theirs_encoded(pylate_model(tmp_path / "saved"), ODD, False))
 
@@ -209,7 +209,7 @@ def test_lower_case(tmp_path):
     assert_equal_embeddings(ours.encode_document(REAL), theirs_encoded(theirs, REAL, False))
 
 
-def test_settings_that_the_file_leaves_out(tmp_path):
+def test_defaults_of_missing_settings(tmp_path):
     directory = PUBLISHED["colbert-zero"](tmp_path / "bare")
     file = directory / "config_sentence_transformers.json"
     keep = ("__version__", "model_type")
@@ -221,7 +221,7 @@ def test_settings_that_the_file_leaves_out(tmp_path):
 
 @pytest.mark.parametrize("metadata", [{}, {"query_maxlen": 20, "doc_maxlen": 50, "attend_to_mask_tokens": True}, None])
 def test_stanford_metadata(tmp_path, metadata):
-    """With few keys, with all of them changed, and without the file."""
+    """No keys, all keys changed, and no file."""
     directory = PUBLISHED["colbertv2"](tmp_path / "stanford")
     (directory / "artifact.metadata").unlink()
     if metadata is not None:

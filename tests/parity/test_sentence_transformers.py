@@ -20,7 +20,7 @@ PUNCTUATION = [".", ",", "!", "?", "no such token"]
 def build(
     directory: Path, encoder: Path, *, transformer: dict, dense: dict, skiplist: list[str], prompts: dict
 ) -> Path:
-    """Let sentence-transformers put a model together and save it."""
+    """Let sentence-transformers assemble a model and save it."""
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.base.modules.dense import Dense
@@ -69,7 +69,7 @@ MADE = {
     },
     "bert": {
         "encoder": bare_bert,
-        # No document_length: the tokenizer's model_max_length, 512, holds.
+        # There is no document_length, so the tokenizer's model_max_length, 512, is the limit.
         "transformer": {"query_expansion": {"strategy": "fixed", "length": 32}},
         "dense": {"bias": False, "activation_function": torch.nn.Tanh()},
         "skiplist": PUNCTUATION,
@@ -86,12 +86,12 @@ def encoder_of(directory: Path):
 
 def assert_equal_embeddings(ours: Ragged, theirs: list[Tensor]) -> None:
     assert ours.lengths.tolist() == [len(embeddings) for embeddings in theirs]
-    for number, (mine, other) in enumerate(zip(ours, theirs)):
-        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0, msg=lambda text, number=number: f"{number}: {text}")
+    for position, (mine, other) in enumerate(zip(ours, theirs)):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0, msg=lambda text, i=position: f"{i}: {text}")
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_we_read_what_it_saves(name, tmp_path):
+def test_we_read_the_files_of_sentence_transformers(name, tmp_path):
     recipe = dict(MADE[name])
     encoder = recipe.pop("encoder")(tmp_path / "encoder")
     directory = build(tmp_path / "saved", encoder, **recipe)
@@ -110,13 +110,13 @@ def test_scores(tmp_path):
     torch.testing.assert_close(ours.similarity(queries, documents), expected, atol=1e-3, rtol=1e-4)
 
 
-# Where a text has blanks at its ends, or the marker's own text inside, the two ways of marking a side (a token put in,
-# or text put before) are different inputs by design; everything else must be equal.
+# There are two ways of marking a side: a token inserted after [CLS], or text put before. They give different inputs for
+# a text that has white space at its ends, or contains the text of a marker; all other texts must give equal embeddings.
 PLAIN = [text for text in TEXTS if text.strip() == text and text and "[" not in text]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_reads_what_we_save(name, tmp_path):
+def test_sentence_transformers_reads_our_files(name, tmp_path):
     ours = ColBERT.from_pretrained(PUBLISHED[name](tmp_path / "published"), "cpu")
     ours.save_pretrained(tmp_path / "saved")
     theirs = encoder_of(tmp_path / "saved")
@@ -125,18 +125,18 @@ def test_it_reads_what_we_save(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_our_copy_reads_like_the_original(name, tmp_path):
-    """Whatever it makes of a published directory, it makes the same of our copy."""
+def test_our_copy_gives_the_embeddings_of_the_original(name, tmp_path):
+    """sentence-transformers gives the same embeddings for a published directory and for our copy of it."""
     directory = PUBLISHED[name](tmp_path / "published")
     ColBERT.from_pretrained(directory, "cpu").save_pretrained(tmp_path / "saved")
     original, copy = encoder_of(directory), encoder_of(tmp_path / "saved")
-    for one, other in zip(original.encode_query(ORDINARY), copy.encode_query(ORDINARY)):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-    for one, other in zip(original.encode_document(ORDINARY), copy.encode_document(ORDINARY)):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    for before, after in zip(original.encode_query(ORDINARY), copy.encode_query(ORDINARY)):
+        torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
+    for before, after in zip(original.encode_document(ORDINARY), copy.encode_document(ORDINARY)):
+        torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
 
 
-def test_an_expansion_that_we_do_not_have_is_refused(tmp_path):
+def test_an_unsupported_expansion_is_refused(tmp_path):
     recipe = dict(MADE["expansion"]) | {"transformer": {"query_expansion": {"strategy": "min", "length": 32}}}
     encoder = recipe.pop("encoder")(tmp_path / "encoder")
     directory = build(tmp_path / "saved", encoder, **recipe)

@@ -1,4 +1,7 @@
-"""Our encoders against those of transformers, on the same random weights: hidden states, gradients, half precision."""
+"""Our encoders compared with those of transformers, with the same random weights.
+
+Hidden states, gradients, and half precision.
+"""
 
 import pytest
 import torch
@@ -64,13 +67,13 @@ def load(ours, theirs, weights: Weights):
 
 
 def batch(lengths: list[int], vocabulary: int = 400, seed: int = 0) -> Ragged:
-    """Random tokens. Not 0, BERT's padding token: transformers gives its embedding no gradient."""
+    """Random tokens without 0, BERT's padding token, to whose embedding transformers gives no gradient."""
     generator = torch.Generator().manual_seed(seed)
     return Ragged.from_lengths(torch.randint(1, vocabulary, (sum(lengths),), generator=generator), lengths)
 
 
 def their_states(model: nn.Module, ids: Ragged, attended: Tensor | None = None) -> Tensor:
-    """(num_tokens, hidden) of a padded batch. Tokens that nobody attends to are in the batch, but masked."""
+    """(num_tokens, hidden) of a padded batch. Unattended tokens are in the batch, but masked."""
     padded, real = ids.padded()
     mask = real if attended is None else ids.with_values(attended).padded()[0].bool() & real
     return model(input_ids=padded, attention_mask=mask.long()).last_hidden_state[real]
@@ -104,8 +107,8 @@ def test_modernbert_states_of_8192_tokens():
 
 
 @pytest.mark.parametrize("pair", [modernbert_pair, bert_pair])
-def test_tokens_that_nobody_attends_to(pair):
-    """Unattended query expansion: the added tokens look at the real ones, nobody looks at them."""
+def test_unattended_tokens(pair):
+    """Unattended query expansion: the added tokens attend to the real ones, and no token attends to them."""
     ours, theirs = pair()
     ids = batch([32, 32, 9, 32, 40], 200)
     real = torch.tensor([3, 32, 9, 17, 1]).repeat_interleave(ids.lengths)
@@ -114,7 +117,7 @@ def test_tokens_that_nobody_attends_to(pair):
 
 
 def test_unattended_tokens_beyond_a_window_of_real_ones():
-    """An expansion token further than half a window from any real token has nothing to see; it must not become NaN."""
+    """An expansion token whose window holds no real token has nothing to attend to; it must not become NaN."""
     ours, theirs = modernbert_pair(local_attention=16)
     ids = batch([64, 64])
     attended = torch.arange(128) % 64 < 4
@@ -125,7 +128,7 @@ def test_unattended_tokens_beyond_a_window_of_real_ones():
 
 
 def gradients(model: nn.Module, states: Tensor) -> dict[str, Tensor]:
-    """Gradients of a random projection of the states, scaled so that they are of the order of 1."""
+    """Gradients of a random projection of the states, scaled to an order of magnitude of 1."""
     direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     model.zero_grad()
     (states * direction.to(states.dtype)).sum().div(len(states) ** 0.5).backward()

@@ -6,7 +6,7 @@
     4. commit     one rename makes it the index
 
 Called again after a kill, with the same arguments, a build takes the same steps and leaves out what is complete: chunks
-whose documents or embeddings are the same, the codec, coded chunks. Memory: see `colbertz.index.Index.build`.
+whose documents or embeddings are the same, the codec, coded chunks. Memory: see `BuildKeywords`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from colbertz.errors import UserError
 from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
-from colbertz.index.store.codec import Codec, packed_bytes
+from colbertz.index.store.codec import NBITS, Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.documents import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, Manifest, SegmentFiles, SegmentInfo
@@ -42,19 +42,24 @@ from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, Res
 
 
 class BuildKeywords(TypedDict, total=False):
-    """How to build an index, as keyword arguments of `Index.build`. Each may be left out.
+    """The options of building, as keyword arguments of `Index.build`.
+
+    Memory of a build, besides one batch of embeddings: 4 bytes · dim for each sampled token (64 for each centroid, at
+    most 4.2 million, and 50,000 more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token
+    while lists are sorted. Disk: dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim
+    bytes more while the build runs.
 
     Attributes:
-        nbits: bits for each dimension of a residual: 1, 2, 4 (the default) or 8.
-        seed: of sampling and k-means, 42 by default. On a CPU the same input and seed give the same files.
+        nbits: bits for each dimension of a residual: 1, 2, 4 or 8 (default: 4).
+        seed: of sampling and k-means (default: 42). On a CPU the same input and seed give the same files.
         model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
         fingerprint: how `Searcher` recognises that model.
         recipe: what else the embeddings depend on; an interrupted build continues only with the same recipe.
-        overwrite: replace the index that is at the path, if there is one.
-        device: a CUDA device that finds centroids and codes; None, the default, for the CPU. The files differ in near
+        overwrite: replace the index that is there, if there is one.
+        device: a CUDA device that finds centroids and codes; None (the default) for the CPU. The files differ in near
             ties.
-        show_progress: bars on stderr: always, never (False, the default), or only on a terminal (None).
-        chunk_tokens: tokens that are stored and coded at a time. It does not change the files.
+        show_progress: bars on stderr (default: False); None to show them only on a terminal.
+        chunk_tokens: tokens that are stored and coded at a time (default: 262,144). It does not change the files.
     """
 
     nbits: int
@@ -86,7 +91,7 @@ def build(
     """Write the index `root`.
 
     Args:
-        root: see `Index.build`.
+        root: a new or empty directory, or an index to replace if `overwrite`.
         batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
         nbits, seed, model, fingerprint, recipe, overwrite, device, show_progress, chunk_tokens: see `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
@@ -94,7 +99,9 @@ def build(
     Raises:
         UserError, TypeError, FileExistsError, BlockingIOError: as `Index.build`.
     """
-    settings = Settings.checked(nbits, seed, model, fingerprint, recipe)
+    if nbits not in NBITS:
+        raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
+    settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
     gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)
     # Kernels are launched on the current device, wherever their arguments are.

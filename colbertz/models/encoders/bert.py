@@ -206,8 +206,8 @@ def build_graph(graph: Graph, encoder: Bert) -> str:
     embeddings = encoder.embeddings
     # All tokens are of type 0, so its embedding can be added to those of the positions once.
     positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
-    table, start = graph.weight(positions), graph.sizes(0)
-    rows = graph.op("Slice", table, start, graph.op("Unsqueeze", graph.length(), graph.sizes(0)))
+    table, start = graph.weight(positions), graph.integers(0)
+    rows = graph.op("Slice", table, start, graph.op("Unsqueeze", graph.length(), graph.integers(0)))
     x = graph.op("Add", graph.embedding("input_ids", embeddings.word_embeddings.weight), rows)
     x = graph.norm(x, embeddings.LayerNorm)
     bias = graph.padding_bias()

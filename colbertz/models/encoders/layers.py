@@ -1,4 +1,4 @@
-"""Building blocks that both encoders share."""
+"""Building blocks that the families of encoders share: activations, products, and the reading of config.json."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from colbertz.errors import UserError
 from colbertz.kernels.cpu.linear import linear
 
+# By their names in config.json.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -21,14 +22,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` on flat (N, in) rows that takes the faster product on CPUs; see kernels/cpu/linear.py."""
+    """`nn.Linear` on flat (N, in) rows, with the faster product on CPUs; see kernels/cpu/linear.py."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 def check_activation(key: str, name: str) -> None:
-    """Raises ValueError if the activation named under `key` of config.json is not one that we have."""
+    """Raise UserError if the activation named under `key` of config.json is not in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
         raise UserError(f"{key} is {name!r}, known are {', '.join(sorted(ACTIVATIONS))}")
 
@@ -37,7 +38,7 @@ def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """The entries of `values` that the dataclass `cls` has a field for.
 
     Raises:
-        ValueError: if a number, a flag or a name is of another type, or a size is not positive.
+        UserError: if a number, a flag or a name is of another type, or a size is not positive.
     """
     picked: dict[str, Any] = {}
     for field in fields(cls):

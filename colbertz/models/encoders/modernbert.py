@@ -243,15 +243,15 @@ class ModernBert(nn.Module):
 def build_graph(graph: Graph, encoder: ModernBert) -> str:
     """Add the encoder to an ONNX graph; returns the name of the hidden states (B, L, H)."""
     config = encoder.config
-    position = graph.op("Cast", graph.op("Range", graph.count(0), graph.length(), graph.count(1)), to=FLOAT)
-    column = graph.op("Unsqueeze", position, graph.sizes(1))  # (L, 1)
+    position = graph.op("Cast", graph.op("Range", graph.integer(0), graph.length(), graph.integer(1)), to=FLOAT)
+    column = graph.op("Unsqueeze", position, graph.integers(1))  # (L, 1)
     padding = graph.padding_bias()
     distance = graph.op("Abs", graph.op("Sub", column, position))
-    outside = graph.op("Cast", graph.op("Greater", distance, graph.number(config.local_attention // 2)), to=FLOAT)
-    window = graph.op("Add", padding, graph.op("Mul", outside, graph.number(MASKED)))  # (B, 1, L, L)
+    outside = graph.op("Cast", graph.op("Greater", distance, graph.scalar(config.local_attention // 2)), to=FLOAT)
+    window = graph.op("Add", padding, graph.op("Mul", outside, graph.scalar(MASKED)))  # (B, 1, L, L)
     # An expansion token whose window has no attended token gets zeros, as from `encoders.attention.attention`.
-    sees = graph.op("Greater", graph.op("ReduceMax", window, axes=[-1]), graph.number(MASKED / 2))
-    sees = graph.op("Squeeze", graph.op("Cast", sees, to=FLOAT), graph.sizes(1))  # (B, L, 1)
+    sees = graph.op("Greater", graph.op("ReduceMax", window, axes=[-1]), graph.scalar(MASKED / 2))
+    sees = graph.op("Squeeze", graph.op("Cast", sees, to=FLOAT), graph.integers(1))  # (B, L, 1)
     angles = {
         "full_attention": graph.rotary_angles(column, config.global_rope_theta),
         "sliding_attention": graph.rotary_angles(column, config.local_rope_theta),

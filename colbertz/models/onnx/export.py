@@ -107,7 +107,7 @@ def build(encoder: Encoder, projections: Sequence[Projection], *, int8: bool = F
     x = build_graph(graph, encoder)
     for projection in projections:
         x = _projection(graph, x, projection)
-    norm = graph.op("Max", graph.op("ReduceL2", x, axes=[-1]), graph.number(_MIN_NORM))
+    norm = graph.op("Max", graph.op("ReduceL2", x, axes=[-1]), graph.scalar(_MIN_NORM))
     graph.nodes.append(helper.make_node("Div", [x, norm], ["output"]))
     size = sum(weight.ByteSize() for weight in graph.weights)
     if size > _MAX_WEIGHT_BYTES:

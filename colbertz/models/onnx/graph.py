@@ -78,15 +78,15 @@ class Graph:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def number(self, value: float) -> str:
+    def scalar(self, value: float) -> str:
         """A float constant."""
         return self._constant(np.array(value, np.float32))
 
-    def count(self, value: int) -> str:
+    def integer(self, value: int) -> str:
         """An integer constant."""
         return self._constant(np.array(value, np.int64))
 
-    def sizes(self, *values: int) -> str:
+    def integers(self, *values: int) -> str:
         """A vector of integers: a shape, axes or indices."""
         return self._constant(np.array(values, np.int64))
 
@@ -133,12 +133,12 @@ class Graph:
     def attention(self, q: str, k: str, v: str, bias: str) -> str:
         """Softmax attention of (B, L, H) queries over keys and values, `bias` added to the scores (B, h, L, L)."""
         dim = self.hidden_size // self.heads
-        q, k, v = (self.op("Reshape", x, self.sizes(0, 0, self.heads, dim)) for x in (q, k, v))
+        q, k, v = (self.op("Reshape", x, self.integers(0, 0, self.heads, dim)) for x in (q, k, v))
         q, v = (self.op("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, v))
         scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 2, 3, 1]))
-        scores = self.op("Add", self.op("Mul", scores, self.number(dim**-0.5)), bias)
+        scores = self.op("Add", self.op("Mul", scores, self.scalar(dim**-0.5)), bias)
         y = self.op("MatMul", self.op("Softmax", scores, axis=-1), v)
-        return self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.sizes(0, 0, self.hidden_size))
+        return self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.integers(0, 0, self.hidden_size))
 
     def activation(self, name: str, x: str) -> str:
         """An activation of `colbertz.models.encoders.layers.ACTIVATIONS`.
@@ -152,12 +152,12 @@ class Graph:
 
     def length(self) -> str:
         """L."""
-        return self.op("Gather", self.op("Shape", "input_ids"), self.count(1))
+        return self.op("Gather", self.op("Shape", "input_ids"), self.integer(1))
 
     def padding_bias(self) -> str:
         """(B, 1, 1, L): 0 for keys that are attended to, else `MASKED`."""
-        absent = self.op("Sub", self.number(1), self.op("Cast", "attention_mask", to=FLOAT))
-        return self.op("Unsqueeze", self.op("Mul", absent, self.number(MASKED)), self.sizes(1, 2))
+        absent = self.op("Sub", self.scalar(1), self.op("Cast", "attention_mask", to=FLOAT))
+        return self.op("Unsqueeze", self.op("Mul", absent, self.scalar(MASKED)), self.integers(1, 2))
 
     def rotary_angles(self, column: str, theta: float) -> tuple[str, str]:
         """Cosines and sines (L, d / 2) of the positions `column` (L, 1); see `encoders.rotary.rotary_table`."""
@@ -170,7 +170,7 @@ class Graph:
         """Rotate (B, L, H) queries or keys by the angles of their positions."""
         if not self.functions:
             self.functions.append(_rotary_function(self.heads, self.hidden_size))
-        return self.op("RotaryEmbedding", x, self.sizes(0), *angles, domain=MICROSOFT, num_heads=self.heads)
+        return self.op("RotaryEmbedding", x, self.integers(0), *angles, domain=MICROSOFT, num_heads=self.heads)
 
 
 def _array(tensor: Tensor) -> "np.ndarray[Any, Any]":
@@ -227,16 +227,16 @@ def _rotary_function(heads: int, hidden_size: int) -> "FunctionProto":
 
 def gelu(graph: Graph, x: str) -> str:
     """GELU by the error function."""
-    erf = graph.op("Erf", graph.op("Div", x, graph.number(2**0.5)))
-    return graph.op("Mul", graph.op("Mul", x, graph.op("Add", erf, graph.number(1))), graph.number(0.5))
+    erf = graph.op("Erf", graph.op("Div", x, graph.scalar(2**0.5)))
+    return graph.op("Mul", graph.op("Mul", x, graph.op("Add", erf, graph.scalar(1))), graph.scalar(0.5))
 
 
 def gelu_tanh(graph: Graph, x: str) -> str:
     """GELU by the tanh approximation."""
     cube = graph.op("Mul", graph.op("Mul", x, x), x)
-    inner = graph.op("Add", x, graph.op("Mul", cube, graph.number(0.044715)))
-    tanh = graph.op("Tanh", graph.op("Mul", inner, graph.number((2 / np.pi) ** 0.5)))
-    return graph.op("Mul", graph.op("Mul", x, graph.op("Add", tanh, graph.number(1))), graph.number(0.5))
+    inner = graph.op("Add", x, graph.op("Mul", cube, graph.scalar(0.044715)))
+    tanh = graph.op("Tanh", graph.op("Mul", inner, graph.scalar((2 / np.pi) ** 0.5)))
+    return graph.op("Mul", graph.op("Mul", x, graph.op("Add", tanh, graph.scalar(1))), graph.scalar(0.5))
 
 
 def silu(graph: Graph, x: str) -> str:

@@ -1,23 +1,8 @@
-"""The demo: train, index and search a nano ColBERT on the Python code that every machine already has.
+"""The demo: index and search the Python code that every machine already has, perhaps with a model trained on it.
 
 corpus.py      functions and their docstrings, from the installed packages
 tokenizer.py   a byte-pair tokenizer for code, trained on them
-run.py         `make demo` from top to bottom
+run.py         `colbertz demo` from top to bottom
+compare.py     the closing table: the model and BM25 on functions that no model was trained on
+terminal.py    what the demo prints between its results: titles, times, colours
 """
-
-import sys
-from collections.abc import Sequence
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """`colbertz demo`: run the whole demonstration.
-
-    Args:
-        argv: arguments after the program's name; None for those of this process.
-
-    Raises:
-        ValueError, FileNotFoundError: for a configuration that cannot be used.
-    """
-    from colbertz.recipes.demo.run import parse, run
-
-    run(parse(sys.argv[1:] if argv is None else argv))

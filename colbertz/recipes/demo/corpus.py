@@ -1,12 +1,13 @@
 """The demo's corpus: the functions and classes of the installed Python packages, read with `ast` and never imported.
 
-A query is the first sentence of a docstring, its document the same function's qualified name, signature and body
+A query is the first sentence of a docstring. Its document is the same function's qualified name, signature and body,
 without the docstring and without comments that repeat it. Some packages that every installation has are held out:
-nothing of them is trained on, and they are what the demo's closing table is about.
+nothing of them is trained on, and the demo's closing table judges the model on them.
 """
 
 import ast
 import inspect
+import itertools
 import os
 import re
 import sysconfig
@@ -17,22 +18,28 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-# torch brings networkx, and the others are in the standard library: every installation has them all.
+# Top-level packages that every installation has: torch requires networkx, the others are in the standard library.
 HELD_OUT = frozenset(
     ["networkx", "email", "http", "urllib", "calendar", "datetime", "zipfile", "statistics", "mailbox"]
 )
-MAX_CHARACTERS = 2000  # of a document: about twice what the nano model reads, and what a search result can show
-MIN_QUERY_WORDS, MAX_QUERY_WORDS = 3, 40
+# Characters of a document: about twice what the nano model reads, and as much as a search result can show.
+MAX_CHARACTERS = 2000
+# Words of a query: shorter sentences ask for nothing, longer ones are no sentences.
+MIN_QUERY_WORDS = 3
+MAX_QUERY_WORDS = 40
 
+# Folders without code that people search for: tests, copies of other packages, tables.
 _SKIPPED = frozenset(
     "test tests testing _testing idlelib_test lib2to3 _vendor _vendored typeshed pydoc_data encodings "
     "site-packages dist-packages __pycache__ node_modules".split()
 )
+# In the first lines of a file that a program wrote.
 _GENERATED = re.compile(r"(?i)(do not edit|auto-?generated|generated (by|from|using)|this file (was|is) generated)")
-_CALL_LIKE = re.compile(r"^[\w.]+\s*\(.*\)?(\s*->.*)?$")
+# A docstring that begins with the function's signature, as those of C functions do.
+_SIGNATURE = re.compile(r"^[\w.]+\s*\(.*\)?(\s*->.*)?$")
+# Sphinx markup, such as :class:`~io.File`.
 _ROLE = re.compile(r":[\w:.+-]+:`(?:~[\w.]*\.)?([^`<]+?)(\s*<[^`>]*>)?`")
 _SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\betc)(?<!\bcf)[.!?](?=\s|$)")
-
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -80,11 +87,11 @@ def collect(
     """Every documented function under `roots`, the same on every run over the same files.
 
     Args:
-        roots: directories that contain packages; one inside another is only read as itself.
-        held_out: names of top-level packages to be marked as never trained on.
-        only: names of the top-level packages to read beside those held out; without it every one. What else is
-            installed then decides nothing, not even which of two functions that are alike stays.
-        processes: how many processes parse the files.
+        roots: directories that contain packages. A root inside another root is read once, as a root.
+        held_out: names of top-level packages to mark as never trained on.
+        only: names of the top-level packages to read besides those held out; None for all. With it, no other package
+            that is installed changes the result, not even which of two equal functions stays.
+        processes: number of processes that parse the files.
 
     Raises:
         FileNotFoundError: if a root is no directory.
@@ -92,25 +99,25 @@ def collect(
     for root in roots:
         if not root.is_dir():
             raise FileNotFoundError(f"{root} is not a directory; give directories that contain Python packages")
-    names = frozenset(held_out)
+    held_out = frozenset(held_out)
     files = [(root, path) for root in roots for path in _python_files(root)]
     if only is not None:
-        read = names.union(only)
-        files = [(root, path) for root, path in files if _package(path.relative_to(root)) in read]
+        packages = held_out.union(only)
+        files = [(root, path) for root, path in files if _package(path.relative_to(root)) in packages]
     if processes == 1:
-        found = [_read_file(*file) for file in files]
+        functions = [_read_file(*file) for file in files]
     else:
         # Forking is not safe after torch has started its threads.
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            found = list(pool.map(_read_file, *zip(*files), chunksize=64))
-    return list(_deduplicated((f for functions in found for f in functions), names))
+            functions = list(pool.map(_read_file, *zip(*files), chunksize=64))
+    return _without_copies(itertools.chain.from_iterable(functions), held_out)
 
 
 def first_sentence(docstring: str) -> str:
     """The first sentence of a docstring as plain text: no markup, no leading call signature, one line."""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
         text = " ".join(paragraph.split())
-        if not text or _CALL_LIKE.match(text):
+        if not text or _SIGNATURE.match(text):
             continue
         text = _ROLE.sub(r"\1", text).replace("``", "").replace("`", "").replace("**", "")
         end = _SENTENCE_END.search(text)
@@ -131,23 +138,24 @@ def _package(path: Path) -> str:
 
 
 def _read_file(root: Path, path: Path) -> list[Function]:
-    """The documented functions of one file; none if it is generated or no Python 3 source."""
+    """The documented functions of one file; none if a program wrote it or it is no Python 3 source."""
     try:
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):  # old or broken syntax, not UTF-8 or NUL bytes, absurd nesting
+    except (SyntaxError, ValueError, RecursionError):
+        # Syntax of Python 2 or none, bytes that are not UTF-8 or NUL, nesting that is too deep.
         return []
     if _GENERATED.search(source[:1000]):
         return []
     relative = path.relative_to(root)
     module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
     lines = source.splitlines()
-    found = (_extract(node, name, lines, relative.as_posix()) for node, name in _definitions(tree, module))
-    return [function for function in found if function is not None]
+    functions = (_extract(node, name, lines, relative.as_posix()) for node, name in _definitions(tree, module))
+    return [function for function in functions if function is not None]
 
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[_Definition, str]]:
-    """Every function and class with its qualified name, but nothing inside functions."""
+    """Yield every function and class with its qualified name, but nothing inside functions."""
     for node in ast.iter_child_nodes(parent):
         if isinstance(node, ast.ClassDef):
             yield node, f"{prefix}.{node.name}"
@@ -159,6 +167,7 @@ def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[_Definition, st
 
 
 def _extract(node: _Definition, name: str, lines: list[str], path: str) -> Function | None:
+    """A definition as a query and its document; None without a docstring, a body or a usable query."""
     docstring = ast.get_docstring(node, clean=False)
     if not docstring or all(_is_trivial(statement) for statement in node.body):
         return None
@@ -166,11 +175,11 @@ def _extract(node: _Definition, name: str, lines: list[str], path: str) -> Funct
     if not MIN_QUERY_WORDS <= len(query.split()) <= MAX_QUERY_WORDS:
         return None
     dropped = _docstring_lines(node)
-    words = _normalised(docstring)
+    docstring_words = _words(docstring)
     kept = [
         line.rstrip()
-        for number, line in enumerate(lines[node.lineno - 1 : node.end_lineno], node.lineno)
-        if number not in dropped and line.strip() and not _repeats(line, words)
+        for line_number, line in enumerate(lines[node.lineno - 1 : node.end_lineno], node.lineno)
+        if line_number not in dropped and line.strip() and not _repeats(line, docstring_words)
     ]
     document = f"# {name}\n" + textwrap.dedent("\n".join(kept))
     if len(document) > MAX_CHARACTERS:
@@ -180,7 +189,7 @@ def _extract(node: _Definition, name: str, lines: list[str], path: str) -> Funct
 
 
 def _is_trivial(statement: ast.stmt) -> bool:
-    """A docstring, `...`, `pass` or `raise NotImplementedError`."""
+    """Whether a statement is a docstring, `...`, `pass` or `raise NotImplementedError`."""
     if isinstance(statement, ast.Raise) and statement.exc is not None:
         raised = statement.exc.func if isinstance(statement.exc, ast.Call) else statement.exc
         return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
@@ -190,34 +199,39 @@ def _is_trivial(statement: ast.stmt) -> bool:
 
 
 def _docstring_lines(node: _Definition) -> set[int]:
-    """The lines of the docstrings of a definition and of everything inside it."""
-    numbers: set[int] = set()
+    """Line numbers of the docstrings of a definition and of everything inside it."""
+    line_numbers: set[int] = set()
     for inner in ast.walk(node):
         if isinstance(inner, _DEFINITIONS) and ast.get_docstring(inner, clean=False) is not None:
             first = inner.body[0]
             if first.lineno > inner.lineno:
-                numbers.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return numbers
+                line_numbers.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return line_numbers
 
 
-def _normalised(text: str) -> str:
+def _words(text: str) -> str:
+    """The words of a text in lower case, without punctuation: the form in which code and docstrings are compared."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def _repeats(line: str, docstring: str) -> bool:
+def _repeats(line: str, docstring_words: str) -> bool:
+    """Whether a line is a comment of more than three words that the docstring has too."""
     comment = line.strip()
-    return comment.startswith("#") and len(comment.split()) > 3 and _normalised(comment) in docstring
+    return comment.startswith("#") and len(comment.split()) > 3 and _words(comment) in docstring_words
 
 
-def _deduplicated(functions: Iterable[Function], held_out: frozenset[str]) -> Iterator[Function]:
-    """Without repeated queries and documents; of a pair across the split the held-out one stays, so nothing leaks."""
-    marked = [replace(f, held_out=f.package in held_out) for f in functions]
+def _without_copies(functions: Iterable[Function], held_out: frozenset[str]) -> list[Function]:
+    """Mark what is held out, and drop repeated queries and documents.
+
+    Of a held-out function and its copy that is not held out, the held-out one stays: the model trains on no copy of it.
+    """
+    marked = [replace(function, held_out=function.package in held_out) for function in functions]
     seen: set[str] = set()
     kept: set[int] = set()
-    for position, function in sorted(enumerate(marked), key=lambda item: not item[1].held_out):
-        source = function.document.partition("\n")[2]  # the name above it is where a copied function differs
-        keys = {f"query {_normalised(function.query)}", f"document {_normalised(source)}"}
+    for i, function in sorted(enumerate(marked), key=lambda item: not item[1].held_out):
+        source = function.document.partition("\n")[2]  # without the name, in which a copied function differs
+        keys = {f"query {_words(function.query)}", f"document {_words(source)}"}
         if not keys & seen:
             seen |= keys
-            kept.add(position)
-    return (function for position, function in enumerate(marked) if position in kept)
+            kept.add(i)
+    return [function for i, function in enumerate(marked) if i in kept]

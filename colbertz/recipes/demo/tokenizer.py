@@ -1,9 +1,9 @@
 """A byte-level BPE tokenizer for code, trained on the demo's corpus in a few seconds.
 
-What makes a nano model good at code search is that the same word is the same token wherever it stands: as a word of a
-question, inside `snake_case` and inside `camelCase`. So identifiers are taken apart before BPE sees them, case and the
-space before a word make no difference, and the punctuation that code is full of is not worth a token. All of it lives
-in the tokenizer.json: whoever loads the model needs nothing from here.
+A nano model is good at code search only if the same word is the same token everywhere: as a word of a question, inside
+`snake_case` and inside `camelCase`. So identifiers are split before BPE, case and the space before a word make no
+difference, and the punctuation that code is full of gets no tokens. All of this is in the tokenizer.json: loading the
+model needs nothing from this file.
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,18 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
-# Between the words of an identifier: parseDate, HTTPServer, utf8, 3d.
+# Places between the words of an identifier, as in parseDate, HTTPServer, utf8, 3d.
 _WORD_BOUNDARY = Regex("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
-_DROPPED = Regex(r"[\s_(),:.;'\"`{}\[\]#\\=]+")
+# Blanks and punctuation that separate words and are no tokens.
+_SEPARATORS = Regex(r"[\s_(),:.;'\"`{}\[\]#\\=]+")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
-    """Train a tokenizer; the same texts in the same order give the same one.
+    """Train a tokenizer; the same texts in the same order give the same tokenizer.
 
     Args:
         texts: what to train on.
-        vocab_size: tokens at most, special tokens included.
+        vocab_size: largest number of tokens, special tokens included.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
@@ -30,7 +31,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_DROPPED, "removed"),
+            pre_tokenizers.Split(_SEPARATORS, "removed"),
             pre_tokenizers.Split(Regex(r"[^\w]"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]

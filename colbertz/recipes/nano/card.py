@@ -1,11 +1,11 @@
-"""The model card: what a nano model was made of and with, and how well it finds what collections ask for."""
+"""The model card: the data and the command that made a nano model, and its scores on the collections."""
 
 from collections.abc import Mapping, Sequence
 
 from colbertz.evaluation.significance import Estimate
 from colbertz.recipes.nano.judge import MEASURE, READ
 
-# Of the texts with which the packaged model is made, by their files' names, as stated at the source.
+# Licences of the texts that the packaged model is trained on, as stated at the source, by the names of the files.
 LICENCES = {
     "arxiv": "arXiv titles and abstracts, CC0 1.0",
     "wiki": "English Wikipedia, CC BY-SA 3.0",
@@ -27,11 +27,11 @@ def card(
     """The README.md of a model.
 
     Args:
-        command: that made it.
-        versions: of the programs it was made with.
-        data: number of pairs or questions by the name of their source.
+        command: the command line that made the model.
+        versions: of the packages that made it, by their names.
+        data: number of pairs or questions, by the name of their source.
         trained_length: tokens of a document that it was trained on.
-        scores: {how it was searched: {collection: nDCG@10}}, of the model and of BM25; may be empty.
+        scores: nDCG@10 of the model and of BM25, by the way to search and the collection; may be empty.
     """
     lines = [
         "---",
@@ -77,7 +77,7 @@ def _table(scores: Mapping[str, Mapping[str, Estimate]]) -> Sequence[str]:
     collections = list(dict.fromkeys(name for row in scores.values() for name in row))
     rows = [f"| | {' | '.join(contenders)} |", "|---" * (len(contenders) + 1) + "|"]
     for collection in collections:
-        found = [scores[contender].get(collection) for contender in contenders]
-        cells = [f"{e.mean:.4f} ({e.low:.3f}–{e.high:.3f})" if e else "" for e in found]
+        estimates = [scores[contender].get(collection) for contender in contenders]
+        cells = [f"{e.mean:.4f} ({e.low:.3f}–{e.high:.3f})" if e else "" for e in estimates]
         rows.append(f"| {collection} | {' | '.join(cells)} |")
     return rows

@@ -1,4 +1,4 @@
-"""How well a model, or BM25, finds what collections ask for: nDCG@10 of every query, by exact search and by PLAID."""
+"""How well a model, or BM25, answers the queries of collections: nDCG@10 of each, by exact search and by PLAID."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from colbertz.text import bm25
 from colbertz.text.words import plain_words, split_identifiers
 
 MEASURE = "nDCG@10"
+# Documents of a query that are judged.
 _K = 100
-
-# Tokens that a finished model reads of a document, which are more than it was trained on (docs/recipe.md).
+# Tokens that a finished model reads of a document: more than it was trained on, see docs/recipe.md.
 READ = 8_192
-# Documents of more words are long: there it is judged as it was trained, too.
-_MANY_WORDS = 1_000
+# A document of more words than this is long. Collections of long documents are also judged at the length of training.
+_LONG_WORDS = 1_000
 
-# {how it was searched: {query id: nDCG@10}}
+# Way to search -> query id -> nDCG@10.
 Judgement = dict[str, dict[str, float]]
 
 _BM25_WORDS: Mapping[str, bm25.Words] = {
@@ -30,42 +30,46 @@ _BM25_WORDS: Mapping[str, bm25.Words] = {
 
 
 def judge_at_lengths(model: Path, trained_length: int, collection: Collection) -> dict[str, Judgement]:
-    """By the collection's name; where most documents are long, by its name and the length of training too."""
-    found = {collection.name: judge(ColBERT.from_pretrained(model), collection)}
-    if sum(len(text.split()) > _MANY_WORDS for text in collection.documents) > len(collection.documents) / 2:
+    """Judge a model on a collection; if most of its documents are long, also at the length of training.
+
+    Returns:
+        The judgement by the collection's name, and perhaps another by its name and the length.
+    """
+    judgements = {collection.name: judge(ColBERT.from_pretrained(model), collection)}
+    num_long = sum(len(text.split()) > _LONG_WORDS for text in collection.documents)
+    if num_long > len(collection.documents) / 2:
         short = ColBERT.from_pretrained(model, document_length=trained_length)
-        found[f"{collection.name}, {trained_length:,} tokens"] = judge(short, collection)
-    return found
+        judgements[f"{collection.name}, {trained_length:,} tokens"] = judge(short, collection)
+    return judgements
 
 
 def judge(model: ColBERT, collection: Collection) -> Judgement:
-    """Exact search and search in an index of 4-bit residuals, of the same embeddings."""
+    """Judge exact search, and search in an index of 4-bit residuals, with the same embeddings."""
     # Texts that are cut are not reported: the lengths were chosen for this judgement.
     queries = model.encode(collection.queries, "query").embeddings
     documents = model.encode(collection.documents, "document").embeddings
-    scores, numbers = exact_search(queries, in_blocks(documents), _K + 1)
-    exact = [list(zip(*row)) for row in zip(numbers.tolist(), scores.tolist())]
+    scores, document_indices = exact_search(queries, in_blocks(documents), _K + 1)
+    exact = [list(zip(*row)) for row in zip(document_indices.tolist(), scores.tolist())]
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(Path(folder) / "index", [documents])
-        plaid = [[(int(hit.id), hit.score) for hit in row] for row in index.search(queries, _K + 1)]
+        plaid = [[(int(hit.id), hit.score) for hit in hits] for hits in index.search(queries, _K + 1)]
     return {"exact": _values(collection, exact), "plaid": _values(collection, plaid)}
 
 
 def judge_bm25(collection: Collection) -> Judgement:
-    """BM25 with k1 1.2 and b 0.75, of plain words and of words split and stemmed as a code search engine would.
+    """Judge BM25 with k1 1.2 and b 0.75, of plain words and of split and stemmed identifiers.
 
     Raises:
-        ModuleNotFoundError: without bm25s, which the extra `eval` installs.
+        MissingExtra: without bm25s, which the extra `eval` installs.
     """
-    found = {}
-    for name, words in _BM25_WORDS.items():
-        ranked = bm25.search(collection.queries, collection.documents, words, _K + 1)
-        found[name] = _values(collection, ranked)
-    return found
+    return {
+        name: _values(collection, bm25.search(collection.queries, collection.documents, words, _K + 1))
+        for name, words in _BM25_WORDS.items()
+    }
 
 
 def table(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """A line a contender with its mean and 95 % interval on each collection, a column each."""
+    """Format a line for each contender with its mean and 95 % interval on each collection."""
     collections = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max(map(len, rows))
     lines = [f"{MEASURE:<{width}}" + "".join(f"{name:>24}" for name in collections)]
@@ -77,14 +81,15 @@ def table(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
 
 
 def estimates(judgements: Mapping[str, Judgement]) -> dict[str, dict[str, Estimate]]:
-    """{how it was searched: {collection: mean and interval}} of judgements by collection."""
-    found: dict[str, dict[str, Estimate]] = {}
+    """Means and intervals of judgements by collection: {way to search: {collection: estimate}}."""
+    by_contender: dict[str, dict[str, Estimate]] = {}
     for collection, judgement in judgements.items():
-        for how, values in judgement.items():
-            found.setdefault(how, {})[collection] = estimate(values)
-    return found
+        for contender, values in judgement.items():
+            by_contender.setdefault(contender, {})[collection] = estimate(values)
+    return by_contender
 
 
-def _values(collection: Collection, ranked: Sequence[Sequence[tuple[int, float]]]) -> dict[str, float]:
+def _values(collection: Collection, ranking: Sequence[Sequence[tuple[int, float]]]) -> dict[str, float]:
+    """nDCG@10 of each query, of its ranking of (index of the document, score)."""
     gains = dict(zip(collection.query_ids, collection.gains))
-    return measures.per_query(gains, as_run(collection, ranked, _K), [MEASURE])[MEASURE]
+    return measures.per_query(gains, as_run(collection, ranking, _K), [MEASURE])[MEASURE]

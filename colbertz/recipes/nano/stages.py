@@ -1,110 +1,125 @@
 """The steps of the nano recipe, each from files to files: a stage of training, mined negatives, a teacher's scores.
 
-A step whose result is there already is not repeated, and a stage that was interrupted goes on.
+A step whose result exists is not repeated, and a stage that was interrupted continues.
 """
 
-import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import yaml
 
 from colbertz import training
-from colbertz.cli import mine as cli_mine
-from colbertz.cli import score as cli_score
+from colbertz.distillation import lists, negatives, teachers
 from colbertz.errors import UserError
+from colbertz.models import ColBERT
+from colbertz.searcher import Searcher
 from colbertz.training import alignment, config
 from colbertz.training.model import build_model
 
-# Negatives of a question, drawn from its best so many wrong answers; the teacher scores them and the right one. By rank
-# and not by score, because a low temperature brings scores together: next to none was below 95 % of the right answer's.
-_NUM_NEGATIVES, _MAX_RANK = 7, 30
-# Questions that the teacher is asked, evenly spread.
+# Negatives of a question are drawn at random from its best 30 wrong answers. By rank and not by score, because a low
+# temperature brings scores together: hardly any was below 95 % of the right answer's.
+_FILTERS = negatives.Filters(num_negatives=7, max_rank=30, sampling="random")
+# Candidates that are searched for each question; right answers and repeated texts among them have no rank.
+_TOP_K = 50
+# Questions that the teacher scores at most, evenly spread over all.
 _MOST_TAUGHT = 9_000
-# The teacher's scores and those of BM25 are stretched to [0, 1] and mixed.
+# Weight of BM25's scores beside the teacher's; both are stretched to [0, 1] first.
 _BM25_WEIGHT = 0.5
 
 
-def train(settings: Path, output: Path, *arguments: str) -> Path:
+def train(yaml_file: Path, output: Path, *arguments: str) -> Path:
     """Train as the YAML file says, with these arguments after it, and return the directory of the model.
 
     Raises:
-        ValueError, FileNotFoundError: for settings or data that cannot be used.
+        UserError, FileNotFoundError: for settings or data that cannot be used.
     """
-    training.main(["--config", str(settings), f"--output={output}", *arguments])
+    training.main(["--config", str(yaml_file), f"--output={output}", *arguments])
     return output / "model"
 
 
-def untrained(settings: Path, tokenizer: Path, seed: int, output: Path) -> Path:
-    """A checkpoint of random weights, of the sizes in the YAML file, for stages that are to begin with nothing."""
-    loaded = config.load(["--config", str(settings), f"--model.tokenizer={tokenizer}"])
+def untrained(yaml_file: Path, tokenizer: Path, seed: int, output: Path) -> Path:
+    """Save a checkpoint of random weights, of the sizes in the YAML file, and return its directory."""
+    loaded = config.load(["--config", str(yaml_file), f"--model.tokenizer={tokenizer}"])
     alignment.save(build_model(loaded.model, seed), output)
     return output
 
 
-def all_pairs(data: Path, settings: Path) -> str:
+def all_pairs(data: Path, yaml_file: Path) -> str:
     """The argument that trains on every file of pairs that `prepare` wrote.
 
-    A batch is of one source, so files that are too small for the YAML file's `batch_size` are put together, with the
-    smallest of the others if need be.
+    All queries of a batch come from one file. Files that are too small for the YAML file's `batch_size` are joined, and
+    the smallest of the other files joins them if they are too small together.
 
     Raises:
-        ValueError: if all of them together are too small.
+        UserError: if all pairs together are too few for a batch.
     """
-    batch_size = yaml.safe_load(settings.read_text(encoding="utf-8"))["batch_size"]
+    batch_size = yaml.safe_load(yaml_file.read_text(encoding="utf-8"))["batch_size"]
     paths = sorted((data / "pairs").glob("*.jsonl"))
-    rows = {path: path.read_bytes().count(b"\n") for path in paths}
-    together = [path for path in paths if rows[path] < batch_size]
-    if together and sum(rows[path] for path in together) < batch_size:
-        together += sorted(rows.keys() - set(together), key=lambda path: (rows[path], path))[:1]
-    if sum(rows[path] for path in together) < batch_size * bool(together):
+    num_rows = {path: path.read_bytes().count(b"\n") for path in paths}
+    joined = [path for path in paths if num_rows[path] < batch_size]
+    if joined and sum(num_rows[path] for path in joined) < batch_size:
+        joined += sorted(num_rows.keys() - set(joined), key=lambda path: (num_rows[path], path))[:1]
+    if joined and sum(num_rows[path] for path in joined) < batch_size:
         raise UserError(
-            f"{sum(rows.values()):,} pairs do not fill a batch of {batch_size}; give more, or settings with a smaller "
-            f"batch_size than {settings.parent} has: --configs"
+            f"{sum(num_rows.values()):,} pairs do not fill a batch of {batch_size}; give more, or settings with a "
+            f"smaller batch_size than {yaml_file.parent} has: --configs"
         )
-    if together:
+    if joined:
         small = data / f"small-{batch_size}.jsonl"
-        small.write_bytes(b"".join(path.read_bytes() for path in together))
-        print(
-            f"{', '.join(path.stem for path in together)} are trained on together: too small for {batch_size} a batch"
-        )
-        paths = [path for path in paths if path not in together] + [small]
-    return _sources([{"path": str(path)} for path in paths])
+        small.write_bytes(b"".join(path.read_bytes() for path in joined))
+        names = ", ".join(path.stem for path in joined)
+        print(f"{names} are trained on together: too small for {batch_size} a batch")
+        paths = [path for path in paths if path not in joined] + [small]
+    return _train_argument([{"path": str(path)} for path in paths])
 
 
 def mine(model: Path, data: Path, out: Path) -> str:
     """Find negatives among the answers of all questions, and return the argument that trains with them."""
     if not out.exists():
-        options = f"--num-negatives={_NUM_NEGATIVES} --top-k=50 --max-rank={_MAX_RANK} --sampling=random".split()
-        _command(cli_mine, "--model", model, "--pairs", data / "supervised.jsonl", "--out", out, *options)
-    return _sources([{"path": str(out), "negatives": ["negatives"], "max_negatives": 3}])
+        collection = lists.read_pairs(str(data / "supervised.jsonl"))
+        # Beside the output, because an index may be too large for /tmp.
+        with tempfile.TemporaryDirectory(prefix=".colbertz-mine-", dir=out.parent) as folder:
+            searcher = Searcher.build(
+                folder,
+                ColBERT.from_pretrained(model),
+                collection.documents,
+                ids=collection.document_ids,
+                location=model,
+            )
+            mined = negatives.mine(searcher.model, searcher.index, collection, _FILTERS, top_k=_TOP_K)
+            print(f"{lists.write_mined(out, mined)}: {out}")
+    return _train_argument([{"path": str(out), "negatives": ["negatives"], "max_negatives": 3}])
 
 
-def teach(teacher: Path, mined: Path, out: Path) -> str:
+def teach(teacher: Path, mined: Path, out: Path, *, most_taught: int = _MOST_TAUGHT) -> str:
     """Score the questions' candidates with a model and BM25, and return the argument that distils the scores.
 
+    Args:
+        teacher: directory of the model.
+        mined: what `mine` wrote; a part of it goes into `taught-<its name>` beside it.
+        out: directory of the scores.
+        most_taught: rows that are scored at most, evenly spread over all.
+
     Raises:
-        ValueError: if the scores are there, and of another teacher.
+        UserError: if `out` exists and holds the scores of another teacher.
     """
     record = out.with_name("teacher.txt")
     if out.exists() and (before := record.read_text(encoding="utf-8")) != str(teacher):
         raise UserError(f"{out} has the scores of {before}, now the teacher is {teacher}; delete it to make them anew")
     if not out.exists():
         record.write_text(str(teacher), encoding="utf-8")
-        rows = mined.read_bytes().splitlines(keepends=True)  # of bytes, because text has other ends of lines too
+        # Split bytes and not text: Python's text has other line ends than JSON lines, such as U+2028.
+        rows = mined.read_bytes().splitlines(keepends=True)
         taught = mined.with_name(f"taught-{mined.name}")
-        taught.write_bytes(b"".join(rows[:: -(-len(rows) // _MOST_TAUGHT)]))
-        _command(cli_score, "--mined", taught, "--teacher", teacher, "--bm25-weight", _BM25_WEIGHT, "--out", out)
-    return _sources([{"layout": "ms-marco-scores", "path": str(out)}])
+        taught.write_bytes(b"".join(rows[:: -(-len(rows) // most_taught)]))
+        candidates = lists.read_mined(str(taught))
+        model = teachers.load_teacher("colbert", str(teacher))
+        bm25 = teachers.bm25_teacher(candidates.documents.values())
+        lists.write_scores(out, candidates, teachers.score_lists(candidates, model, bm25, _BM25_WEIGHT))
+        print(f"{len(candidates.lists):,} lists, {candidates.num_pairs:,} scores: {out}")
+    return _train_argument([{"layout": "ms-marco-scores", "path": str(out)}])
 
 
-def _sources(sources: Sequence[dict[str, object]]) -> str:
+def _train_argument(sources: Sequence[dict[str, object]]) -> str:
     return f"--data.train={yaml.safe_dump(list(sources), default_flow_style=True, width=10**9).strip()}"
-
-
-def _command(subcommand: ModuleType, *words: object) -> None:
-    """Run a subcommand with these options; what it raises is the caller's."""
-    parser = argparse.ArgumentParser()
-    subcommand.add_arguments(parser)
-    subcommand.run(parser.parse_args([str(word) for word in words]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from colbertz.recipes.demo import main
+from colbertz.cli import main
 from colbertz.recipes.demo.corpus import Function, collect, first_sentence
 from colbertz.recipes.demo.tokenizer import train_tokenizer
 from colbertz.text import bm25
@@ -207,14 +207,14 @@ def larger(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def arguments(folder: Path, *more: str) -> list[str]:
+def command(folder: Path, *more: str) -> list[str]:
     places = ["--config", folder / "demo.yaml", "--index", folder / "index", "--roots", folder / "root"]
-    return [*map(str, places), *more]
+    return ["demo", *map(str, places), *more]
 
 
 def test_the_whole_demo_in_miniature(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("bm25s")
-    main(arguments(larger, "--train"))
+    assert main(command(larger, "--train")) == 0
     out = capsys.readouterr().out
     assert "60 documented functions" in out
     assert "20 are held out and never trained on: email" in out
@@ -231,7 +231,7 @@ def test_the_whole_demo_in_miniature(larger: Path, capsys: pytest.CaptureFixture
 
 def test_without_training_the_packaged_model_searches(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("bm25s")
-    main(arguments(larger))
+    assert main(command(larger)) == 0
     out = capsys.readouterr().out
     assert "4/4" in out and "Training" not in out
     assert not (larger / "run").exists()
@@ -244,7 +244,7 @@ def test_without_training_the_packaged_model_searches(larger: Path, capsys: pyte
 
 
 def test_prepare_leaves_what_torchrun_needs(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(arguments(larger, "--prepare"))
+    assert main(command(larger, "--prepare")) == 0
     assert sorted(path.name for path in (larger / "run").iterdir()) == [
         "held-out.jsonl",
         "tokenizer.json",
@@ -256,10 +256,10 @@ def test_prepare_leaves_what_torchrun_needs(larger: Path, capsys: pytest.Capture
     assert "torchrun" in capsys.readouterr().out
 
 
-def test_too_small_a_corpus_is_refused(larger: Path) -> None:
+def test_too_small_a_corpus_is_refused(larger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (larger / "root/ours.py").unlink()
-    with pytest.raises(ValueError, match="found only 0 functions to train on"):
-        main(arguments(larger, "--train"))
+    assert main(command(larger, "--train")) == 2
+    assert "found only 0 functions to train on" in capsys.readouterr().err
     (larger / "root/email.py").rename(larger / "root/letters.py")
-    with pytest.raises(ValueError, match="none of the packages that are held out, among 20"):
-        main(arguments(larger))
+    assert main(command(larger)) == 2
+    assert "none of the packages that are held out, among 20" in capsys.readouterr().err
