@@ -288,7 +288,6 @@ def grown(num_batches: int, root: Path) -> int:
 import pathlib, resource, torch
 from colbertz import Ragged
 from colbertz.index.write.build import build
-from colbertz.index.write.progress import Settings
 from colbertz.index.write.stream import DocumentStream, in_step
 torch.set_num_threads(1)
 def batches(count):
@@ -297,8 +296,7 @@ def batches(count):
         yield Ragged.from_lengths(torch.randn(20_000, 128), [200] * 100)
 def build_index(name, num_batches):
     stream = in_step(DocumentStream.from_columns(None, None, None), batches(num_batches))
-    settings = Settings.checked(4, 42, None, None, None)
-    build(pathlib.Path({str(root)!r}) / name, stream, settings, chunk_tokens=20_000, max_sample=1_000)
+    build(pathlib.Path({str(root)!r}) / name, stream, chunk_tokens=20_000, max_sample=1_000)
 build_index("small", 4)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 build_index("index", {num_batches})
