@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from colbertz import Index
-from colbertz.cli import main
+from colbertz.cli import main, parse
 from colbertz.models import Tokens
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,16 @@ def run_blocks(page: str, names: dict[str, object], replaced: dict[str, str], fo
             block = block.replace(old, new)
         exec(compile(block, page, "exec"), names)
     return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_on_pages_can_be_parsed(page: Path) -> None:
+    """Every option that a page shows exists. (`colbertz train` parses its own options when it runs.)"""
+    for block in blocks_of(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if found := re.search(r"(?:^|do |\$ )(?:colbertz|\S*python (search)\.py) (.+?)(?:; done)?$", line):
+                arguments = shlex.split(found[2].partition(" < ")[0], comments=True)
+                parse([found[1], *arguments] if found[1] else arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
