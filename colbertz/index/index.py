@@ -11,12 +11,13 @@ from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
-from colbertz.index.search.checks import checked_devices, checked_queries
+from colbertz.index.search.checks import checked_queries
 from colbertz.index.search.hits import Hit
 from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, with_overrides
 from colbertz.index.search.placement import Placed, PlacementCache
 from colbertz.index.search.search import search_both, search_maxsim, search_words
 from colbertz.index.store.detect import detect
+from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write import build as building
@@ -81,10 +82,8 @@ class Index:
             FileExistsError: if `path` holds an index and `overwrite` is false, or holds anything else.
             BlockingIOError: if another process is writing to `path`.
         """
-        options["device"] = next(iter(checked_devices(options.get("device"))), None)
-        building.build(
-            Path(path), in_step_from(DocumentStream.from_columns(ids, texts, metadata), embeddings), **options
-        )
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        building.build(Path(path), in_step_from(documents, embeddings), **options)
         return cls.open(path)
 
     @classmethod
@@ -112,7 +111,6 @@ class Index:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
         """
-        options["device"] = next(iter(checked_devices(options.get("device"))), None)
         batches = embedded(DocumentStream.of(documents), embed, documents_at_once)
         building.build(Path(path), batches, **options)
         return cls.open(path)

@@ -107,8 +107,8 @@ def test_search_with_an_exported_model(
     expected = json.loads(capsys.readouterr().out.splitlines()[-1])
     words = ["search", "--index", str(index), "--json", "--model", str(tmp_path / "onnx"), "--backend", "onnx"]
     assert main([*words, "lazy dog"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in expected["hits"]]
+    answer = json.loads(capsys.readouterr().out)
+    assert [hit["id"] for hit in answer["hits"]] == [hit["id"] for hit in expected["hits"]]
 
 
 def test_queries_on_stdin(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colbertz import Document, Hit, Index, Ragged, SearchOptions
+from colbertz.index import BuildKeywords
 from colbertz.index.search.plan import Limits
 from colbertz.index.search.search import search_maxsim
 from colbertz.index.store.snapshot import open_snapshot
+from colbertz.index.write.build import build
 from colbertz.kernels import reference
 
 DIM = 16
@@ -291,6 +293,13 @@ def test_an_index_answers_what_it_holds(described: Index) -> None:
         described.count("nonsense = 1")
     with pytest.raises(ValueError, match="1 parameters and no where"):
         described.ids(parameters=[1])
+
+
+def test_build_keywords_are_the_parameters_of_build() -> None:
+    hints = get_type_hints(build)
+    keywords = get_type_hints(BuildKeywords)
+    assert keywords == {name: hints[name] for name in keywords}
+    assert set(hints) - set(keywords) == {"root", "batches", "max_sample", "return"}
 
 
 def test_documents_come_back_one_or_many(described: Index) -> None:
