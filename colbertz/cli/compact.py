@@ -3,6 +3,8 @@
 import argparse
 import time
 
+from colbertz.cli.options import seed
+
 HELP = "merge the segments of an index and drop deleted documents"
 EXAMPLES = """\
   colbertz compact my-index
@@ -13,7 +15,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX", help="directory of an index")
     parser.add_argument("--retrain", action="store_true", help="make new centroids for what is in the index now")
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the new centroids (default: 42)")
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of the new centroids (default: 42)")
 
 
 def run(args: argparse.Namespace) -> None:

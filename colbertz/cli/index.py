@@ -4,7 +4,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model
+from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, seed
 from colbertz.corpus.documents import read_documents
 from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import require_file
@@ -43,7 +43,7 @@ def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
         default=4,
         help="bits for each dimension of an embedding (default: 4)",
     )
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
     parser.add_argument(
         "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, positive, require_parent
+from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, positive, require_parent, seed
 from colbertz.corpus.formats import NAMES
 from colbertz.errors import UserError
 
@@ -86,7 +86,7 @@ def _add_filter_arguments(parser: "argparse._ArgumentGroup") -> None:
         default="top",
         help="take the best candidates that the filters keep, or random ones (default: top)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --sampling random (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of --sampling random (default: 0)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from colbertz.cli.options import seed
+
 HELP = "train a nano model from scratch in three stages, and judge it"
 EXAMPLES = """\
   colbertz nano --pairs my-pairs
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--configs", type=Path, metavar="DIR", help="folder of the stages' settings (default: configs/nano)"
     )
     training.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the weights and the order of the data (default: 0)"
+        "--seed", type=seed, default=0, metavar="N", help="seed of the weights and the order of the data (default: 0)"
     )
     training.add_argument("--no-python", action="store_true", help="leave out the source of the installed Python")
     training.add_argument("--mlm", action="store_true", help="warm up with masked language modelling")

@@ -23,6 +23,14 @@ def positive(text: str) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """A number that random generators take as their seed, as the type of an option."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2**63, got {number}")
+    return number
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, *, default: str = DEFAULT_MODEL) -> None:
     """Add the options that name a model.
 

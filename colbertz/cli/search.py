@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli import index as cli_index
@@ -21,6 +20,7 @@ from colbertz.cli.options import (
 )
 from colbertz.corpus.documents import read_queries
 from colbertz.corpus.formats import NAMES
+from colbertz.corpus.lines import read_text_lines
 from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
 
@@ -127,8 +127,7 @@ def _options(args: argparse.Namespace) -> "SearchOptions":
 
     subset = None
     if args.subset:
-        with Path(args.subset).open(encoding="utf-8") as file:
-            subset = [line.rstrip("\n") for line in file if line.strip()]
+        subset = [line for line in read_text_lines(args.subset) if line.strip()]
     return SearchOptions(
         n_ivf_probe=args.n_ivf_probe,
         n_full_scores=args.n_full_scores,

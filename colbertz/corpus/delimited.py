@@ -129,7 +129,7 @@ def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
 
 def _find_records(delimiter: str, name: str, content: "Content") -> tuple[array, array]:
     """Where each row but the header begins, and the number of its first line; for `IndexedRows`."""
-    starts, numbers, offsets = array("q"), array("q"), array("q", [0])
+    starts, line_numbers, offsets = array("q"), array("q"), array("q", [0])
 
     def lines() -> Iterator[bytes]:
         for line in io.BytesIO(content) if isinstance(content, bytes) else iter(content.readline, b""):
@@ -137,10 +137,10 @@ def _find_records(delimiter: str, name: str, content: "Content") -> tuple[array,
             yield line
 
     # Latin-1 decodes any bytes: a row that is not UTF-8 is an error when it is read, as in JSON lines.
-    for _, number in _records(lines(), delimiter, name, "latin-1"):
-        starts.append(offsets[number - 1])
-        numbers.append(number)
-    return starts[1:], numbers[1:]
+    for _, line_number in _records(lines(), delimiter, name, "latin-1"):
+        starts.append(offsets[line_number - 1])
+        line_numbers.append(line_number)
+    return starts[1:], line_numbers[1:]
 
 
 def _parse(header: list[str], delimiter: str, record: bytes, where: str) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def read_documents(source: str) -> Iterator[Document]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: as `read_rows`; a `BadRow` for a row without id or text.
+        UserError: as `read_rows`; a `BadRow` for a row without id or text, or with metadata that JSON cannot hold, such
+            as NaN or bytes.
     """
     rows = read_rows(source)
     numeric = numeric_columns(source) - {"title", "metadata"}
@@ -35,7 +36,12 @@ def read_documents(source: str) -> Iterator[Document]:
         metadata = values.pop("metadata", None) or {}
         if not isinstance(metadata, dict):
             raise BadRow(f"{row.where}: `metadata` must be an object, {shown(metadata)}")
-        yield Document(id, text, {key: _plain(value) for key, value in (metadata | values).items()})
+        metadata = {key: _plain(value) for key, value in (metadata | values).items()}
+        try:
+            json.dumps(metadata, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BadRow(f"{row.where}: metadata must be JSON values: {error}") from error
+        yield Document(id, text, metadata)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def find_lines(content: Content, block_size: int = 1 << 24) -> tuple[np.ndarray,
         Two int64 arrays (num_rows,): where the lines begin, and their numbers, from 1.
     """
     characters = np.frombuffer(content, dtype=np.uint8)
-    starts, numbers, num_lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    starts, line_numbers, num_lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
     for begin in range(0, len(characters), block_size):
         end = min(begin + block_size, len(characters))
         lines = np.flatnonzero(characters[max(begin - 1, 0) : end - 1] == ord("\n")) + max(begin, 1)
@@ -145,9 +145,9 @@ def find_lines(content: Content, block_size: int = 1 << 24) -> tuple[np.ndarray,
         is_blank = np.zeros(len(lines), bool)
         is_blank[suspects] = [_is_blank(content, int(start)) for start in lines[suspects]]
         starts.append(lines[~is_blank])
-        numbers.append(np.flatnonzero(~is_blank) + num_lines + 1)
+        line_numbers.append(np.flatnonzero(~is_blank) + num_lines + 1)
         num_lines += len(lines)
-    return np.concatenate(starts), np.concatenate(numbers)
+    return np.concatenate(starts), np.concatenate(line_numbers)
 
 
 def _is_blank(content: Content, start: int) -> bool:

@@ -6,7 +6,7 @@ from colbertz.errors import UserError
 
 
 class BadRow(UserError):
-    """A row that cannot be used. The message begins with its file and its place there."""
+    """A row that cannot be used. Readers put its file and its place there in front of the message."""
 
 
 class Row(NamedTuple):

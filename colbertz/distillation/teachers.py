@@ -6,7 +6,7 @@ A teacher is a function from B queries and their B lists of documents to B lists
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -85,9 +85,7 @@ def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: to
     Raises:
         MissingExtra: if sentence-transformers is not installed.
     """
-    model = require("sentence_transformers", "teachers").SentenceTransformer(
-        path_or_hub_id, device=device, model_kwargs={} if dtype is None else {"dtype": dtype}
-    )
+    model = _sentence_transformer("SentenceTransformer", path_or_hub_id, device, dtype)
 
     def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
         texts, text_indices = _distinct(documents)
@@ -110,9 +108,7 @@ def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype:
         MissingExtra: if sentence-transformers is not installed.
         UserError: if the model gives a pair more than one score.
     """
-    model = require("sentence_transformers", "teachers").CrossEncoder(
-        path_or_hub_id, device=device, model_kwargs={} if dtype is None else {"dtype": dtype}
-    )
+    model = _sentence_transformer("CrossEncoder", path_or_hub_id, device, dtype)
     if model.num_labels != 1:
         raise UserError(f"{path_or_hub_id} gives a pair {model.num_labels} scores; a teacher has to give one")
 
@@ -124,6 +120,21 @@ def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype:
         return [part.tolist() for part in Ragged.from_lengths(scores.float().cpu(), [len(t) for t in documents])]
 
     return score
+
+
+def _sentence_transformer(kind: str, path_or_hub_id: str, device: str | None, dtype: torch.dtype | None) -> Any:
+    """Load a model of the class `kind` of sentence-transformers.
+
+    Raises:
+        MissingExtra: if sentence-transformers is not installed.
+        UserError: if it refuses the model or the device.
+    """
+    model_class = getattr(require("sentence_transformers", "teachers"), kind)
+    try:
+        return model_class(path_or_hub_id, device=device, model_kwargs={} if dtype is None else {"dtype": dtype})
+    except (ValueError, RuntimeError) as error:
+        where = "" if device is None else f" on {device}"
+        raise UserError(f"sentence-transformers cannot load {path_or_hub_id}{where}: {error}") from error
 
 
 def bm25_teacher(corpus: Iterable[str]) -> Teacher:

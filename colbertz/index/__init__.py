@@ -13,5 +13,6 @@ from colbertz.document import Document
 from colbertz.index.index import Index
 from colbertz.index.search.hits import Hit
 from colbertz.index.search.options import SearchKeywords, SearchOptions
+from colbertz.index.write.build import BuildKeywords
 
-__all__ = ["Document", "Hit", "Index", "SearchKeywords", "SearchOptions"]
+__all__ = ["BuildKeywords", "Document", "Hit", "Index", "SearchKeywords", "SearchOptions"]

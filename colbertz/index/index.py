@@ -5,26 +5,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
-import torch
 from torch import Tensor
 
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
-from colbertz.index.search.checks import checked_devices, checked_queries
+from colbertz.index.search.checks import checked_queries
 from colbertz.index.search.hits import Hit
 from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, with_overrides
 from colbertz.index.search.placement import Placed, PlacementCache
 from colbertz.index.search.search import search_both, search_maxsim, search_words
 from colbertz.index.store.detect import detect
+from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write import build as building
 from colbertz.index.write import compact as compacting
 from colbertz.index.write import update as change
-from colbertz.index.write.progress import Settings
-from colbertz.index.write.stream import CHUNK_TOKENS, DocumentStream, Embeddings, embedded, in_step_from
+from colbertz.index.write.build import BuildKeywords
+from colbertz.index.write.stream import DocumentStream, Embeddings, embedded, in_step_from
 from colbertz.ragged import Ragged
 
 
@@ -56,22 +56,12 @@ class Index:
         ids: Iterable[str] | None = None,
         texts: Iterable[str | None] | None = None,
         metadata: Iterable[dict[str, Any]] | None = None,
-        nbits: int = 4,
-        seed: int = 42,
-        model: str | None = None,
-        fingerprint: Sequence[float] | None = None,
-        recipe: str | None = None,
-        overwrite: bool = False,
-        device: str | torch.device | None = None,
-        show_progress: bool | None = False,
-        chunk_tokens: int = CHUNK_TOKENS,
+        **options: Unpack[BuildKeywords],
     ) -> "Index":
         """Write an index of `embeddings` to the directory `path` and open it.
 
         The new index becomes visible at once when it is complete and on disk; until then what was at `path` stays.
         A build that is killed leaves its work in `path`/build, and the same call continues it.
-
-        What it needs of memory and disk is stated in `colbertz.index.write.build`.
 
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
@@ -82,15 +72,7 @@ class Index:
             ids: a string for each document, all different; "0", "1", … if not given.
             texts: for `search_text` and for the hits.
             metadata: a dict of JSON values for each document, for filters and for the hits.
-            nbits: bits for each dimension of a residual: 1, 2, 4 or 8.
-            seed: of sampling and k-means. On a CPU the same input and seed give the same files.
-            model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
-            fingerprint: how `Searcher` recognises that model.
-            recipe: what else the embeddings depend on; an interrupted build continues only with the same recipe.
-            overwrite: replace the index at `path`, if there is one.
-            device: a CUDA device that finds centroids and codes; None for the CPU. The files differ in near ties.
-            show_progress: bars on stderr; None to show them only on a terminal.
-            chunk_tokens: tokens that are stored and coded at a time. It does not change the files.
+            **options: nbits, seed, overwrite, device and others; see `BuildKeywords`.
 
         Raises:
             UserError: for embeddings that are NaN, infinite, of another dimension or without tokens; for no documents;
@@ -100,15 +82,8 @@ class Index:
             FileExistsError: if `path` holds an index and `overwrite` is false, or holds anything else.
             BlockingIOError: if another process is writing to `path`.
         """
-        building.build(
-            Path(path),
-            in_step_from(DocumentStream.from_columns(ids, texts, metadata), embeddings),
-            Settings.checked(nbits, seed, model, fingerprint, recipe),
-            overwrite=overwrite,
-            device=next(iter(checked_devices(device)), None),
-            show_progress=show_progress,
-            chunk_tokens=chunk_tokens,
-        )
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        building.build(Path(path), in_step_from(documents, embeddings), **options)
         return cls.open(path)
 
     @classmethod
@@ -119,15 +94,7 @@ class Index:
         embed: Callable[[list[Document]], Ragged],
         *,
         documents_at_once: int = 2048,
-        nbits: int = 4,
-        seed: int = 42,
-        model: str | None = None,
-        fingerprint: Sequence[float] | None = None,
-        recipe: str | None = None,
-        overwrite: bool = False,
-        device: str | torch.device | None = None,
-        show_progress: bool | None = False,
-        chunk_tokens: int = CHUNK_TOKENS,
+        **options: Unpack[BuildKeywords],
     ) -> "Index":
         """Write an index of whole documents, whose embeddings a function makes, and open it.
 
@@ -139,20 +106,13 @@ class Index:
             documents: with different ids.
             embed: returns the token embeddings of the documents that it is given, (num_tokens, E), in their order.
             documents_at_once: how many documents `embed` is given.
-            nbits, seed, model, fingerprint, recipe, overwrite, device, show_progress, chunk_tokens: as for `build`.
+            **options: as for `build`.
 
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
         """
-        building.build(
-            Path(path),
-            embedded(DocumentStream.of(documents), embed, documents_at_once),
-            Settings.checked(nbits, seed, model, fingerprint, recipe),
-            overwrite=overwrite,
-            device=next(iter(checked_devices(device)), None),
-            show_progress=show_progress,
-            chunk_tokens=chunk_tokens,
-        )
+        batches = embedded(DocumentStream.of(documents), embed, documents_at_once)
+        building.build(Path(path), batches, **options)
         return cls.open(path)
 
     @classmethod
@@ -327,8 +287,6 @@ class Index:
             UserError, TypeError: as for `build`, and for ids that the index has already. Nothing has changed then.
             BlockingIOError: if another process is writing.
         """
-        if on_duplicate not in ("error", "replace"):
-            raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
         documents = DocumentStream.from_columns(ids, texts, metadata)
         change.add(self.path, documents, embeddings, on_duplicate=on_duplicate)
         self.refresh()

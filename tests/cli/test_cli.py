@@ -1,6 +1,7 @@
 """The command line itself: entry points, help, what becomes of errors."""
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -98,6 +99,25 @@ def test_what_a_user_did_wrong_is_one_line(
     assert capsys.readouterr().err == "error: what was wrong\n"
 
 
+def test_an_error_of_several_lines_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(OSError("what was wrong,\nand what to do"), monkeypatch)
+    assert main(["info", "x"]) == 2
+    assert capsys.readouterr().err == "error: what was wrong, and what to do\n"
+
+
+@pytest.mark.parametrize("words", ["compact x", "index --corpus c --out o", "mine --pairs p --out o", "nano --pairs p"])
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "x"])
+def test_seeds_that_no_random_generator_takes_are_refused(
+    words: str, seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([*words.split(), "--seed", seed])
+    assert exit.value.code == 2
+    assert "argument --seed: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [KeyError("oops"), ValueError("oops"), TypeError("oops"), RuntimeError("oops")])
 def test_a_bug_is_not_caught(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     raising(error, monkeypatch)
@@ -184,3 +204,5 @@ def test_help_of_train_begins_with_what_to_do(capsys: pytest.CaptureFixture[str]
     for word in ("configs/", "--dry-run", "torchrun", "--config my.yaml"):
         assert word in guide
     assert "--optim.lr" in options
+    for option in re.split(r"\n  (?=--)", options)[1:]:
+        assert not re.match(r"\S+(, \S+)*( \S+)?\s+\((required|type)", option), f"has no help: {option}"

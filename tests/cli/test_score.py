@@ -66,8 +66,8 @@ def test_documents_without_ids_are_numbered(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_a_run_over_a_beir_folder(checkpoint: Path, beir: Path, tmp_path: Path) -> None:
-    found = [("q3", "d7", 1, 3.0), ("q0", "d4", 1, 1.0), ("q0", "d1", 2, 2.5), ("q0", "d6", 3, 2.0)]
-    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 {d} {rank} {score} x\n" for q, d, rank, score in found))
+    rows = [("q3", "d7", 1, 3.0), ("q0", "d4", 1, 1.0), ("q0", "d1", 2, 2.5), ("q0", "d6", 3, 2.0)]
+    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 {d} {rank} {score} x\n" for q, d, rank, score in rows))
     command = ["score", "--data", beir, "--run", tmp_path / "run.trec", "--teacher", checkpoint]
     run_command(*command, "--out", tmp_path / "scores")
     lists = {row["query_id"]: row["document_ids"] for row in read_rows(tmp_path / "scores/train.jsonl")}
@@ -157,6 +157,15 @@ def test_a_cross_encoder_teacher(mined: Path, tmp_path: Path, capsys: pytest.Cap
     # transformers shows the loading of weights on stderr, so the error is only the last line.
     assert main([str(part) for part in [*command, "--overwrite", "--teacher", cross_encoder(tmp_path, 3)]]) == 2
     assert capsys.readouterr().err.endswith("cross3 gives a pair 3 scores; a teacher has to give one\n")
+
+
+def test_what_sentence_transformers_refuses_is_an_error_of_the_user(
+    mined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    (tmp_path / "empty").mkdir()
+    command = ["score", "--mined", mined, "--kind", "cross-encoder", "--teacher", tmp_path / "empty"]
+    assert "sentence-transformers cannot load" in error_of(capsys, *command, "--out", tmp_path / "scores")
 
 
 def test_extras_that_are_not_installed(

@@ -91,6 +91,16 @@ def test_a_row_that_is_not_a_document_is_named(tmp_path: Path, columns: dict[str
         list(read_documents(str(tmp_path / "a.parquet")))
 
 
+def test_metadata_that_json_cannot_hold_is_named(tmp_path: Path) -> None:
+    """JSON lines may have NaN, which Python's parser reads, and Parquet bytes."""
+    (tmp_path / "a.jsonl").write_text('{"_id": "a", "text": "x", "n": NaN}\n')
+    with pytest.raises(BadRow, match=r"a.jsonl, line 1: metadata must be JSON values: Out of range float"):
+        list(read_documents(str(tmp_path / "a.jsonl")))
+    pq.write_table(pa.table({"_id": ["a"], "text": ["x"], "image": [b"\0"]}), tmp_path / "a.parquet")
+    with pytest.raises(BadRow, match=r"a.parquet, row 0: metadata must be JSON values: .*bytes"):
+        list(read_documents(str(tmp_path / "a.parquet")))
+
+
 def test_queries_of_tsv_are_lines_of_id_and_text_without_quoting(tmp_path: Path) -> None:
     path = tmp_path / "queries.tsv"
     path.write_text('1\t"to be\n2\tor\tnot\n')

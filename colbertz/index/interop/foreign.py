@@ -136,23 +136,30 @@ def make_snapshot(
     if math.isnan(codec.cluster_threshold):
         codec = replace(codec, cluster_threshold=float(np.quantile(norms, 0.75)))
     num_far = remembered.get("num_far", round(float((norms > codec.cluster_threshold).mean()) * num_tokens))
-    manifest = Manifest(
-        generation=1,
-        codec="",
-        segments=(SegmentInfo("", len(doclens), num_tokens, num_far),),
-        files={},
-        embedding_dim=codec.embedding_dim,
-        nbits=codec.nbits,
-        next_number=max(len(doclens), remembered.get("next_number", 0)),
-        trained_on=remembered.get("trained_on", num_tokens),
-        model=remembered.get("model"),
-        fingerprint=remembered.get("fingerprint"),
-    )
+    manifest = _manifest(codec, len(doclens), num_tokens, num_far, remembered)
     inverse_norms = codec.inverse_norms(codes, residuals)
     stored = _store(documents)
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths))
     segment = Segment(arrays, None, stored)
     return Snapshot(manifest, codec, (segment,), offsets_of([len(doclens)]))
+
+
+def _manifest(
+    codec: Codec, num_documents: int, num_tokens: int, num_far: int, remembered: Mapping[str, Any]
+) -> Manifest:
+    """A manifest of one segment and without files, with what colbertz stored when it wrote the index."""
+    return Manifest(
+        generation=1,
+        codec="",
+        segments=(SegmentInfo("", num_documents, num_tokens, num_far),),
+        files={},
+        embedding_dim=codec.embedding_dim,
+        nbits=codec.nbits,
+        next_number=max(num_documents, remembered.get("next_number", 0)),
+        trained_on=remembered.get("trained_on", num_tokens),
+        model=remembered.get("model"),
+        fingerprint=remembered.get("fingerprint"),
+    )
 
 
 def _checked_lists(

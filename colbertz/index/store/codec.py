@@ -3,9 +3,9 @@
     residual r = x - c, one of 2^nbits buckets for each dimension of r, decoded vector normalize(c + w[bucket])
 
 Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files and packing are those of Stanford's ColBERT and
-fast-plaid. The buckets are not: theirs hold equally many residuals, ours have the least squared error (Lloyd 1982).
-Their readers read them all the same, and less is lost where some tokens are far from all centroids, as
-benchmarks/README.md shows.
+fast-plaid. The choice of buckets differs: theirs hold the same number of residuals each, these have the least squared
+error (Lloyd 1982). Their programs read these buckets too, and where some tokens are far from all centroids, less is
+lost: see benchmarks/README.md.
 
 Legend: N tokens, E embedding dim, K centroids.
 """
@@ -28,10 +28,11 @@ from colbertz.kernels.cpu.threads import parts, run
 NBITS = (1, 2, 4, 8)
 # The most tokens that centroids are found from: 2 GB of float32 at 128 dimensions.
 MAX_SAMPLE = 1 << 22
-# Tokens of the sample that are kept from k-means to measure residuals: at most a twentieth, and this many.
+# The most tokens of the sample that measure residuals and take no part in k-means; never more than a twentieth of it.
 _HELD_OUT = 50_000
-# Rounds of placing the buckets; it converges slowly where residuals have long tails.
+# Rounds of Lloyd's algorithm for the buckets. It converges slowly where residuals have long tails.
 _BUCKET_ROUNDS = 200
+# The files of a codec's folder.
 FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
 
 
@@ -64,14 +65,15 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """What turns embeddings into codes and back.
+    """Turns embeddings into codes, and codes into embeddings.
 
     Attributes:
-        centroids: (K, E) float32; float16 numbers, unless they came from an index that has float32.
+        centroids: (K, E) float32. The values are float16 numbers, unless they came from an index that stores float32.
         bucket_cutoffs: (2^nbits - 1,) float32, ascending.
         bucket_weights: (2^nbits,) float32.
-        avg_residual: (E,) float32, the mean absolute residual of each dimension; other programs' files have it.
-        cluster_threshold: the 0.75 quantile of the residuals' norms; tokens farther than that are far from all cells.
+        avg_residual: (E,) float32, the mean absolute residual of each dimension. Other programs read it.
+        cluster_threshold: the 0.75 quantile of the norms of the residuals. A token with a longer residual counts as far
+            from all centroids.
     """
 
     centroids: Tensor
@@ -94,6 +96,7 @@ class Codec:
 
     @functools.cached_property
     def cells(self) -> kmeans.Cells:
+        """The centroids in groups, for the search of the nearest one."""
         return kmeans.Cells.of(self.centroids)
 
     @functools.cached_property
@@ -131,7 +134,7 @@ class Codec:
         return Encoded(codes, packed, inverse_norms), distances
 
     def _encode_on_gpu(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
-        """With the nearest of all centroids, by half precision; equally near ones may come out otherwise."""
+        """Code with products in half precision: of centroids that are nearly as near, another one may be chosen."""
         from colbertz.kernels.triton import kmeans, residuals
 
         centroids, *buckets = (
@@ -150,16 +153,21 @@ class Codec:
         return torch.from_numpy(out)
 
     def inverse_norms(self, codes: np.ndarray, residuals: np.ndarray) -> np.ndarray:
-        """(N,) float32, for coded tokens that came without."""
+        """1 / norm of centroid + residual of coded tokens, (N,) float32."""
         out = np.empty(len(codes), np.float32)
         inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte)
         run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
         return out
 
     def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
-        """With new centroids for tokens (N, E) that are far from all: as many as the index has for so many tokens.
+        """Add centroids for tokens (N, E) that are far from all centroids.
 
-        The others keep their numbers, so everything coded before stays as it is, and no number outgrows `code_dtype`.
+        The old centroids keep their places, so that codes made before stay valid, and all codes fit into `code_dtype`.
+
+        Args:
+            far: the tokens.
+            tokens_per_centroid: for how many of them one centroid is added.
+            code_dtype: of the codes of the segment that is being written.
         """
         room = np.iinfo(code_dtype).max + 1 - len(self.centroids)
         count = min(len(far), room, max(1, round(len(far) / tokens_per_centroid)))
@@ -188,7 +196,7 @@ class Codec:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if the arrays do not fit each other.
+            UserError: if the arrays do not fit each other.
         """
         arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in FILES]
         centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
@@ -207,7 +215,7 @@ def packed_bytes(dim: int, nbits: int) -> int:
     """Bytes of a packed residual.
 
     Raises:
-        ValueError: if the bits do not fill whole bytes.
+        UserError: if the bits do not fill whole bytes.
     """
     if dim * nbits % 8:
         raise UserError(
@@ -218,7 +226,7 @@ def packed_bytes(dim: int, nbits: int) -> int:
 
 
 def num_centroids(num_tokens: int, num_sampled: int) -> int:
-    """2^⌊log2(16·√tokens)⌋, as in all PLAID implementations, and no more than there are tokens to begin from."""
+    """2^⌊log2(16·√tokens)⌋, as in all implementations of PLAID, and at most as many as there are sampled tokens."""
     return max(1, min(1 << int(math.log2(16 * math.sqrt(num_tokens))), num_sampled))
 
 
@@ -237,7 +245,7 @@ def train(
 ) -> Codec:
     """Make a codec from a random `sample` (N, E) float32 of the collection's tokens, of which there are `num_tokens`.
 
-    The tokens that measure the residuals take no part in k-means, unless there are too few to keep any back.
+    The tokens that measure the residuals take no part in k-means, unless the sample is too small for that.
     """
     num_held_out = min(len(sample) // 20, _HELD_OUT)
     held_out, training = sample[:num_held_out], sample[num_held_out:]
@@ -257,9 +265,9 @@ def train(
 
 
 def best_buckets(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The buckets that code numbers with the least squared error: k-means in one dimension, begun at quantiles.
+    """Place buckets so that coding numbers by them has the least squared error: k-means in one dimension.
 
-    Values are sorted, so that a round is `count` binary searches. Source: Lloyd 1982.
+    It begins at quantiles. Values are sorted, so that a round is `count` binary searches. Source: Lloyd 1982.
 
     Args:
         values: (N,) floating point, in any order; not empty.

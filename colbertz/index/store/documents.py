@@ -1,13 +1,14 @@
 """Ids, texts and metadata of a segment's documents, in one SQLite file that never changes once it is written.
 
-    documents   number, id, text, metadata as JSON: what a hit shows
-    fields      number (as rowid) and a column for each top-level key of the metadata: what filters read. They stand
-                apart so that a filter reads past no texts.
-    postings    word, occurrences: the number of the document of each occurrence, ascending, as int32
-    lengths     words of each document, as int32
+    documents   number (the local_idx), id, text, metadata as JSON: what a hit shows
+    fields      local_idx (as rowid) and a column for each top-level key of the metadata: what filters read. The table
+                has no texts, so that a filter reads fewer pages.
+    postings    word, occurrences: the local_idx of the document of each occurrence, ascending, as int32
+    lengths     the number of words of each document, as int32
 
-The last two are the inverted index of `colbertz.index.search.fulltext`. FTS5 splits texts into words, but keeping its
-own index too would cost as much space again, and it can tell the term frequencies only one occurrence at a time.
+The last two are the inverted index of `colbertz.index.search.fulltext`. FTS5, the full-text search of SQLite, only
+splits texts into words. Its own index is not kept: it would need as much space again, and it gives term frequencies
+only one occurrence at a time.
 """
 
 import json
@@ -26,13 +27,15 @@ import numpy as np
 from colbertz.document import Document
 from colbertz.errors import UserError
 
-# Names of the document's own columns and SQLite's names of the row's number. A metadata key called so has no column.
+# The columns of a document itself. A metadata key with such a name has no column.
 OWN_COLUMNS = ("id", "text", "metadata")
+# SQLite's names of the row number. A metadata key with such a name has no column either.
 ROW_NUMBERS = ("rowid", "oid", "_rowid_")
-# SQLite stops at 2,000 columns; long before that something else than a field's name has become a key.
+# SQLite allows 2,000 columns. With more than half of that, keys are most likely no names of fields.
 MAX_FIELDS = 1000
-# Texts whose words are counted at once, in memory: three times as many bytes at most.
+# Characters of the texts whose words are counted together, in memory: at most three times as many bytes.
 _BATCH_CHARACTERS = 1 << 24
+# Rows of one query when all documents are read.
 _READ_AT_ONCE = 1000
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -44,17 +47,18 @@ CREATE TABLE postings (word BLOB, first INTEGER, occurrences BLOB, PRIMARY KEY (
 CREATE TABLE lengths (first INTEGER PRIMARY KEY, lengths BLOB);
 """
 
-# No stemming: embeddings forgive inflection anyway, so what users of hybrid search miss and want from words is the
-# exact name, code or identifier, in any language, and Porter's stemmer is for English prose only.
+# No stemming: embeddings match inflected forms already. What words add in hybrid search is the exact name, code or
+# identifier, in any language, and FTS5's stemmer (Porter's) is for English only.
 _TOKENIZER = "unicode61 remove_diacritics 2"
 
 
 def fold(name: str) -> str:
-    """The same string for names that are one name in SQL, which ignores the case of ASCII letters only."""
+    """A name with its ASCII letters in lower case: SQL does not tell names apart that differ in these only."""
     return name.translate(_LOWER)
 
 
 def quoted(name: str) -> str:
+    """A name as SQL has it in quotes."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -62,15 +66,15 @@ def find_words(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[bytes, np.nda
     """Split numbered texts into words, without case and diacritics.
 
     Yields:
-        Each different word and the numbers of the texts in which it occurs, ascending, once for each occurrence.
-        Words are bytes because FTS5 cuts them after 32 KiB, be it within a character.
+        Each different word, and the numbers of the texts in which it occurs, ascending, once for each occurrence.
+        Words are bytes, because FTS5 cuts them after 32 KiB, even in the middle of a character.
     """
     with closing(sqlite3.connect(":memory:")) as scratch:
         scratch.execute("PRAGMA temp_store = MEMORY")
         scratch.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, content = '', tokenize = '{_TOKENIZER}')")
         scratch.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
         scratch.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", texts)
-        # As one string a word: a hundred thousand rows through Python would take longer than all the rest.
+        # Each word is one row, with its occurrences as a string: a row for each occurrence would take most of the time.
         for word, numbers in scratch.execute("SELECT CAST(term AS BLOB), group_concat(doc) FROM words GROUP BY term"):
             yield word, np.sort(np.fromstring(numbers, dtype="<i4", sep=","))
 
@@ -88,18 +92,19 @@ class DocumentWriter:
         self.fields: set[str] = set()
         self._connection = connection
         self._batch_characters = batch_characters
-        # Texts whose words are yet to be counted, and the first document that is.
+        # Texts whose words are not counted yet, with the local_idx of their documents; the number of their characters;
+        # and the first document whose words are not counted.
         self._texts: list[tuple[int, str]] = []
         self._characters = 0
         self._uncounted = 0
 
     def add(self, documents: Iterable[Document]) -> None:
-        """Store documents under the next numbers.
+        """Store the next documents.
 
         Raises:
-            TypeError: if an id or text is not a string, or metadata not a dict that JSON can hold.
-            ValueError: if an id was there before, a text is not Unicode, or metadata keys cannot be columns: with NUL,
-                two in one document that differ only in case, or more than 1,000 over all documents.
+            TypeError: if an id or text is not a string, or metadata is not a dict that JSON can hold.
+            UserError: if two documents have the same id, a text is not Unicode, or metadata keys cannot be columns: a
+                key has a NUL, two keys of one document differ only in case, or all documents have more than 1,000 keys.
         """
         for document in documents:
             self._add(document)
@@ -107,22 +112,22 @@ class DocumentWriter:
                 self.count_words()
 
     def _add(self, document: Document) -> None:
-        id, text = document.id, document.text
-        if not isinstance(id, str):
-            raise TypeError(f"document {self.count}: ids must be strings, got {id!r} ({type(id).__name__})")
-        where = f"document {self.count} ({id!r})"
+        doc_id, text = document.id, document.text
+        if not isinstance(doc_id, str):
+            raise TypeError(f"document {self.count}: ids must be strings, got {doc_id!r} ({type(doc_id).__name__})")
+        where = f"document {self.count} ({doc_id!r})"
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{where}: texts must be strings, got {type(text).__name__}")
         metadata = _to_json(document.metadata, where)
         try:
-            row = (self.count, id, text, metadata)
+            row = (self.count, doc_id, text, metadata)
             self._connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
-            (other,) = self._connection.execute("SELECT number FROM documents WHERE id = ?", (id,)).fetchone()
-            raise UserError(f"documents {other} and {self.count} have the same id {id!r}") from None
+            (other,) = self._connection.execute("SELECT number FROM documents WHERE id = ?", (doc_id,)).fetchone()
+            raise UserError(f"documents {other} and {self.count} have the same id {doc_id!r}") from None
         except UnicodeEncodeError as error:
             raise UserError(f"{where} holds text that is not Unicode: {error}") from error
-        # Columns are made of what a reader gets back: JSON turns every key into a string and tuples into lists.
+        # Use the metadata as a reader gets it back: JSON turns every key into a string, and tuples into lists.
         self._add_fields(json.loads(metadata), where)
         if text:
             self._texts.append((self.count, text))
@@ -180,7 +185,7 @@ def _column_value(value: Any) -> Any:
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return float(str(value))  # as SQL reads such a number; float(value) would refuse 10**400 instead of infinity
+        return float(str(value))  # as SQL reads such a number: float("1e400") is infinity, float(10**400) an error
     return value
 
 
@@ -188,12 +193,16 @@ def _column_value(value: Any) -> Any:
 def write_documents(path: Path, batch_characters: int = _BATCH_CHARACTERS) -> Iterator[DocumentWriter]:
     """Create the file at `path`; it is complete when the block ends.
 
+    Args:
+        path: must not exist yet.
+        batch_characters: characters of the texts whose words are counted together, in memory.
+
     Raises:
         OSError: if the file cannot be written, for instance because the disk is full.
     """
     try:
         with closing(sqlite3.connect(path)) as connection:
-            # The caller syncs the finished file and only then makes it visible, so a journal would protect nothing.
+            # The caller syncs the complete file before it makes it visible, so that a journal would protect nothing.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.executescript(_SCHEMA)
@@ -206,7 +215,7 @@ def write_documents(path: Path, batch_characters: int = _BATCH_CHARACTERS) -> It
 
 
 class Documents:
-    """Read access to the file at `path`, from any thread. The file stays open, so it may be deleted meanwhile.
+    """Reads the file at `path`, in any thread. The file stays open, so that it may be deleted meanwhile.
 
     Attributes:
         fields: the metadata keys that have a column, in the order in which they were first seen.
@@ -216,10 +225,10 @@ class Documents:
         """Open the file.
 
         Raises:
-            ValueError: if it is no such file or does not hold `count` documents.
+            UserError: if it is not such a file, or does not hold `count` documents.
         """
-        # One connection, because a second one could not open a file that is already deleted. A lock, because threads
-        # may share a connection only where SQLite was compiled so, and a filter's time limit is set on the connection.
+        # There is one connection, because a second one could not open a file that is deleted. It has a lock, because
+        # not every build of SQLite lets threads share a connection, and because a filter sets its time limit on it.
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(
@@ -240,25 +249,25 @@ class Documents:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for this thread alone while the block lasts."""
+        """The connection. Other threads wait until the block ends."""
         with self._lock:
             yield self._connection
 
-    def _each(self, query: str, values: Iterable[Any]) -> list[Any]:
+    def _first_rows(self, query: str, values: Iterable[Any]) -> list[Any]:
         """The first row of the query for each value, None where there is none."""
         with self._lock:
             return [self._connection.execute(query, (value,)).fetchone() for value in values]
 
-    def get(self, numbers: Sequence[int] | np.ndarray) -> list[Document]:
-        """The documents with these numbers, in that order."""
+    def get(self, local_idx: Sequence[int] | np.ndarray) -> list[Document]:
+        """The documents at these places, in the same order."""
         query = "SELECT id, text, metadata FROM documents WHERE number = ?"
-        return [_document(row) for row in self._each(query, map(int, numbers))]
+        return [_document(row) for row in self._first_rows(query, map(int, local_idx))]
 
-    def __getitem__(self, number: int) -> Document:
-        return self.get([number])[0]
+    def __getitem__(self, local_idx: int) -> Document:
+        return self.get([local_idx])[0]
 
     def __iter__(self) -> Iterator[Document]:
-        """All documents in order, some of them in memory at a time."""
+        """All documents in order, with at most 1,000 of them in memory."""
         query = "SELECT id, text, metadata FROM documents WHERE number >= ? ORDER BY number LIMIT ?"
         for first in range(0, len(self), _READ_AT_ONCE):
             with self._lock:
@@ -271,21 +280,21 @@ class Documents:
             with self._lock:
                 rows = self._connection.execute("SELECT id FROM documents ORDER BY number").fetchall()
         else:
-            rows = self._each("SELECT id FROM documents WHERE number = ?", map(int, local_idx))
+            rows = self._first_rows("SELECT id FROM documents WHERE number = ?", map(int, local_idx))
         return [doc_id for (doc_id,) in rows]
 
     def local_idx_of(self, ids: Sequence[str]) -> list[int | None]:
         """The place of the document with each of these ids; None for an id that is not here."""
-        rows = self._each("SELECT number FROM documents WHERE id = ?", ids)
+        rows = self._first_rows("SELECT number FROM documents WHERE id = ?", ids)
         return [row[0] if row else None for row in rows]
 
     def occurrences(self, word: bytes) -> np.ndarray:
-        """(num_occurrences,) int32: the number of the document of each occurrence of a word, ascending."""
+        """(num_occurrences,) int32: the local_idx of the document of each occurrence of a word, ascending."""
         return self._array("SELECT occurrences FROM postings WHERE word = ? ORDER BY first", (word,))
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(num_documents,) int32: the words of each document, 0 for one without text."""
+        """(num_documents,) int32: the number of words of each document, 0 for one without text."""
         return self._array("SELECT lengths FROM lengths ORDER BY first", ())
 
     def _array(self, query: str, parameters: Sequence[Any]) -> np.ndarray:
@@ -295,5 +304,5 @@ class Documents:
 
 
 def _document(row: tuple[str, str | None, str]) -> Document:
-    id, text, metadata = row
-    return Document(id, text, json.loads(metadata))
+    doc_id, text, metadata = row
+    return Document(doc_id, text, json.loads(metadata))

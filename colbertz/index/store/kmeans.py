@@ -1,8 +1,8 @@
 """k-means over token embeddings, and the nearest of many centroids, both in two levels.
 
-With K centroids, one level means N · K products. Two levels put the centroids into 2·√K groups, each into its two
-nearest; a token is compared with the groups, then with the centroids of the best few. What that costs in recall is in
-docs/how-it-works.md.
+With K centroids, one level means N · K products. With two levels there are 2·√K groups, and each centroid is in the
+two nearest groups; a token is compared with the groups, then with the centroids of the best few groups.
+docs/how-it-works.md says what that costs in recall.
 
 Everything is seeded, and blocks do not depend on the number of threads: the same input gives the same bits.
 
@@ -23,17 +23,20 @@ from colbertz.kernels.cpu import kmeans as kmeans_cpu
 from colbertz.kernels.cpu.linear import product
 from colbertz.kernels.cpu.threads import parts, run
 
-# Groups whose centroids a token is compared with, and groups that a centroid is in: the same work misses half as much
-# of the similarity as with twice the probes and each centroid in one group (docs/log.md).
+# Groups whose centroids a token is compared with.
 GROUPS_PROBED = 6
+# Groups that each centroid is in. With one group, and twice as many groups probed, the work would be the same, and
+# twice as much of the similarity would be lost (docs/log.md).
 _GROUPS_OF_CENTROID = 2
-# Up to here all centroids are compared with.
+# Up to so many centroids, a token is compared with all of them.
 _ONE_LEVEL = 1024
-# Tokens a block of products: with 128 groups or centroids its scores are 2 MB.
+# Tokens of a block of products: with 128 groups or centroids its scores are 2 MB.
 _BLOCK = 4096
-# oneDNN compiles a product for every new shape, so rows and columns are filled up to multiples of these.
-_ROW_STEP, _COLUMN_STEP = 512, 32
-_POINTS_PER_CENTROID = 256  # more do not move a centroid much (faiss's default)
+# oneDNN compiles a product for every new shape, so that rows and columns are filled up to multiples of these.
+_ROW_STEP = 512
+_COLUMN_STEP = 32
+# Tokens of a centroid that k-means uses; more do not move a centroid much (faiss has the same default).
+_POINTS_PER_CENTROID = 256
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,15 @@ class Cells:
 
     Attributes:
         centroids: (K, E) float32, in their own order.
-        grouped: (2 · K and filling, E) float32, group after group.
-        numbers: (2 · K,) int32, the number of each grouped centroid.
+        grouped: (2 · K and filling, E) float32, the centroids group after group.
+        order: (2 · K,) int32, the place in `centroids` of each grouped centroid.
         offsets: (G + 1,) int64, where each group begins.
         groups: (G, E) float32, the mean of each group.
     """
 
     centroids: Tensor
     grouped: Tensor
-    numbers: np.ndarray
+    order: np.ndarray
     offsets: np.ndarray
     groups: Tensor
 
@@ -64,35 +67,33 @@ class Cells:
         of_centroid = np.empty((len(centroids), _GROUPS_OF_CENTROID), np.int32)
         _top(centroids, groups, of_centroid)
         order, offsets = kmeans_cpu.order_by(of_centroid.reshape(-1), len(groups))
-        # Without empty groups, or a token near to nothing else would have no centroid to be compared with.
+        # Leave out empty groups: a token near such a group would have no centroid to be compared with.
         filled = np.flatnonzero(np.diff(offsets))
         groups, offsets = groups[torch.from_numpy(filled)], np.append(offsets[filled], offsets[-1])
-        numbers = order // _GROUPS_OF_CENTROID
+        order = order // _GROUPS_OF_CENTROID
         filling = centroids.new_zeros(_COLUMN_STEP, centroids.shape[1])
-        return cls(
-            centroids, torch.cat([centroids[torch.from_numpy(numbers).long()], filling]), numbers, offsets, groups
-        )
+        return cls(centroids, torch.cat([centroids[torch.from_numpy(order).long()], filling]), order, offsets, groups)
 
     def nearest(self, tokens: Tensor) -> np.ndarray:
-        """The number of the centroid with the largest dot product, approximately: (N,) int32 for `tokens` (N, E)."""
+        """The centroid with the largest dot product, found approximately: (N,) int32 for `tokens` (N, E)."""
         if len(self.groups) == 1:
             return _nearest_of_all(tokens, self.centroids)
         m = min(GROUPS_PROBED, len(self.groups))
         groups = np.empty((len(tokens), m), np.int32)
         _top(tokens, self.groups, groups)
-        # Pairs of a token and a group, by group: each group's centroids then meet all their tokens in one product.
-        order, starts = kmeans_cpu.order_by(groups.reshape(-1), len(self.groups))
+        # Sort the pairs of a token and a group by group: then one product compares a group's centroids with its tokens.
+        pairs, starts = kmeans_cpu.order_by(groups.reshape(-1), len(self.groups))
         best, places = np.full(groups.size, -np.inf, np.float32), np.zeros(groups.size, np.int32)
-        search = functools.partial(self._best_of_groups, tokens, order, starts, m, best, places)
-        run([functools.partial(search, *some) for some in _blocks(0, len(self.groups), 16)])
+        search = functools.partial(self._best_of_groups, tokens, pairs, starts, m, best, places)
+        run([functools.partial(search, *groups_of_job) for groups_of_job in _blocks(0, len(self.groups), 16)])
         codes = np.empty(len(tokens), np.int32)
         kmeans_cpu.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
-        return self.numbers[codes]
+        return self.order[codes]
 
     def _best_of_groups(
         self,
         tokens: Tensor,
-        order: np.ndarray,
+        pairs: np.ndarray,
         starts: np.ndarray,
         m: int,
         best: np.ndarray,
@@ -100,7 +101,8 @@ class Cells:
         first_group: int,
         last_group: int,
     ) -> None:
-        # One buffer for all: fresh memory, which the system clears page by page, costs more than filling it.
+        """Find the best centroid of each pair of a token and one of these groups, into `best` and `places`."""
+        # Use one buffer for all blocks: the system clears new memory page by page, which takes longer than filling it.
         rows = np.zeros((_BLOCK, tokens.shape[1]), np.float32)
         for group in range(first_group, last_group):
             first, last = self.offsets[group], self.offsets[group + 1]
@@ -108,10 +110,10 @@ class Cells:
                 continue
             centroids = self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
             for start, end in _blocks(int(starts[group]), int(starts[group + 1])):
-                pairs = order[start:end]
-                kmeans_cpu.gather(tokens.numpy(), pairs, m, rows)
-                scores = product(torch.from_numpy(rows[: _round_up(len(pairs), _ROW_STEP)]), centroids).numpy()
-                kmeans_cpu.row_best_of(scores, last - first, pairs, best, places)
+                block = pairs[start:end]
+                kmeans_cpu.gather(tokens.numpy(), block, m, rows)
+                scores = product(torch.from_numpy(rows[: _round_up(len(block), _ROW_STEP)]), centroids).numpy()
+                kmeans_cpu.row_best_of(scores, last - first, block, best, places)
 
 
 def train(
@@ -139,9 +141,10 @@ def train(
 
     def within(group: int) -> None:
         if shares[group]:
-            own = tokens[torch.from_numpy(order[offsets[group] : offsets[group + 1]]).long()]
-            found = _lloyd(own, int(shares[group]), 4, torch.Generator().manual_seed(seeds[group]))
-            centroids[ends[group] - shares[group] : ends[group]] = found
+            members = tokens[torch.from_numpy(order[offsets[group] : offsets[group + 1]]).long()]
+            centroids[ends[group] - shares[group] : ends[group]] = _lloyd(
+                members, int(shares[group]), 4, torch.Generator().manual_seed(seeds[group])
+            )
 
     on_progress("k-means")
     run([functools.partial(within, group) for group in range(num_groups)])
@@ -160,7 +163,7 @@ def _sample(tokens: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _shares(counts: np.ndarray, num_centroids: int) -> np.ndarray:
-    """Centroids of each group, in proportion to its tokens and at most as many, `num_centroids` in all."""
+    """The number of centroids of each group: in proportion to its tokens, at most as many, `num_centroids` in all."""
     exact = counts * (num_centroids / counts.sum())
     shares = np.minimum(np.floor(exact).astype(np.int64), counts)
     while (missing := num_centroids - int(shares.sum())) > 0:
@@ -170,7 +173,7 @@ def _shares(counts: np.ndarray, num_centroids: int) -> np.ndarray:
 
 
 def _lloyd(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """k-means in one level, from random tokens."""
+    """k-means in one level, beginning with random tokens as centroids."""
     centroids = F.normalize(tokens[torch.randperm(len(tokens), generator=generator)[:num_centroids]], dim=1)
     for _ in range(iterations):
         centroids = _means(tokens, _nearest_of_all(tokens, centroids), centroids, generator)
@@ -178,7 +181,7 @@ def _lloyd(tokens: Tensor, num_centroids: int, iterations: int, generator: torch
 
 
 def _lloyd_on_gpu(tokens: Tensor, num_centroids: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """The same, with every token compared with every centroid, in half precision; nothing waits for the device."""
+    """`_lloyd` on a GPU, with products in half precision, without host synchronisation."""
     from colbertz.kernels.triton import kmeans
 
     half = tokens.half()
@@ -193,7 +196,7 @@ def _lloyd_on_gpu(tokens: Tensor, num_centroids: int, iterations: int, generator
 
 
 def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
-    """(N,) int32."""
+    """The centroid nearest to each token, (N,) int32."""
     best, places = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.int32)
 
     def search(first: int, last: int) -> None:
@@ -205,7 +208,7 @@ def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
 
 
 def _top(tokens: Tensor, centroids: Tensor, top: np.ndarray) -> None:
-    """The nearest centroids of each token, best first, into `top` (N, m) int32."""
+    """Find the nearest centroids of each token, best first, into `top` (N, m) int32."""
 
     def search(first: int, last: int) -> None:
         kmeans_cpu.row_top(_scores(tokens[first:last], centroids), len(centroids), top[first:last])
@@ -227,7 +230,7 @@ def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.G
 
 
 def _scores(tokens: Tensor, centroids: Tensor) -> np.ndarray:
-    """At least (N, K) products; what is beyond is filling."""
+    """The products of tokens and centroids, at least (N, K); rows and columns beyond these are filling."""
     missing = -len(tokens) % _ROW_STEP, -len(centroids) % _COLUMN_STEP
     tokens, centroids = (F.pad(x, (0, 0, 0, size)) if size else x for x, size in zip((tokens, centroids), missing))
     scores: np.ndarray = product(tokens, centroids).numpy()

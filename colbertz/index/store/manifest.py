@@ -1,19 +1,19 @@
-"""What an index looks like on disk: the names of its files, and the manifest that says which of them count.
+"""The files of an index on disk, and the manifest, which names those that belong to the present state.
 
-    manifest.json                     the only file that ever changes, by one atomic rename
+    manifest.json                     the only file that is ever replaced, by one atomic rename
     codec-000001/                     centroids and buckets, see codec.py
     segment-000001/codes.npy          (num_tokens,) uint16 or uint32, each token's centroid
     segment-000001/residuals.npy      (num_tokens, embedding_dim · nbits / 8) uint8, packed as Stanford's ColBERT does
     segment-000001/inverse_norms.npy  (num_tokens,) float32, 1 / norm of centroid + residual
     segment-000001/doclens.npy        (num_documents,) int32, tokens of each document
-    segment-000001/ivf.npy            (postings,) int32, sorted numbers of the documents in cell 0, in cell 1, …
+    segment-000001/ivf.npy            (postings,) int32, the local_idx of the documents in cell 0, in cell 1, …
     segment-000001/ivf_lengths.npy    (cells,) int32, documents of each cell
     segment-000001/documents.sqlite   id, text, metadata, and their full-text index
-    segment-000001/deleted-000002.npy sorted int32 numbers of the deleted documents; the manifest names the latest
+    segment-000001/deleted-000002.npy int32, the local_idx of the deleted documents, ascending
     build/                            an unfinished build, which the same call continues
 
-Whatever else the manifest does not name is left over from an interrupted write: it is never read, and the next writer
-removes it. docs/format.md is the full specification.
+A file of such a name that the manifest does not name was left by an interrupted write: it is never read, and the next
+writer removes it. docs/format.md is the full specification.
 """
 
 import json
@@ -33,8 +33,10 @@ VERSION = 2
 MANIFEST = "manifest.json"
 BUILD = "build"
 PROGRESS = f"{BUILD}/progress.json"
-# Of a larger file, the quick checksum covers this many pages of 4 KB: the first, the last, and some in between.
-_PAGE, _PAGES = 4096, 16
+# Bytes of a page.
+_PAGE = 4096
+# Pages of a file that the quick checksum covers: the first, the last, and pages at equal distances between them.
+_PAGES = 16
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ class SegmentFiles:
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """What the manifest says of a segment.
+    """The entry of the manifest for a segment.
 
     Attributes:
         name: its folder.
-        num_documents, num_tokens: with the deleted ones.
+        num_documents, num_tokens: including deleted documents.
         num_far: tokens whose residual is longer than the codec's `cluster_threshold`.
-        deleted: the file, under the root, that lists the deleted documents, if any are.
-        num_deleted: how many they are.
+        deleted: the file that lists the deleted documents, relative to the index; None if none is deleted.
+        num_deleted: the number of deleted documents.
     """
 
     name: str
@@ -106,7 +108,7 @@ class SegmentInfo:
 
 @dataclass(frozen=True)
 class Checksum:
-    """Of a file: its size and a checksum of some of its pages, for every opening, and SHA-256, for `check`."""
+    """The size of a file, a checksum of some of its pages, compared at every opening, and its SHA-256, for `check`."""
 
     size: int
     quick: int
@@ -115,18 +117,18 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in the index and which files hold it.
+    """What is in an index, and in which files.
 
     Attributes:
-        generation: counts the states of the index, from 1.
+        generation: the number of this state of the index; the first is 1.
         codec: name of the folder with the codec.
-        segments: oldest first; documents are numbered through in this order.
-        files: checksums of all files of codec and segments, by path under the root.
+        segments: oldest first. The doc_idx counts documents in this order.
+        files: checksums of all files of codec and segments, by their path relative to the index.
         next_number: documents ever added; a document without an id gets the next number.
         trained_on: tokens in the index when the codec was made.
         model: where the model that made the embeddings lies: `./` and `../` are relative to the index, else an
             absolute path or a hub id; None if the index was built from bare embeddings.
-        fingerprint: the model's embedding of a fixed text, by which `Searcher` knows that it has the right one.
+        fingerprint: the model's embedding of a fixed text, by which `Searcher` recognises the model.
     """
 
     generation: int
@@ -191,9 +193,9 @@ class Manifest:
 
     @classmethod
     def _checked(cls, content: dict[str, Any], path: Path) -> "Manifest":
-        names = {f.name for f in fields(cls)}
-        if set(content) != names:
-            wrong = ", ".join(sorted(set(content) ^ names))
+        expected = {f.name for f in fields(cls)}
+        if set(content) != expected:
+            wrong = ", ".join(sorted(set(content) ^ expected))
             raise UserError(f"{path} is damaged: missing or unknown fields {wrong}; build the index again")
         try:
             content["segments"] = tuple(SegmentInfo(**segment) for segment in content["segments"])
@@ -206,8 +208,8 @@ class Manifest:
         if not all(isinstance(count, int) and count > 0 for count in counts):
             raise UserError(f"{path} is damaged: counts {counts} must be positive integers; build the index again")
         folders = {"codec": [manifest.codec], "segment": [segment.name for segment in manifest.segments]}
-        for kind, found in folders.items():
-            for name in found:
+        for kind, names in folders.items():
+            for name in names:
                 if not re.fullmatch(rf"{kind}-\d{{6,}}", str(name)):
                     raise UserError(f"{path} is damaged: {kind} {name!r}; build the index again")
         return manifest

@@ -6,11 +6,7 @@
     4. commit     one rename makes it the index
 
 Called again after a kill, with the same arguments, a build takes the same steps and leaves out what is complete: chunks
-whose documents or embeddings are the same, the codec, coded chunks.
-
-Memory, besides one batch: 4 bytes · dim for each sampled token (64 for each centroid, at most 4.2 million, and 50,000
-more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token while lists are sorted. Disk:
-dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim bytes more while the build runs.
+whose documents or embeddings are the same, the codec, coded chunks. Memory: see `BuildKeywords`.
 """
 
 import contextlib
@@ -19,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from tqdm import tqdm
@@ -27,7 +23,8 @@ from tqdm import tqdm
 from colbertz.errors import UserError
 from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
-from colbertz.index.store.codec import Codec, packed_bytes
+from colbertz.index.store.codec import NBITS, Codec, packed_bytes
+from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.documents import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
@@ -44,11 +41,47 @@ from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
 
 
+class BuildKeywords(TypedDict, total=False):
+    """The options of building, as keyword arguments of `Index.build`.
+
+    Memory of a build, besides one batch of embeddings: 4 bytes · dim for each sampled token (64 for each centroid, at
+    most 4.2 million, and 50,000 more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token
+    while lists are sorted. Disk: dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim
+    bytes more while the build runs.
+
+    Attributes:
+        nbits: bits for each dimension of a residual: 1, 2, 4 or 8 (default: 4).
+        seed: of sampling and k-means (default: 42). On a CPU the same input and seed give the same files.
+        model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
+        fingerprint: how `Searcher` recognises that model.
+        recipe: what else the embeddings depend on; an interrupted build continues only with the same recipe.
+        overwrite: replace the index that is there, if there is one.
+        device: a CUDA device that finds centroids and codes; None (the default) for the CPU. The files differ in near
+            ties.
+        show_progress: bars on stderr (default: False); None to show them only on a terminal.
+        chunk_tokens: tokens that are stored and coded at a time (default: 262,144). It does not change the files.
+    """
+
+    nbits: int
+    seed: int
+    model: str | None
+    fingerprint: Sequence[float] | None
+    recipe: str | None
+    overwrite: bool
+    device: str | torch.device | None
+    show_progress: bool | None
+    chunk_tokens: int
+
+
 def build(
     root: Path,
     batches: Iterable[Batch] | ResumableBatches,
-    settings: Settings,
     *,
+    nbits: int = 4,
+    seed: int = 42,
+    model: str | None = None,
+    fingerprint: Sequence[float] | None = None,
+    recipe: str | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
     show_progress: bool | None = False,
@@ -58,17 +91,21 @@ def build(
     """Write the index `root`.
 
     Args:
-        root, overwrite, device, show_progress, chunk_tokens: see `Index.build`.
+        root: a new or empty directory, or an index to replace if `overwrite`.
         batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
-        settings: of the index.
+        nbits, seed, model, fingerprint, recipe, overwrite, device, show_progress, chunk_tokens: see `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
 
     Raises:
         UserError, TypeError, FileExistsError, BlockingIOError: as `Index.build`.
     """
+    if nbits not in NBITS:
+        raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
+    settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
+    gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)
     # Kernels are launched on the current device, wherever their arguments are.
-    current = torch.cuda.device(device) if device is not None else contextlib.nullcontext()
+    current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
     with only_writer(root), current:
         refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
         write(
@@ -76,7 +113,7 @@ def build(
             _next_generation(root),
             batches,
             settings,
-            device=device,
+            device=gpu,
             show_progress=show_progress,
             chunk_tokens=chunk_tokens,
             max_sample=max_sample,

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from colbertz.errors import UserError
 from colbertz.files import write_atomically
-from colbertz.index.store.codec import NBITS
 from colbertz.index.store.manifest import BUILD, PROGRESS
 from colbertz.index.write.commit import remove_build
 
@@ -28,19 +26,6 @@ class Settings:
     fingerprint: Sequence[float] | None
     recipe: str | None = None
     compacted: int | None = None
-
-    @classmethod
-    def checked(
-        cls, nbits: int, seed: int, model: str | None, fingerprint: Sequence[float] | None, recipe: str | None
-    ) -> "Settings":
-        """The settings for documents from outside.
-
-        Raises:
-            UserError: for a number of bits that a codec cannot have.
-        """
-        if nbits not in NBITS:
-            raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
-        return cls(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
 
 
 class Progress:

@@ -47,6 +47,8 @@ def add(
         UserError, TypeError, BlockingIOError: as `Index.add`.
         UnknownDocument: for an unknown id, if `only_known`.
     """
+    if on_duplicate not in ("error", "replace"):
+        raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
     with changing(root) as snapshot:
         manifest = snapshot.manifest
         generation = manifest.generation + 1

@@ -74,6 +74,7 @@ class TrainingConfig:
         )
         require(0 < self.epochs < math.inf, f"epochs must be positive and finite, got {self.epochs}")
         require(self.max_steps is None or self.max_steps > 0, f"max_steps must be positive, got {self.max_steps}")
+        require(0 <= self.seed < 2**63, f"seed must be at least 0 and below 2**63, got {self.seed}")
         require(self.log_every > 0, f"log_every must be positive, got {self.log_every}")
         require(self.keep_checkpoints > 0, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")

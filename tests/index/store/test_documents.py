@@ -149,7 +149,7 @@ def test_many_documents_without_text_and_a_long_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def frequent_switches() -> Iterator[None]:
-    """Let threads take turns as often as can be, so that what they share comes to light."""
+    """Let threads take turns as often as possible, so that errors in what they share appear."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -1,4 +1,4 @@
-"""Changing an index: what each change means, who sees it when, and what kills and full disks do to it."""
+"""Changing an index: what each change does, which processes see it when, and what kills and full disks do to it."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def index(tmp_path: Path) -> Index:
     return Index.build(tmp_path / "index", random_ragged([3, 1, 5, 2] * 2), texts=[f"text {i}" for i in range(8)])
 
 
-# -- what changes mean ---------------------------------------------------------------------------------------------
+# -- what changes mean -----------------------------------------------------------------------------------------------
 
 
 def test_added_documents_come_last_with_the_next_numbers(index: Index) -> None:
@@ -65,7 +65,7 @@ def test_added_documents_come_last_with_the_next_numbers(index: Index) -> None:
     assert ids_of(index)[-1] == "12"
 
 
-def test_ids_that_are_there(index: Index) -> None:
+def test_ids_that_the_index_has_already(index: Index) -> None:
     before = files(index.path)
     with pytest.raises(ValueError, match="already has a document '2'; use update"):
         index.add(random_ragged([2, 2]), ids=["new", "2"])
@@ -169,7 +169,7 @@ def test_advice(index: Index, caplog: pytest.LogCaptureFixture) -> None:
     assert index.advice() is None
 
 
-# -- who sees it ---------------------------------------------------------------------------------------------------
+# -- which processes see it when -------------------------------------------------------------------------------------
 
 
 def in_another_process(function: Callable[..., None], *arguments: Any) -> None:
@@ -270,7 +270,7 @@ def test_the_lock_of_a_killed_writer_is_free(index: Index) -> None:
     assert len(index) == 9
 
 
-# -- killed, interrupted, out of space -----------------------------------------------------------------------------
+# -- killed, interrupted, out of space -------------------------------------------------------------------------------
 
 
 def crash(failure: str, root: Path, *operations: str, mount: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -288,7 +288,7 @@ def crash(failure: str, root: Path, *operations: str, mount: bool = False) -> di
     return tries
 
 
-# Not every point each time: what is left out is other lines and other operations of the same kinds.
+# Steps leave out some points, which are other lines and other operations of the same kinds.
 @pytest.mark.parametrize(
     ("failure", "operations", "at_least"),
     [
@@ -297,7 +297,7 @@ def crash(failure: str, root: Path, *operations: str, mount: bool = False) -> di
     ],
 )
 def test_killed_or_interrupted_anywhere(failure: str, operations: list[str], at_least: int, tmp_path: Path) -> None:
-    """Interrupts between the rename and the end of the clean-up once removed the segment that was new."""
+    """Interrupts between the rename and the end of the clean-up once removed the new segment."""
     tries = crash(failure, tmp_path, *operations)
     assert sum(map(len, tries.values())) > at_least
     for operation, entries in tries.items():
@@ -320,7 +320,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(failure: str, tmp_path: Pat
         assert len(failed) >= 2
         for entry in failed:
             assert (entry["error"], entry["found"], entry["repaired"]) == ("OSError", "old", True)
-            assert entry["unchanged"] or operation == "rebuild", "what that has done stays, to be continued"
+            assert entry["unchanged"] or operation == "rebuild", "what a build has stored stays, to be continued"
 
 
 def can_mount(folder: Path) -> bool:
@@ -329,7 +329,7 @@ def can_mount(folder: Path) -> bool:
 
 
 def test_a_killed_compaction_does_not_go_into_another_build(index: Index) -> None:
-    """Its chunks of decoded embeddings had the ids that documents without ids get, and were taken for the real ones."""
+    """Its chunks of decoded embeddings were once taken for those of a build, because documents had the same ids."""
 
     def kill_before_training(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.mkdir" and str(arguments[0]).endswith("build/codec"):
