@@ -270,8 +270,8 @@ def test_each_of_the_documents_that_a_teacher_likes_best_is_right() -> None:
 def distilled(student: list[list[float]], teacher: list[list[float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The loss of distillation with stretched scores, and its gradient with respect to them."""
     lengths = [len(scores) for scores in student]
-    values = torch.tensor(sum(student, []), dtype=dtype, requires_grad=True)
-    targets = torch.tensor(sum(teacher, []), dtype=dtype)
+    values = torch.tensor([score for scores in student for score in scores], dtype=dtype, requires_grad=True)
+    targets = torch.tensor([score for scores in teacher for score in scores], dtype=dtype)
     loss = losses.distillation(Ragged.from_lengths(values, lengths), Ragged.from_lengths(targets, lengths))
     loss.backward()
     return loss.detach(), values.grad
