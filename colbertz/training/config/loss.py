@@ -26,6 +26,7 @@ class LossConfig:
         false_negative_margin: leave out negatives that score higher than the query's positive document by more than
             this; null to keep them.
         normalize_student: distillation: stretch the student's scores of each query to [0, 1] first, as PyLate does.
+            Scores that are nearly equal are stretched less, and equal ones not at all.
         student_temperature: distillation: the student's scores are divided by it; the loss is multiplied by its square,
             as in sentence-transformers.
         teacher_temperature: distillation: the teacher's scores are divided by it.
