@@ -88,7 +88,12 @@ def from_judgements(
     relevant = {doc_id for gains in qrels.values() for doc_id, gain in gains.items() if gain > 0}
     if not relevant:
         raise UserError(f"{where} has no relevant document for any query")
-    texts = {query_id: text for query_id, text in queries if query_id in qrels}
+    texts: dict[str, str] = {}
+    for query_id, text in queries:
+        if query_id in texts:
+            raise UserError(f"two queries of {name} have the id {query_id!r}; ids must be unique")
+        if query_id in qrels:
+            texts[query_id] = text
     doc_ids: list[str] = []
     documents: list[str] = []
     for doc_id, text in corpus:
