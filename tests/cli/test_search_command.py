@@ -49,7 +49,7 @@ def test_filters(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         capsys, "search", "--index", index, "--subset", tmp_path / "ids.txt", "dog"
     )
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
-    assert "ids.txt cannot be read after line 0" in error_of(
+    assert "ids.txt, line 1: not UTF-8" in error_of(
         capsys, "search", "--index", index, "--subset", tmp_path / "ids.txt", "dog"
     )
     assert "--text-weight is for --hybrid" in error_of(capsys, "search", "--index", index, "--text-weight", "0.5", "x")
