@@ -161,4 +161,4 @@ def test_two_documents_with_one_id_are_named_with_the_place(
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"_id": id, "text": id}) + "\n\n" for id in "abca"))
     command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", tmp_path / "index"]
-    assert f"documents 0 and 3 ({corpus}, line 7) have the same id 'a'" in error_of(capsys, *command)
+    assert f"documents 0 and 3 have the same id 'a'; the second is {corpus}, line 7" in error_of(capsys, *command)

@@ -124,8 +124,8 @@ class DocumentWriter:
             self._connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
             (other,) = self._connection.execute("SELECT number FROM documents WHERE id = ?", (doc_id,)).fetchone()
-            place = "" if document.where is None else f" ({document.where})"
-            raise UserError(f"documents {other} and {self.count}{place} have the same id {doc_id!r}") from None
+            place = "" if document.where is None else f"; the second is {document.where}"
+            raise UserError(f"documents {other} and {self.count} have the same id {doc_id!r}{place}") from None
         except UnicodeEncodeError as error:
             raise UserError(f"{where} holds text that is not Unicode: {error}") from error
         # Use the metadata as a reader gets it back: JSON turns every key into a string, and tuples into lists.
