@@ -85,10 +85,14 @@ def read_texts(source: str) -> Iterator[str]:
 
 
 def _id(values: dict[str, Any], where: str) -> str:
+    """The id of a row; a whole number becomes its decimal digits."""
     key = "id" if "id" in values and "_id" not in values else "_id"
-    if not isinstance(values.get(key), str):
-        raise BadRow(f"{where}: `{key}` must be a string, {shown(values.get(key))}")
-    return values[key]
+    value = values.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadRow(f"{where}: `{key}` must be a string or a whole number, {shown(value)}")
+    return value
 
 
 def _text(row: Row) -> str:

@@ -44,27 +44,19 @@ _FULL_WIDTH = "\uff01-\uff5e"
 
 
 def _marks() -> str:
-    """The marks of all scripts without blanks, as the inside of a character class."""
-    blocks = (
-        (0x0E31, 0x0ECF),
-        (0x1000, 0x109E),
-        (0x1780, 0x17DE),
-        (0x1A20, 0x1A80),
-        (0xA9E0, 0xAADE),
-        (0x302A, 0x309B),
-    )
-    marks = "".join(
-        chr(c) for first, end in blocks for c in range(first, end) if unicodedata.category(chr(c))[0] == "M"
-    )
-    return marks + "\U0001171d-\U0001172b"
+    """The marks of all scripts in the basic plane, and Ahom's, as the inside of a character class."""
+    blocks = ((0x300, 0x20F1), (0x302A, 0x309B), (0xA66F, 0xABEE))
+    marks = (chr(c) for first, end in blocks for c in range(first, end) if unicodedata.category(chr(c))[0] == "M")
+    return "".join(marks) + "\U0001171d-\U0001172b"
 
 
+MARKS = _marks()
 _RUN = re.compile(
     f"(?P<unspaced>[{_UNSPACED}][{_UNSPACED}{_INVISIBLE}]*)|(?P<full_width>[{_FULL_WIDTH}]+)|[{_INVISIBLE}{_OPTIONAL}]+"
 )
 _INVISIBLE_RUN = re.compile(f"[{_INVISIBLE}]+")
-_CHARACTER = re.compile(f".[{_marks()}]*", re.DOTALL)
-_ONE_CHARACTER = re.compile(f"[{_UNSPACED}][{_marks()}]*")
+_CHARACTER = re.compile(f".[{MARKS}]*", re.DOTALL)
+_ONE_CHARACTER = re.compile(f"[{_UNSPACED}][{MARKS}]*")
 UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 
 

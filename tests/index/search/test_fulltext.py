@@ -242,6 +242,7 @@ def test_bigrams_weigh_as_words(tmp_path: Path) -> None:
     assert once[2] == pytest.approx(math.log(3.5 / 1.5) * 2 * 2.2 / (2 + 1.2 * (0.25 + 0.75 * 3 / 1.5)))
 
 
+@settings(deadline=None)
 @given(texts=st.lists(texts, min_size=2, max_size=14), query=queries, data=st.data())
 def test_old_and_new_segments_together_are_one_index(
     texts: list[str | None], query: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -266,6 +267,7 @@ def test_a_query_is_split_as_each_segment_was(tmp_path: Path) -> None:
     assert {hit[:2] for hit in search_all(segments, "塔 tower")} == {(0, 2), (1, 2)}
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=127)))
 def test_ascii_words_are_those_of_unicode61(text: str) -> None:
     old, new = (dict(words) for words in (query_words(text, UNICODE61), query_words(text, BIGRAMS)))
