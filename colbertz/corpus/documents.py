@@ -147,9 +147,13 @@ def _first_of(values: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _id(values: dict[str, Any], where: str, key: str) -> str:
-    if not isinstance(values.get(key), str):
-        raise BadRow(f"{where}: `{key}` must be a string, {shown(values.get(key))}")
-    return values[key]
+    """The id of a row; a whole number becomes its decimal digits."""
+    value = values.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadRow(f"{where}: `{key}` must be a string or a whole number, {shown(value)}")
+    return value
 
 
 def _text(row: Row) -> str:

@@ -210,4 +210,9 @@ def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator
         if missing:
             raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(columns)}")
         for values, _ in parquet.read(str(path), columns=[name for name in (*names, *defaults) if name in columns]):
-            yield tuple((defaults | values)[name] for name in (*names, *defaults))
+            yield tuple(_id_or_text((defaults | values)[name]) for name in (*names, *defaults))
+
+
+def _id_or_text(value: Any) -> Any:
+    """The value; of a whole number, which is an id or a gain, its decimal digits."""
+    return str(value) if isinstance(value, int) else value

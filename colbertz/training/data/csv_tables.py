@@ -71,5 +71,5 @@ def _local(file: str) -> str:
         return file
     from huggingface_hub import HfFileSystem, hf_hub_download
 
-    place = HfFileSystem().resolve_path(file)
+    place: Any = HfFileSystem().resolve_path(file)
     return hf_hub_download(place.repo_id, place.path_in_repo, repo_type=place.repo_type, revision=place.revision)
