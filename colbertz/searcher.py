@@ -147,8 +147,7 @@ class Searcher:
             raise TypeError("documents must be a list or another iterable of texts, got one string")
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
-        bad_texts = BadTexts(on_bad_text)
-        num_truncated = 0
+        bad_texts, num_truncated = BadTexts(on_bad_text), 0
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated
