@@ -23,6 +23,26 @@ class MissingExtra(UserError, ModuleNotFoundError):
     """A package that is not installed and that one of colbertz's extras would install."""
 
 
+def check_integer(name: str, value: object, least: int) -> None:
+    """Check an argument that is a count or a seed.
+
+    Raises:
+        TypeError: if it is not an integer; True and False are none.
+        UserError: if it is below `least`.
+    """
+    # NumPy's integers count: they have __index__, as Python's have.
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r:.80}")
+    if value.__index__() < least:
+        raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def check_type(name: str, value: object, kinds: type | tuple[type, ...], words: str) -> None:
+    """Raise TypeError, with what the argument must be in words, unless it is of one of these types."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {words}, got {type(value).__name__}: {value!r:.80}")
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import a package that an extra installs.
 

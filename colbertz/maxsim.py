@@ -8,14 +8,14 @@ Legend: B queries, A documents, S query tokens, T document tokens, E embedding d
 """
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_type
 from colbertz.kernels.arrays import Candidates, Longest, Pairs, Texts
 from colbertz.kernels.cpu import maxsim as cpu
 from colbertz.ragged import Ragged
@@ -54,7 +54,7 @@ def maxsim(
             for each token.
     """
     _check(queries, documents, scales)
-    backend = backend or default_backend(queries)
+    backend = _checked_backend(backend, queries)
     with torch.autocast(queries.device.type, enabled=False):
         if backend == "triton":
             # Triton launches on the current device, which need not be the device of the arguments.
@@ -99,7 +99,7 @@ def maxsim_candidates(
     """
     _check(queries, documents, scales)
     _check_candidates(queries, documents, candidates)
-    backend = backend or default_backend(queries)
+    backend = _checked_backend(backend, queries)
     with torch.autocast(queries.device.type, enabled=False):
         if backend == "triton":
             with torch.cuda.device_of(queries.values):
@@ -145,6 +145,7 @@ def quantised(documents: Ragged, dtype: torch.dtype = torch.int8) -> tuple[Ragge
     Raises:
         TypeError: if `dtype` is another one.
     """
+    check_type("documents", documents, Ragged, "a Ragged; make one with Ragged.from_list")
     if dtype not in _LARGEST_VALUE:
         raise TypeError(f"dtype must be one of {', '.join(map(str, _LARGEST_VALUE))}, got {dtype}")
     values = documents.values.float()
@@ -249,8 +250,19 @@ def _needs_gradient(*texts: Ragged) -> bool:
     return torch.is_grad_enabled() and any(text.values.requires_grad for text in texts)
 
 
+def _checked_backend(backend: Backend | None, queries: Ragged) -> Backend:
+    if backend is None:
+        return default_backend(queries)
+    if backend not in get_args(Backend):
+        raise UserError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    return backend
+
+
 def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
+    if scales is not None:
+        check_type("scales", scales, Tensor, "a tensor")
     for name, texts in (("queries", queries), ("documents", documents)):
+        check_type(name, texts, Ragged, "a Ragged; make one with Ragged.from_list")
         if not texts.dtype.is_floating_point and (scales is None or texts is queries):
             raise TypeError(f"{name} are {texts.dtype}; MaxSim takes floating-point embeddings")
         if texts.values.dim() != 2:
@@ -272,6 +284,7 @@ def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
 
 
 def _check_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) -> None:
+    check_type("candidates", candidates, Ragged, "a Ragged; make one with Ragged.from_lengths")
     doc_idx = candidates.values
     if doc_idx.dtype != torch.int64 or doc_idx.dim() != 1:
         raise TypeError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,10 @@ class Ragged:
 
     def __post_init__(self) -> None:
         offsets = self.offsets
+        for name, tensor in (("values", self.values), ("offsets", offsets)):
+            check_type(name, tensor, Tensor, "a tensor")
+        if not self.values.dim():
+            raise UserError("values must have a row for each token, got a tensor without dimensions")
         if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) == 0:
             raise UserError(
                 f"offsets must be a non-empty int64 vector, got {offsets.dtype} of shape {tuple(offsets.shape)}"
@@ -60,7 +64,10 @@ class Ragged:
         Raises:
             UserError: if there is no text at all, since the shape of a row would then be unknown.
         """
+        check_type("texts", texts, Iterable, "a list of tensors")
         rows = list(texts)
+        for row in rows:
+            check_type("each of texts", row, Tensor, "a tensor")
         if not rows:
             raise UserError("Ragged.from_list needs at least one tensor; for an empty batch give values and offsets")
         return cls.from_lengths(torch.cat(rows), [len(row) for row in rows])
@@ -68,12 +75,25 @@ class Ragged:
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Sequence[int] | Tensor) -> "Ragged":
         """Split `values` (sum(lengths), *rest) into texts of the given lengths."""
+        check_type("values", values, Tensor, "a tensor")
+        try:
+            whole = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"lengths must be integers, got {lengths!r:.80}") from error
+        if whole.numel() and (whole.is_floating_point() or whole.is_complex()):
+            raise TypeError(f"lengths must be integers, got {lengths!r:.80}")
+        if whole.dim() != 1:
+            raise UserError(f"lengths must be one list, got the shape {tuple(whole.shape)}")
         lengths = torch.as_tensor(lengths, dtype=torch.int64, device=values.device)
         return cls(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
 
     @classmethod
     def from_padded(cls, padded: Tensor, mask: Tensor) -> "Ragged":
         """Keep the rows of `padded` (num_texts, max_tokens, *rest) where `mask` (num_texts, max_tokens) is true."""
+        for name, tensor in (("padded", padded), ("mask", mask)):
+            check_type(name, tensor, Tensor, "a tensor")
+        if mask.dim() != 2 or padded.shape[:2] != mask.shape:
+            raise UserError(f"mask of shape {tuple(mask.shape)} does not belong to padded of {tuple(padded.shape)}")
         mask = mask.bool()
         return cls.from_lengths(padded[mask], mask.sum(1))
 
@@ -182,6 +202,7 @@ class Ragged:
 
     def split(self, max_rows: int) -> list["Ragged"]:
         """Consecutive batches of at most `max_rows` rows each; a longer text is a batch of its own."""
+        check_integer("max_rows", max_rows, 0)
         bounds, start = [0], 0
         offsets = self.offsets.tolist()
         for text in range(1, len(self)):

@@ -10,7 +10,7 @@ import torch
 
 from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.options import with_overrides
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
@@ -143,10 +143,13 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        if isinstance(documents, str):
-            raise TypeError("documents must be a list or another iterable of texts, got one string")
+        if isinstance(documents, str) or not isinstance(documents, Iterable):
+            raise TypeError(
+                f"documents must be a list or another iterable of texts, got {'one string' if isinstance(documents, str) else repr(documents)[:80]}"
+            )
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
+        check_integer("documents_at_once", documents_at_once, 1)
         bad_texts, num_truncated = BadTexts(on_bad_text), 0
 
         def embed(batch: list[Document]) -> Ragged:
@@ -216,6 +219,8 @@ class Searcher:
             UserError, UnknownDocument: as `Index.search` and `Index.search_hybrid`.
             TypeError: if a query is not a string, or a keyword is not a field of `SearchOptions`.
         """
+        check_type("queries", queries, (str, Sequence), "a string or a list of strings")
+        check_integer("k", k, 1)
         chosen = with_overrides(options, overrides)
         texts = [queries] if isinstance(queries, str) else queries
         embeddings = self.model.encode_query(texts, show_progress=False)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack, overload
 from torch import Tensor
 
 from colbertz.document import Document
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer
 from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
 from colbertz.index.search.checks import checked_queries
@@ -112,6 +112,7 @@ class Index:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
         """
+        check_integer("documents_at_once", documents_at_once, 1)
         batches = embedded(DocumentStream.of(documents), embed, documents_at_once)
         building.build(Path(path), batches, **options)
         return cls.open(path)

@@ -9,14 +9,15 @@ Legend: N tokens of the batch, H hidden size, E embedding dim.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Unpack, cast, overload
+from types import NoneType
+from typing import Literal, Unpack, cast, get_args, overload
 
 import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
 from colbertz.maxsim import maxsim
 from colbertz.models.checkpoint.assemble import assemble, encoder_config, from_scratch
 from colbertz.models.checkpoint.hub import resolve
@@ -265,6 +266,13 @@ class ColBERT(nn.Module):
         """
         if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
             raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
+        if side not in get_args(Side):
+            raise UserError(f"side must be one of {', '.join(get_args(Side))}, got {side!r}")
+        check_type("prompt", prompt, (str, NoneType), "a string or None")
+        check_integer("protected_tokens", protected_tokens, 0)
+        if batch_tokens is not None:
+            check_integer("batch_tokens", batch_tokens, 1)
+        check_type("normalize", normalize, bool, "True or False")
         prompt = self.settings.prompt(side, prompt_name) if prompt is None else prompt
         tokens = self.tokenizer.tokenise(list(texts), side, prompt)
         batches = batches_by_length(tokens.ids, self.device, batch_tokens)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Literal, TypedDict, get_args
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_type
 from colbertz.index.store.devices import Device
 
 SqlValue = str | bytes | int | float | None
@@ -60,9 +61,18 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None:
                 check_count(name, value)
+        for name in ("exact", "hybrid"):
+            check_type(name, getattr(self, name), bool, "True or False")
+        check_type("where", self.where, (str, NoneType), "an SQL expression or None")
+        check_type("parameters", self.parameters, (Sequence, Mapping), "a list or a dict")
+        check_type("fusion", self.fusion, str, "a string")
         if self.fusion not in get_args(Fusion):
             raise UserError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {self.fusion!r}")
-        if not isinstance(self.text_weight, int | float) or not 0 <= self.text_weight <= 1:
+        if (
+            not isinstance(self.text_weight, int | float)
+            or isinstance(self.text_weight, bool)
+            or not 0 <= self.text_weight <= 1
+        ):
             raise UserError(f"text_weight must be between 0 and 1, got {self.text_weight!r}")
         if self.where is None and len(self.parameters):
             raise UserError(f"there are {len(self.parameters)} parameters and no where")
@@ -119,8 +129,8 @@ def check_count(name: str, value: object) -> None:
 
 
 def _as_tuple(subset: Subset) -> tuple[str, ...] | tuple[tuple[str, ...] | None, ...]:
-    if isinstance(subset, str):
-        raise TypeError(f"subset must be a list of ids, got the string {subset!r}")
+    if isinstance(subset, str) or not isinstance(subset, Iterable):
+        raise TypeError(f"subset must be a list of ids, got {'the string ' * isinstance(subset, str)}{subset!r:.80}")
     items = tuple(subset)
     ids = tuple(item for item in items if isinstance(item, str))
     if len(ids) == len(items):

@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 import torch
 from tqdm import tqdm
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
 from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import NBITS, Codec, packed_bytes
@@ -101,6 +101,9 @@ def build(
     """
     if nbits not in NBITS:
         raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
+    check_integer("seed", seed, 0)
+    check_integer("chunk_tokens", chunk_tokens, 1)
+    check_type("overwrite", overwrite, bool, "True or False")
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
     gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)
