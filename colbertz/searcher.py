@@ -143,13 +143,10 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        if isinstance(documents, str) or not isinstance(documents, Iterable):
-            raise TypeError(
-                f"documents must be a list or another iterable of texts, got {'one string' if isinstance(documents, str) else repr(documents)[:80]}"
-            )
+        if isinstance(documents, str):
+            raise TypeError("documents must be a list or another iterable of texts, got one string")
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
-        check_integer("documents_at_once", documents_at_once, 1)
         bad_texts, num_truncated = BadTexts(on_bad_text), 0
 
         def embed(batch: list[Document]) -> Ragged:

@@ -69,9 +69,10 @@ class DocumentStream:
             if entries is not None
         }
         for name, entries in columns.items():
-            if isinstance(entries, str | bytes):
+            if isinstance(entries, str | bytes) or not isinstance(entries, Iterable):
+                found = "a string" if isinstance(entries, str | bytes) else f"{entries!r:.80}"
                 raise TypeError(
-                    f"{name} must be a list or another iterable with one entry for each document, got a string"
+                    f"{name} must be a list or another iterable with one entry for each document, got {found}"
                 )
         return cls(columns, _document_of_columns)
 
