@@ -242,6 +242,24 @@ class ColBERTTokenizer:
         scored = ~torch.isin(ids.values, self.skiplist) if len(self.skiplist) else None
         return Tokens(ids, scored=scored, num_truncated=num_truncated)
 
+    def tokens_of_every_document(self, prompt: str | None = None) -> tuple[int, int]:
+        """How many scored tokens are the same in all documents: at the start and at the end.
+
+        [CLS], the prefix and the prompt at the start, [SEP] at the end, as far as the model has them.
+
+        Args:
+            prompt: text put before each document; None for the configured one.
+        """
+        # Two texts of one token each, which differ.
+        tokens = self.documents(["a", "9"], prompt)
+        if tokens.scored is not None:
+            tokens = Tokens(tokens.ids.select(tokens.scored))
+        first, second = (text.tolist() for text in tokens.ids)
+        shorter = min(len(first), len(second))
+        at_start = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+        at_end = next((i for i in range(shorter - at_start) if first[-1 - i] != second[-1 - i]), shorter - at_start)
+        return at_start, at_end
+
     def _encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> tuple[list[list[int]], int]:
         """The token ids of each text, with prompt and prefix, and how many texts were cut."""
         for position, text in enumerate(texts):
