@@ -8,7 +8,8 @@ texts.
     python benchmarks/pooling.py --collections squad cosqa arxiv-known-item [--split dev] [--queries 400]
         [--max-documents 4000] [--cache .cache/pooling]
 
-With `--max-documents`, documents that were judged are kept, and the first of the others. Writes results/pooling.json, where rows of other collections stay.
+With `--max-documents`, documents that were judged are kept, and the first of the others. Writes results/pooling.json,
+where the rows of other collections stay.
 """
 
 import argparse

@@ -17,20 +17,21 @@ from pathlib import Path
 
 # Numbers the temporary files of this process.
 _counter = itertools.count()
-_TEMPORARY = re.compile(r"\.\d+-\d+\..+")
+_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.new")
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` when the block ends without an error.
 
-    The temporary file does not exist yet; the block must write it. It is in the same folder and ends with the same
-    name, so that its suffixes are the same. If `path` is a symbolic link, the file that it points to is replaced. An
-    existing file keeps its permissions; a new one gets those that the process gives to new files.
+    The temporary file does not exist yet; the block must write it. It is hidden, in the same folder, and its name ends
+    in `.new`, so that no pattern such as `*.json` matches what a killed process leaves. If `path` is a symbolic link,
+    the file that it points to is replaced. An existing file keeps its permissions; a new one gets those that the
+    process gives to new files.
     """
     if path.is_symlink():
         path = path.resolve()
-    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.{path.name}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.new")
     try:
         yield temporary
         if path.exists():

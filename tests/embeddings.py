@@ -19,6 +19,12 @@ def arrays_of(texts: Ragged) -> Texts:
     return Texts(texts.values, texts.offsets)
 
 
+def unit_texts(lengths: list[int], dim: int = 16, seed: int = 0) -> Ragged:
+    """Random vectors of norm 1."""
+    values = torch.randn(sum(lengths), dim, generator=torch.Generator().manual_seed(seed))
+    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
+
+
 def reference_scores(queries: Ragged, documents: Ragged, lists: Ragged | None = None) -> Tensor:
     """(B, A), or (P,) for lists of candidates."""
     if lists is None:

@@ -24,16 +24,16 @@ BOXES = [
 
 
 def write_collection(folder: Path, questions: dict[str, list[int]], documents: list[str]) -> None:
-    """A BEIR directory with the questions of each split, whose answers are documents of these numbers."""
+    """Write a BEIR directory: the questions of each split, given by the indices of the documents that answer them."""
     write_rows(folder / "corpus.jsonl", [{"_id": f"d{i}", "text": text} for i, text in enumerate(documents)])
-    asked = [(split, number) for split, numbers in questions.items() for number in numbers]
+    queries = [(split, i) for split, doc_indices in questions.items() for i in doc_indices]
     write_rows(
         folder / "queries.jsonl",
-        [{"_id": f"{split}{n}", "text": f"{split}: where is {BOXES[n]}"} for split, n in asked],
+        [{"_id": f"{split}{i}", "text": f"{split}: where is {BOXES[i]}"} for split, i in queries],
     )
     (folder / "qrels").mkdir()
-    for split, numbers in questions.items():
-        rows = [f"{split}{number}\td{number}\t1" for number in numbers]
+    for split, doc_indices in questions.items():
+        rows = [f"{split}{i}\td{i}\t1" for i in doc_indices]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
 
 

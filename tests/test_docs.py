@@ -19,7 +19,7 @@ from test_imports import FLOORS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from colbertz import Index
+from colbertz import ColBERT, Index
 from colbertz.cli import main, parse
 from colbertz.models import Tokens
 
@@ -121,6 +121,30 @@ def test_the_home_page_and_operating_an_index(tmp_path: Path, monkeypatch: pytes
     run_blocks("operate.md", {}, {})
     assert Index.open("my-index.backup").get("0") == index.get("0")
     index.add(names["queries"])  # the lock has been released
+
+
+def test_evaluation_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    """The first block; the second needs a data set of the hub."""
+    monkeypatch.chdir(tmp_path)
+    texts = {"b": "Bread needs yeast.", "g": "Glaciers move."}
+    rows = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "Bread needs yeast."}))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tb\t1\n")
+    first, second = blocks_of(DOCS / "evaluation.md", "python")
+    assert "mteb" in second and "mteb" not in first
+    names: dict[str, object] = {}
+    exec(first.replace("beir:scifact", str(tmp_path)).replace("runs/demo/model", str(checkpoint)), names)
+    assert names["values"] == {"q": 1.0}
+    assert len((tmp_path / "run.trec").read_text().splitlines()) == 2
+
+
+def test_checkpoints_in_python(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    ColBERT.from_pretrained(checkpoint).export_onnx(tmp_path, int8=True)
+    names = run_blocks("checkpoints.md", {"ColBERT": ColBERT}, {"MODEL": str(tmp_path)})
+    assert len(names["model"].encode_query(["a"])) == 1
 
 
 def test_coming_from_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:

@@ -69,12 +69,12 @@ def test_text_is_written_as_utf8_and_bytes_as_they_are(name: str, tmp_path: Path
     assert names(tmp_path) == [name]
 
 
-def test_the_temporary_file_is_hidden_in_the_same_folder_with_the_same_suffixes(tmp_path: Path) -> None:
+def test_the_temporary_file_is_hidden_in_the_same_folder_and_matches_no_pattern_of_its_target(tmp_path: Path) -> None:
     target = tmp_path / "vectors.tar.gz"
     with replaced_file(target) as first, replaced_file(target) as second:
         assert first != second
         for temporary in (first, second):
-            assert temporary.parent == tmp_path and temporary.suffixes[-2:] == [".tar", ".gz"]
+            assert temporary.parent == tmp_path and temporary.suffix == ".new"
             assert temporary.name.startswith(".") and is_temporary(temporary)
             assert not temporary.exists()
             temporary.write_text("content")

@@ -10,8 +10,7 @@ import pytest
 import torch
 from texts import ORDINARY
 
-from colbertz import ColBERT, Index, Searcher
-from colbertz.document import Document
+from colbertz import ColBERT, Document, Index, Searcher, SearchOptions
 from colbertz.errors import UserError
 
 
@@ -67,6 +66,40 @@ def test_texts_are_added(checkpoint: Path, tmp_path: Path) -> None:
     assert [hit.id for hit in searcher.search("striped", k=1, hybrid=True, text_weight=1)] == ["zebra"]
     with pytest.raises(TypeError, match="one string"):
         searcher.add("one text")
+
+
+def test_documents_are_updated_deleted_and_seen_after_a_refresh(checkpoint: Path, tmp_path: Path) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    other = Searcher.open(tmp_path / "index")
+    searcher.update(["Zebras have stripes."], ids=["3"], metadata=[{"kind": "animal"}])
+    assert searcher.index.get("3") == Document("3", "Zebras have stripes.", {"kind": "animal"})
+    assert searcher.search("Zebras have stripes.", k=1)[0].id == "3"
+    assert other.index.get("3").text == ORDINARY[3], "an open index is a snapshot"
+    assert other.refresh() and not other.refresh()
+    assert other.search("Zebras have stripes.", k=1)[0].id == "3"
+    assert searcher.delete(["3", "0"]) == 2
+    assert "3" not in searcher.index and len(searcher.index) == len(ORDINARY) - 2
+    with pytest.raises(KeyError, match="no document '3'"):
+        searcher.update(["again"], ids=["3"])
+    with pytest.raises(TypeError, match="one string"):
+        searcher.update("one text", ids=["1"])
+
+
+def test_options_are_given_by_name_or_as_an_object(checkpoint: Path, tmp_path: Path) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY)
+    ids = ["1", "4", "6"]
+    options = SearchOptions(subset=ids, exact=True)
+    hits = searcher.search("a lazy dog", 2, options)
+    assert hits == searcher.search("a lazy dog", k=2, subset=ids, exact=True)
+    assert len(hits) == 2 and {hit.id for hit in hits} <= set(ids)
+    assert searcher.search("a lazy dog", 2, options, subset=["0"])[0].id == "0"
+    per_query = searcher.search(["a lazy dog", "a capital"], options=options, subset=[["5"], None])
+    assert [len(hits) for hits in per_query] == [1, 10]
+    assert searcher.search(["a lazy dog"], 5, options, hybrid=True)[0] == searcher.search(
+        "a lazy dog", 5, hybrid=True, subset=ids, exact=True
+    )
+    with pytest.raises(TypeError, match="unexpected keyword argument 'probes'"):
+        searcher.search("a lazy dog", probes=3)  # type: ignore[call-overload]
 
 
 def test_explain_sums_up_to_the_score(checkpoint: Path, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ Kind = Literal["colbert", "bi-encoder", "cross-encoder"]
 
 # Pairs that a teacher scores at once: the embeddings of 2048 documents, 300 tokens of 128 float32 each, are 315 MB.
 _PAIRS_AT_ONCE = 2048
+# Smallest range of a list's scores that is stretched to [0, 1], as a share of the largest: a teacher in bfloat16 rounds
+# by about as much. `colbertz.training.losses` does the same to a student's scores.
+_MIN_RANGE = 1e-3
 
 # -- teachers --------------------------------------------------------------------------------------------------------
 
@@ -217,7 +220,7 @@ def fuse(scores: Sequence[float], bm25_scores: Sequence[float], weight: float) -
     """(1 − weight) · scores + weight · bm25_scores, after each of the two is stretched to [0, 1] over the list.
 
     Min-max and not z-scores, because training stretches the student's scores in the same way. Scores that are all the
-    same say nothing, and become 0.
+    same say nothing, and become 0; those that are nearly the same become nearly 0.
     """
     pairs = zip(_stretched(scores), _stretched(bm25_scores))
     return [(1 - weight) * score + weight * bm25_score for score, bm25_score in pairs]
@@ -225,6 +228,9 @@ def fuse(scores: Sequence[float], bm25_scores: Sequence[float], weight: float) -
 
 def _stretched(scores: Sequence[float]) -> list[float]:
     low, high = min(scores), max(scores)
+    smallest = _MIN_RANGE * max(abs(low), abs(high))
+    if high - low < smallest:
+        return [(score - low) * (high - low) / smallest**2 for score in scores]
     return [(score - low) / (high - low) if high > low else 0.0 for score in scores]
 
 

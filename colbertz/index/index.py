@@ -11,14 +11,16 @@ from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
-from colbertz.index.search.checks import checked_devices, checked_queries
+from colbertz.index.search.checks import checked_queries
 from colbertz.index.search.hits import Hit
 from colbertz.index.search.options import Parameters, SearchKeywords, SearchOptions, with_overrides
 from colbertz.index.search.placement import Placed, PlacementCache
 from colbertz.index.search.search import search_both, search_maxsim, search_words
 from colbertz.index.store.detect import detect
+from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.store.words import BIGRAMS
 from colbertz.index.write import build as building
 from colbertz.index.write import compact as compacting
 from colbertz.index.write import update as change
@@ -81,10 +83,8 @@ class Index:
             FileExistsError: if `path` holds an index and `overwrite` is false, or holds anything else.
             BlockingIOError: if another process is writing to `path`.
         """
-        options["device"] = next(iter(checked_devices(options.get("device"))), None)
-        building.build(
-            Path(path), in_step_from(DocumentStream.from_columns(ids, texts, metadata), embeddings), **options
-        )
+        documents = DocumentStream.from_columns(ids, texts, metadata)
+        building.build(Path(path), in_step_from(documents, embeddings), **options)
         return cls.open(path)
 
     @classmethod
@@ -112,7 +112,6 @@ class Index:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
         """
-        options["device"] = next(iter(checked_devices(options.get("device"))), None)
         batches = embedded(DocumentStream.of(documents), embed, documents_at_once)
         building.build(Path(path), batches, **options)
         return cls.open(path)
@@ -282,7 +281,8 @@ class Index:
         If most of the new tokens are far from all centroids, centroids are added for them.
 
         Args:
-            embeddings, ids, texts, metadata: as for `build`. Without ids, numbering continues.
+            embeddings, ids, texts, metadata: as for `build`. Without ids, numbering continues with the
+                numbers that are no ids yet.
             on_duplicate: for ids that the index has already: "error", or "replace" the old documents.
 
         Raises:
@@ -340,7 +340,10 @@ class Index:
 
     def advice(self) -> str | None:
         """What would make the index faster, smaller or better; None if nothing. `add` logs it as a warning."""
-        return compacting.advice(self.manifest)
+        advice = compacting.advice(self.manifest)
+        if advice is None and any(segment.documents.splitter != BIGRAMS for segment in self.snapshot.segments):
+            return "its words were split by an older version; compact it, and words of all scripts are found"
+        return advice
 
     def check(self) -> None:
         """Read every file and compare it with the checksum in the manifest.

@@ -17,8 +17,13 @@ from colbertz.training import distributed
 
 # Similarities of query tokens with document tokens that `xtr` holds at once: 64 MB in float32.
 _XTR_BLOCK_SIZE = 1 << 24
-# PyLate's term in the denominator, for lists whose scores are all equal.
+# PyLate's term in the denominator when scores are stretched to [0, 1].
 _NORMALIZE_EPSILON = 1e-8
+# Smallest range of a list's scores that is stretched to [0, 1], as a share of the largest score (of 1, if all are
+# smaller). Rounding in bfloat16 changes MaxSim by about a thousandth; a smaller range says nothing about the documents.
+_MIN_RANGE = 1e-3
+# Smallest length of the leading dimensions of a token that are brought to unit length; shorter ones stay shorter.
+_MIN_NORM = 1e-3
 
 
 def contrastive(
@@ -95,7 +100,7 @@ def distillation(
     Args:
         student: B lists of scores, values (P,); lists may differ in length.
         teacher: the teacher's scores of the same documents.
-        normalize: stretch the student's scores of each list to [0, 1] first.
+        normalize: stretch the student's scores of each list to [0, 1] first, see `stretched`.
         student_temperature, teacher_temperature: scores are divided by them before the softmax; the loss is multiplied
             by the square of the student's, so that the size of its gradient does not depend on it.
 
@@ -105,9 +110,7 @@ def distillation(
     student_scores, real = student.padded()
     teacher_scores = teacher.padded()[0]
     if normalize:
-        low = student_scores.masked_fill(~real, torch.inf).amin(1, keepdim=True)
-        high = student_scores.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
-        student_scores = (student_scores - low) / (high - low + _NORMALIZE_EPSILON)
+        student_scores = stretched(student_scores, real)
     student_logits = (student_scores / student_temperature).masked_fill(~real, -torch.inf)
     teacher_logits = (teacher_scores / teacher_temperature).masked_fill(~real, -torch.inf)
     student_log_probs = F.log_softmax(student_logits, dim=1)
@@ -116,13 +119,36 @@ def distillation(
     return (teacher_log_probs.exp() * gaps).sum(1).mean() * student_temperature**2
 
 
+def stretched(scores: Tensor, real: Tensor) -> Tensor:
+    """Scores with 0 for the lowest and 1 for the highest of each list, as PyLate computes them.
+
+    A list of nearly equal scores differs: where high − low is less than `_MIN_RANGE` of the largest score, its scores
+    are multiplied by (high − low) / smallest range² instead of 1 / (high − low). The two factors are equal at the
+    smallest range. Below it the factor falls to 0 with the range, and the gradient too. With 1 / (high − low) the
+    gradient would grow without bound, and for equal scores it would be rounding errors multiplied by 10⁸.
+
+    Args:
+        scores: (B, longest list), filled up with 0.
+        real: (B, longest list) bool, false where it is filled up.
+
+    Returns:
+        (B, longest list), of any value where it is filled up. Differentiable.
+    """
+    low = scores.masked_fill(~real, torch.inf).amin(1, keepdim=True)
+    high = scores.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
+    smallest = _MIN_RANGE * scores.detach().abs().amax(1, keepdim=True).clamp(min=1)
+    plain = (scores - low) / (high - low + _NORMALIZE_EPSILON)
+    bounded = (scores - low) * (high - low) / smallest.square()
+    return torch.where(high - low >= smallest, plain, bounded)
+
+
 def margin_mse(student: Ragged, teacher: Ragged) -> Tensor:
     """Squared error of the margins between the first document of a list and each other document.
 
     (Hofstätter et al. 2020, arXiv 2010.02666, equation 2.)
 
     Args:
-        student: B lists of two or more scores, values (P,).
+        student: B lists of scores, values (P,); a list of one document has no margins, and a loss of 0.
         teacher: the teacher's scores of the same documents.
 
     Returns:
@@ -134,7 +160,7 @@ def margin_mse(student: Ragged, teacher: Ragged) -> Tensor:
     teacher_margins = teacher_scores[:, :1] - teacher_scores[:, 1:]
     errors = student_margins - teacher_margins
     others = real[:, 1:]
-    return ((errors.square() * others).sum(1) / others.sum(1)).mean()
+    return ((errors.square() * others).sum(1) / others.sum(1).clamp(min=1)).mean()
 
 
 def xtr(queries: Ragged, documents: Ragged, k: int, block_size: int = _XTR_BLOCK_SIZE) -> Tensor:
@@ -175,10 +201,27 @@ def xtr(queries: Ragged, documents: Ragged, k: int, block_size: int = _XTR_BLOCK
 
 
 def truncated(texts: Ragged, dim: int) -> Ragged:
-    """The first `dim` dimensions of embeddings at unit length (Kusupati et al. 2022, arXiv 2205.13147)."""
-    return texts.map(lambda values: F.normalize(values[:, :dim], dim=-1))
+    """The first `dim` dimensions of embeddings at unit length (Kusupati et al. 2022, arXiv 2205.13147).
+
+    Where these dimensions are shorter than `_MIN_NORM`, they are divided by `_MIN_NORM`: the gradient is bounded, also
+    for zeros.
+    """
+    return texts.map(lambda values: F.normalize(values[:, :dim], dim=-1, eps=_MIN_NORM))
 
 
 def accuracy(scores: Tensor, best: Tensor) -> Tensor:
-    """Share of the rows of `scores` (B, A) with the highest score in column `best` (B,): a float32 scalar."""
-    return (scores.detach().argmax(1) == best).to(torch.float32).mean()
+    """Share of the queries that rank a right document first.
+
+    Where several documents have the highest score, it is the chance of a right one when one of them is drawn. So a
+    model that gives all documents the same score has the accuracy of chance.
+
+    Args:
+        scores: (B, A) scores of every query with every document.
+        best: (B, A) bool, the right documents of each query.
+
+    Returns:
+        The mean over the queries, a float32 scalar without gradient.
+    """
+    scores = scores.detach()
+    first = scores == scores.amax(1, keepdim=True)
+    return ((first & best).sum(1) / first.sum(1)).mean()

@@ -82,7 +82,7 @@ class Objective(nn.Module):
         Returns:
             Two float32 scalars, means over the queries; the second without gradient. For the contrastive loss the best
             document is the query's positive, among all documents of the batch; otherwise it is the candidate with the
-            teacher's highest score, among the query's candidates.
+            teacher's highest score, or one of those, among the query's candidates.
         """
         loss, accuracy = self._loss(queries, documents, labels)
         dims = self.config.matryoshka_dims
@@ -109,7 +109,8 @@ class Objective(nn.Module):
                 scores, labels.positives, self.temperature, dropped=dropped, symmetric=config.symmetric
             )
         if config.kind == "contrastive":
-            return contrastive, losses.accuracy(scores.masked_fill(dropped, -torch.inf), labels.positives)
+            best = torch.zeros_like(dropped).scatter_(1, labels.positives[:, None], True)
+            return contrastive, losses.accuracy(scores.masked_fill(dropped, -torch.inf), best)
 
         assert labels.teacher is not None
         teacher = labels.candidates.with_values(labels.teacher)
@@ -125,7 +126,8 @@ class Objective(nn.Module):
             loss = losses.margin_mse(student, teacher)
         if config.contrastive_weight:
             loss = loss + config.contrastive_weight * contrastive
-        return loss, losses.accuracy(_padded(student), _padded(teacher).argmax(1))
+        teacher_scores = _padded(teacher)
+        return loss, losses.accuracy(_padded(student), teacher_scores == teacher_scores.amax(1, keepdim=True))
 
 
 def _padded(lists: Ragged) -> Tensor:

@@ -1,6 +1,7 @@
 """The command line itself: entry points, help, what becomes of errors."""
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -203,3 +204,5 @@ def test_help_of_train_begins_with_what_to_do(capsys: pytest.CaptureFixture[str]
     for word in ("configs/", "--dry-run", "torchrun", "--config my.yaml"):
         assert word in guide
     assert "--optim.lr" in options
+    for option in re.split(r"\n  (?=--)", options)[1:]:
+        assert not re.match(r"\S+(, \S+)*( \S+)?\s+\((required|type)", option), f"has no help: {option}"

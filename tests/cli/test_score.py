@@ -66,8 +66,8 @@ def test_documents_without_ids_are_numbered(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_a_run_over_a_beir_folder(checkpoint: Path, beir: Path, tmp_path: Path) -> None:
-    found = [("q3", "d7", 1, 3.0), ("q0", "d4", 1, 1.0), ("q0", "d1", 2, 2.5), ("q0", "d6", 3, 2.0)]
-    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 {d} {rank} {score} x\n" for q, d, rank, score in found))
+    rows = [("q3", "d7", 1, 3.0), ("q0", "d4", 1, 1.0), ("q0", "d1", 2, 2.5), ("q0", "d6", 3, 2.0)]
+    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 {d} {rank} {score} x\n" for q, d, rank, score in rows))
     command = ["score", "--data", beir, "--run", tmp_path / "run.trec", "--teacher", checkpoint]
     run_command(*command, "--out", tmp_path / "scores")
     lists = {row["query_id"]: row["document_ids"] for row in read_rows(tmp_path / "scores/train.jsonl")}
@@ -185,7 +185,7 @@ def test_an_output_is_replaced_only_on_request(
     command = ["score", "--mined", mined, "--teacher", checkpoint, "--out", out]
     run_command(*command)
     first = scored(out)
-    assert f"{out} is there already; pass --overwrite" in error_of(capsys, *command)
+    assert f"{out} is there already; name another folder" in error_of(capsys, *command)
     write_rows(mined, read_rows(mined)[:2])
     run_command(*command, "--overwrite")
     assert scored(out) == first[:2]

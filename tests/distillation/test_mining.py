@@ -28,12 +28,12 @@ def test_queries_at_once_change_nothing(searcher: Searcher, collection: Collecti
     together = list(mine(searcher.model, searcher.index, collection, Filters()))
     singly = list(mine(searcher.model, searcher.index, collection, Filters(), queries_at_once=1))
     assert [result.query for result in together] == collection.queries
-    for one, other in zip(together, singly):
-        assert [negative.id for negative in one.choice.negatives] == [
-            negative.id for negative in other.choice.negatives
+    for first, second in zip(together, singly):
+        assert [negative.id for negative in first.choice.negatives] == [
+            negative.id for negative in second.choice.negatives
         ]
-        assert [positive.score for positive in one.positives] == pytest.approx(
-            [positive.score for positive in other.positives]
+        assert [positive.score for positive in first.positives] == pytest.approx(
+            [positive.score for positive in second.positives]
         )
 
 

@@ -38,48 +38,48 @@ def filters(draw: st.DrawFn) -> Filters:
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[list[Candidate], list[Candidate], Filters]:
-    """Positives, of which the search may have found some, candidates, and filters."""
-    found = draw(documents())
+    """Positives, some of which are candidates too, the candidates, and filters."""
+    candidates = draw(documents())
     outside = [Candidate(f"x{i}", draw(TEXTS), draw(SCORES)) for i in range(draw(st.integers(0, 2)))]
-    inside = draw(st.lists(st.sampled_from(found), max_size=2, unique_by=lambda c: c.id)) if found else []
-    return [*inside, *outside] or [Candidate("x", "three", 10.0)], found, draw(filters())
+    inside = draw(st.lists(st.sampled_from(candidates), max_size=2, unique_by=lambda c: c.id)) if candidates else []
+    return [*inside, *outside] or [Candidate("x", "three", 10.0)], candidates, draw(filters())
 
 
-def allowed(positives: list[Candidate], found: list[Candidate], rules: Filters) -> list[Candidate]:
+def allowed(positives: list[Candidate], candidates: list[Candidate], rules: Filters) -> list[Candidate]:
     """What may be a negative, each rule written as a pass over the list."""
-    wrong = [normalized(QUERY), *(normalized(p.text) for p in positives)]
-    left = [c for c in found if c.id not in [p.id for p in positives] and normalized(c.text) not in wrong]
-    texts = [normalized(c.text) for c in left]
-    left = [c for i, c in enumerate(left) if texts[i] not in texts[:i]]
-    left = left[rules.min_rank - 1 : rules.max_rank]
+    excluded = [normalized(QUERY), *(normalized(p.text) for p in positives)]
+    kept = [c for c in candidates if c.id not in [p.id for p in positives] and normalized(c.text) not in excluded]
+    texts = [normalized(c.text) for c in kept]
+    kept = [c for i, c in enumerate(kept) if texts[i] not in texts[:i]]
+    kept = kept[rules.min_rank - 1 : rules.max_rank]
     lowest = min(p.score for p in positives)
     if rules.margin is not None:
-        left = [c for c in left if c.score <= lowest - rules.margin]
+        kept = [c for c in kept if c.score <= lowest - rules.margin]
     if rules.max_percentage is not None:
-        left = [c for c in left if lowest > 0 and c.score <= rules.max_percentage * lowest]
-    return left
+        kept = [c for c in kept if lowest > 0 and c.score <= rules.max_percentage * lowest]
+    return kept
 
 
 @given(problems())
 def test_negatives_are_those_that_every_rule_allows(problem: tuple[list[Candidate], list[Candidate], Filters]) -> None:
-    positives, found, rules = problem
-    choice = choose(QUERY, positives, found, rules)
-    left = allowed(positives, found, rules)
-    assert len(choice.negatives) == min(rules.num_negatives, len(left))
-    assert [c for c in left if c in choice.negatives] == choice.negatives, "allowed, in order, none twice"
+    positives, candidates, rules = problem
+    choice = choose(QUERY, positives, candidates, rules)
+    kept = allowed(positives, candidates, rules)
+    assert len(choice.negatives) == min(rules.num_negatives, len(kept))
+    assert [c for c in kept if c in choice.negatives] == choice.negatives, "allowed, in order, none twice"
     if rules.sampling == "top":
-        assert choice.negatives == left[: rules.num_negatives]
-    assert sum(choice.removed.values()) == len(found) - len(left)
+        assert choice.negatives == kept[: rules.num_negatives]
+    assert sum(choice.removed.values()) == len(candidates) - len(kept)
 
 
 @given(problems())
 def test_a_choice_depends_on_nothing_but_its_arguments(
     problem: tuple[list[Candidate], list[Candidate], Filters],
 ) -> None:
-    positives, found, rules = problem
-    first = choose(QUERY, positives, found, rules)
-    choose("another query in between", positives, found, rules)
-    assert choose(QUERY, positives[::-1], found, rules) == first
+    positives, candidates, rules = problem
+    first = choose(QUERY, positives, candidates, rules)
+    choose("another query in between", positives, candidates, rules)
+    assert choose(QUERY, positives[::-1], candidates, rules) == first
 
 
 def ten() -> list[Candidate]:
@@ -87,8 +87,13 @@ def ten() -> list[Candidate]:
 
 
 def test_ranks_begin_after_positives_and_repeated_texts_are_taken_out() -> None:
-    found = [Candidate("p", "right", 30.0), Candidate("copy", "RIGHT", 29.0), Candidate("d", "text 0", 25.0), *ten()]
-    choice = choose(QUERY, [found[0]], found, Filters(num_negatives=2, min_rank=2, max_rank=9))
+    candidates = [
+        Candidate("p", "right", 30.0),
+        Candidate("copy", "RIGHT", 29.0),
+        Candidate("d", "text 0", 25.0),
+        *ten(),
+    ]
+    choice = choose(QUERY, [candidates[0]], candidates, Filters(num_negatives=2, min_rank=2, max_rank=9))
     assert [c.id for c in choice.negatives] == ["d1", "d2"], "d is rank 1 and d0 repeats it"
     assert choice.removed == {"positive": 2, "duplicate": 1, "min_rank": 1, "max_rank": 1}
 
@@ -106,10 +111,10 @@ def test_the_lowest_of_several_positives_counts() -> None:
 @pytest.mark.parametrize("score", [0.0, -3.0])
 def test_there_is_no_percentage_of_a_score_that_is_not_above_zero(score: float) -> None:
     """95 percent of -3 is -2.85: the filter would let negatives through that score higher than the positive."""
-    found = [Candidate("d", "text", score - 0.1)]
+    candidates = [Candidate("d", "text", score - 0.1)]
     positive = Candidate("p", "right", score)
-    assert choose(QUERY, [positive], found, Filters(max_percentage=0.95)) == Choice([], {"not_above_zero": 1})  # type: ignore[arg-type]
-    assert choose(QUERY, [positive], found, Filters(margin=0.05)).negatives == found
+    assert choose(QUERY, [positive], candidates, Filters(max_percentage=0.95)) == Choice([], {"not_above_zero": 1})  # type: ignore[arg-type]
+    assert choose(QUERY, [positive], candidates, Filters(margin=0.05)).negatives == candidates
 
 
 def test_random_negatives_differ_between_queries_and_seeds_and_cover_all() -> None:

@@ -49,6 +49,14 @@ def test_scores_that_say_nothing_fuse_to_nothing() -> None:
     assert fuse([4.0], [2.0], 0.5) == [0.0]
 
 
+def test_a_teachers_rounding_errors_do_not_become_an_order() -> None:
+    """A bug: [20.00001, 20.0] became [1.0, 0.0], the strongest order that there is."""
+    for rounding in (1e-6, 1e-5, 1e-4):
+        assert fuse([20.0 + rounding, 20.0], [0.0, 0.0], 0.0) == pytest.approx([(rounding / 0.02) ** 2, 0.0], rel=1e-3)
+    assert fuse([20.04, 20.0, 20.02], [0.0] * 3, 0.0) == pytest.approx([1.0, 0.0, 0.5])
+    assert fuse([0.02, 0.0, 0.01], [0.0] * 3, 0.0) == [1.0, 0.0, 0.5]
+
+
 @pytest.mark.parametrize("wrong", [math.nan, -math.inf])
 def test_a_score_that_is_no_number_is_an_error_and_nothing_is_written(
     wrong: float, candidates: Candidates, tmp_path: Path

@@ -1,30 +1,25 @@
 """Searching an index against brute force over the decoded vectors, and what hits, filters and bad queries do."""
 
 import tempfile
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from embeddings import unit_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colbertz import Document, Hit, Index, Ragged, SearchOptions
+from colbertz.index import BuildKeywords
 from colbertz.index.search.plan import Limits
 from colbertz.index.search.search import search_maxsim
 from colbertz.index.store.snapshot import open_snapshot
+from colbertz.index.write.build import build
 from colbertz.kernels import reference
 
 DIM = 16
-
-
-def random_ragged(lengths: list[int], dim: int = DIM, seed: int = 0) -> Ragged:
-    values = torch.randn(sum(lengths), dim, generator=torch.Generator().manual_seed(seed))
-    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
 
 
 def brute_force(index: Index, queries: Ragged) -> list[dict[str, float]]:
@@ -52,12 +47,12 @@ def check(hits: list[Hit], scores: dict[str, float], k: int) -> None:
 
 @pytest.fixture
 def documents() -> Ragged:
-    return random_ragged([3, 1, 12, 7, 30, 5, 2, 9] * 5)
+    return unit_texts([3, 1, 12, 7, 30, 5, 2, 9] * 5)
 
 
 @pytest.fixture
 def queries() -> Ragged:
-    return random_ragged([4, 1, 8, 40], seed=1)
+    return unit_texts([4, 1, 8, 40], seed=1)
 
 
 @given(
@@ -73,12 +68,12 @@ def test_search_equals_brute_force_when_it_looks_at_everything(
     """Several segments, texts of one token, deleted documents; every cell is probed, every candidate scored."""
     nbits, dim = codec
     with tempfile.TemporaryDirectory() as folder:
-        index = Index.build(Path(folder) / "index", random_ragged(segments[0], dim, seed), nbits=nbits)
+        index = Index.build(Path(folder) / "index", unit_texts(segments[0], dim, seed), nbits=nbits)
         for segment_idx, lengths in enumerate(segments[1:], start=1):
-            index.add(random_ragged(lengths, dim, seed + segment_idx))
+            index.add(unit_texts(lengths, dim, seed + segment_idx))
         total = sum(map(len, segments))
         index.delete([str(doc_idx) for doc_idx in range(total) if doc_idx % 5 == seed % 5][: total - 1])
-        queries = random_ragged(query_lengths, dim, seed + 9)
+        queries = unit_texts(query_lengths, dim, seed + 9)
         expected = brute_force(index, queries)
         cells = len(open_snapshot(index.path).codec.centroids)
         for k in (1, 3, total + 1):
@@ -101,7 +96,7 @@ def test_exact_search_in_blocks(documents: Ragged, queries: Ragged, block_tokens
 
 def test_a_query_that_is_too_long_for_the_tables(documents: Ragged, tmp_path: Path) -> None:
     index = Index.build(tmp_path / "index", documents)
-    queries = random_ragged([1100, 2], seed=2)
+    queries = unit_texts([1100, 2], seed=2)
     for hits, scores in zip(index.search(queries, k=5), brute_force(index, queries), strict=True):
         check(hits, scores, 5)
 
@@ -128,7 +123,7 @@ def test_the_default_effort_finds_nearly_all_of_the_best(tmp_path: Path) -> None
 
 
 def test_equal_scores_come_in_order_of_insertion(tmp_path: Path) -> None:
-    same = random_ragged([3])
+    same = unit_texts([3])
     index = Index.build(tmp_path / "index", Ragged.cat([same] * 50), ids=[f"d{i}" for i in range(50)])
     index.add(Ragged.cat([same] * 10), ids=[f"e{i}" for i in range(10)])
     index.delete(["d4"])
@@ -141,7 +136,7 @@ def test_equal_scores_come_in_order_of_insertion(tmp_path: Path) -> None:
 
 
 def test_hits_carry_ids_texts_and_metadata(tmp_path: Path) -> None:
-    documents = random_ragged([3, 4])
+    documents = unit_texts([3, 4])
     metadata = [{"path": "a.py", "line": 3}, {"tags": ["é", None, 1.5], "nested": {"x": True}}]
     index = Index.build(
         tmp_path / "index",
@@ -293,6 +288,13 @@ def test_an_index_answers_what_it_holds(described: Index) -> None:
         described.ids(parameters=[1])
 
 
+def test_build_keywords_are_the_parameters_of_build() -> None:
+    hints = get_type_hints(build)
+    keywords = get_type_hints(BuildKeywords)
+    assert keywords == {name: hints[name] for name in keywords}
+    assert set(hints) - set(keywords) == {"root", "batches", "max_sample", "return"}
+
+
 def test_documents_come_back_one_or_many(described: Index) -> None:
     assert described.get("26") == Document("26", "even", {"n": 26})
     many = described.get(["39", "0", "26", "0"])
@@ -300,79 +302,6 @@ def test_documents_come_back_one_or_many(described: Index) -> None:
     assert described.get([]) == []
     with pytest.raises(KeyError, match="no document '5', 'nobody'"):
         described.get(["1", "5", "nobody"])
-
-
-# -- refreshing while others search --------------------------------------------------------------------------------
-
-
-class RefreshingTexts(list[str]):
-    """Texts of queries that call `refresh` when they are read, which a hybrid search does after it ranked by MaxSim."""
-
-    def __init__(self, texts: list[str], refresh: Callable[[], object]) -> None:
-        super().__init__(texts)
-        self.refresh = refresh
-
-    def __getitem__(self, index: Any) -> Any:
-        self.refresh()
-        return super().__getitem__(index)
-
-
-def test_a_hybrid_search_takes_one_snapshot(described: Index, queries: Ragged) -> None:
-    """A refresh between its two halves once gave hits of two states of the index."""
-    query = queries[:1]
-    options = SearchOptions(text_weight=0.5, where="n > 3")
-    before = described.search_hybrid(query, ["odd"], 5, options)
-    writer = Index.open(described.path)
-    replaced = [hit.id for hit in before[0]][:3]
-    writer.update(random_ragged([2, 2, 2], seed=7), ids=replaced, texts=["new", "new", "new"], metadata=[{"n": -1}] * 3)
-    writer.delete([before[0][3].id])
-    refreshed = []
-    texts = RefreshingTexts(["odd"], lambda: refreshed.append(described.refresh()))
-    assert described.search_hybrid(query, texts, 5, options) == before
-    assert refreshed[0], "the index was refreshed during the search"
-    after = described.search_hybrid(query, ["odd"], 5, options)
-    assert not {hit.id for hit in after[0]} & {*replaced, before[0][3].id}
-
-
-def test_threads_search_while_the_index_is_refreshed(tmp_path: Path) -> None:
-    """Every answer comes from one generation: all documents carry its number in their metadata and texts."""
-    num_documents, num_generations = 12, 6
-    ids = [str(doc_idx) for doc_idx in range(num_documents)]
-
-    def generation(number: int) -> dict[str, Any]:
-        return {"texts": [f"all w{number}"] * num_documents, "metadata": [{"generation": number}] * num_documents}
-
-    index = Index.build(tmp_path / "index", random_ragged([3] * num_documents), ids=ids, **generation(0))
-    query = random_ragged([4], seed=1)
-    stop = threading.Event()
-
-    def search() -> set[int]:
-        seen = set()
-        while not stop.is_set():
-            answers = [
-                index.search(query, num_documents)[0],
-                index.search_hybrid(query, ["all"], num_documents)[0],
-                index.search_text(["all"], num_documents)[0],
-                index.get(ids),
-                list(index),
-            ]
-            for answer in answers:
-                numbers = {item.metadata["generation"] for item in answer}
-                assert len(answer) == num_documents and len(numbers) == 1
-                assert {item.text for item in answer} == {f"all w{number}" for number in numbers}
-                seen |= numbers
-        return seen
-
-    with ThreadPoolExecutor(3) as pool:
-        searching = [pool.submit(search) for _ in range(3)]
-        try:
-            for number in range(1, num_generations):
-                embeddings = random_ragged([3] * num_documents, seed=number)
-                index.update(embeddings, ids=ids, **generation(number))
-        finally:
-            stop.set()
-        seen = set.union(*(future.result() for future in searching))
-    assert len(seen) > 1, "threads saw the index change"
 
 
 def test_token_scores_explain_the_score(described: Index, queries: Ragged) -> None:
@@ -396,14 +325,14 @@ def test_no_queries_no_answers(documents: Ragged, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("queries", "options", "message"),
     [
-        (random_ragged([3], dim=8), {}, r"shape \(3, 8\) do not fit an index of dimension 16"),
-        (random_ragged([3, 0]), {}, "query 1 has no tokens"),
-        (random_ragged([3]).map(lambda v: v * float("nan")), {}, "NaN or infinite"),
-        (random_ragged([3]), {"k": 0}, "k must be an integer of at least 1, got 0"),
-        (random_ragged([3]), {"k": 2.0}, "k must be an integer of at least 1, got 2.0"),
-        (random_ragged([3]), {"n_ivf_probe": 0}, "n_ivf_probe must be an integer of at least 1, got 0"),
-        (random_ragged([3]), {"n_ivf_probe": 10**6}, "n_ivf_probe is 1000000, but the index has only"),
-        (random_ragged([3]), {"n_full_scores": 0.5}, "n_full_scores must be an integer of at least 1, got 0.5"),
+        (unit_texts([3], dim=8), {}, r"shape \(3, 8\) do not fit an index of dimension 16"),
+        (unit_texts([3, 0]), {}, "query 1 has no tokens"),
+        (unit_texts([3]).map(lambda v: v * float("nan")), {}, "NaN or infinite"),
+        (unit_texts([3]), {"k": 0}, "k must be an integer of at least 1, got 0"),
+        (unit_texts([3]), {"k": 2.0}, "k must be an integer of at least 1, got 2.0"),
+        (unit_texts([3]), {"n_ivf_probe": 0}, "n_ivf_probe must be an integer of at least 1, got 0"),
+        (unit_texts([3]), {"n_ivf_probe": 10**6}, "n_ivf_probe is 1000000, but the index has only"),
+        (unit_texts([3]), {"n_full_scores": 0.5}, "n_full_scores must be an integer of at least 1, got 0.5"),
     ],
 )
 def test_bad_queries(queries: Ragged, options: dict, message: str, documents: Ragged, tmp_path: Path) -> None:

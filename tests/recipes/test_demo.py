@@ -90,14 +90,14 @@ def by_name(functions: list[Function]) -> dict[str, Function]:
 
 
 def test_collects_documented_functions_without_their_docstrings(root: Path) -> None:
-    found = by_name(collect([root], held_out=["beta"]))
-    assert {name: function.query for name, function in found.items()} == {
+    functions = by_name(collect([root], held_out=["beta"]))
+    assert {name: function.query for name, function in functions.items()} == {
         "alpha.DateParser": "Parses dates of many formats",
         "alpha.DateParser.parse_date": "Parse a date string into a date",
         "beta.copy.read_it": "Read all of the File, i.e. everything, from path",
         "beta.copy.outer": "Say something else about the same body",
     }
-    parse = found["alpha.DateParser.parse_date"]
+    parse = functions["alpha.DateParser.parse_date"]
     assert parse.document.splitlines() == [
         "# alpha.DateParser.parse_date",
         "def parse_date(self, text: str) -> date:",
@@ -107,8 +107,8 @@ def test_collects_documented_functions_without_their_docstrings(root: Path) -> N
     ]
     assert (parse.id, parse.path, parse.line) == ("alpha/__init__.py:5", "alpha/__init__.py", 5)
     assert PACKAGE.splitlines()[parse.line - 1].lstrip().startswith("def parse_date")
-    assert [f.held_out for f in found.values()] == [f.package == "beta" for f in found.values()]
-    assert not any(f.query in f.document or '"""' in f.document for f in found.values())
+    assert [f.held_out for f in functions.values()] == [f.package == "beta" for f in functions.values()]
+    assert not any(f.query in f.document or '"""' in f.document for f in functions.values())
 
 
 def test_a_copy_in_a_held_out_package_leaves_the_training_set(root: Path) -> None:
@@ -179,7 +179,7 @@ def test_bm25_finds_identifiers_by_their_parts() -> None:
     pytest.importorskip("bm25s")
     documents = ["def open_file(p)", "class DateParser", "def sort(list)"]
     queries = ["opening files", "parses a date"]
-    assert [found[0][0] for found in bm25.search(queries, documents, split_identifiers, k=2)] == [0, 1]
+    assert [hits[0][0] for hits in bm25.search(queries, documents, split_identifiers, k=2)] == [0, 1]
 
 
 CONFIG = """

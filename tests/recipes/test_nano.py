@@ -107,7 +107,7 @@ def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> No
     weights = (world / "run/model/model.safetensors").stat().st_size
     assert weights < 0.6 * (world / "run/distillation/model/model.safetensors").stat().st_size
     card = (world / "run/model/README.md").read_text()
-    for said in (
+    for words in (
         "| shelves | 16 |",
         "| rooms | 8 |",
         "--seed 0 --no-python --mlm",
@@ -115,7 +115,7 @@ def test_the_whole_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> No
         "| talks, 40 tokens |",
         "plaid",
     ):
-        assert said in card
+        assert words in card
 
     # The same command again does nothing, and says the same.
     before = {path: path.stat().st_mtime_ns for path in (world / "run").rglob("*")}
@@ -152,11 +152,13 @@ def test_the_arms_of_the_benchmark(world: Path, tmp_path: Path) -> None:
     named = ["BM25", "BM25, identifiers split, stemmed", *(arm for arm in bench.ARMS if arm in arms), bench.FINISHED]
     assert list(dict.fromkeys(row["contender"] for row in rows)) == named
     assert {row["collection"] for row in rows} == {"rooms", "talks"}
-    own = {row["collection"]: row for row in rows if row["contender"] == bench.FINISHED and row["search"] == "exact"}
+    finished = {
+        row["collection"]: row for row in rows if row["contender"] == bench.FINISHED and row["search"] == "exact"
+    }
     values = json.loads((world / "run/distillation/judged.json").read_text())["rooms"]
-    assert own["rooms"]["nDCG@10"] == pytest.approx(sum(values["exact"].values()) / len(values["exact"]))
-    assert own["rooms"]["minus BM25"] == pytest.approx(
-        own["rooms"]["nDCG@10"] - sum(values["BM25"].values()) / len(values["BM25"])
+    assert finished["rooms"]["nDCG@10"] == pytest.approx(sum(values["exact"].values()) / len(values["exact"]))
+    assert finished["rooms"]["minus BM25"] == pytest.approx(
+        finished["rooms"]["nDCG@10"] - sum(values["BM25"].values()) / len(values["BM25"])
     )
     assert {len(row["seeds"]) for row in rows if row["contender"] == arms[1]} == {2}
     assert {len(row["seeds"]) for row in rows if row["contender"] == arms[2]} == {1}
@@ -182,8 +184,8 @@ def test_the_packaged_model_is_small_and_says_what_it_is() -> None:
     folder = resolve(DEFAULT_MODEL)
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 15e6
     card = (folder / "README.md").read_text()
-    for said in ("CC BY-SA", "--pairs", "--seed", "nDCG@10"):
-        assert said in card
+    for words in ("CC BY-SA", "--pairs", "--seed", "nDCG@10"):
+        assert words in card
     assert (folder / "modules.json").is_file()
 
 

@@ -13,9 +13,9 @@ from colbertz.recipes.nano.prepare import prepare
 
 def test_what_is_judged_is_not_trained_on(world: Path) -> None:
     prepare(world / "pairs", [world / "rooms"], world / "data", python=False)
-    found = read_rows(world / "data/pairs/shelves.jsonl")
-    assert len(found) == len(BOXES)
-    assert {row["query"] for row in found} == {f"find {box}" for box in BOXES}
+    pairs = read_rows(world / "data/pairs/shelves.jsonl")
+    assert len(pairs) == len(BOXES)
+    assert {row["query"] for row in pairs} == {f"find {box}" for box in BOXES}
     questions = [row["query"] for row in read_rows(world / "data/supervised.jsonl")]
     assert sum(question.startswith("train: ") for question in questions) == 8
     assert not any(question.startswith("dev: ") for question in questions)
@@ -34,9 +34,9 @@ def test_questions_and_titled_answers_that_are_judged_are_not_trained_on(world: 
     (world / "titled" / "qrels" / "train.tsv").write_text(train)
     write_rows(world / "pairs" / "same.jsonl", [{"query": "untitled", "document": f"{BOXES[1]} is here"}])
     prepare(world / "pairs", [world / "titled"], world / "data", python=False, judged_split="test")
-    asked = [(row["query"], row["document"]) for row in read_rows(world / "data/supervised.jsonl")]
-    own = [pair for pair in asked if pair[1].startswith("On boxes")]
-    assert own == [(queries["c"], f"On boxes {BOXES[3]} is here")] + [
+    trained_on = [(row["query"], row["document"]) for row in read_rows(world / "data/supervised.jsonl")]
+    titled = [pair for pair in trained_on if pair[1].startswith("On boxes")]
+    assert titled == [(queries["c"], f"On boxes {BOXES[3]} is here")] + [
         (queries["e"], f"On boxes {BOXES[i]} is here") for i in (4, 9)
     ]
     assert "same" not in json.loads((world / "data/data.json").read_text())["counts"]
@@ -95,17 +95,17 @@ def test_sentences_of_texts_are_questions() -> None:
         for pair in cloze_pairs([text, "One sentence alone, which has no rest.", text], seed)
     ]
     assert len(pairs) == 200
-    asked, whole = set(), 0
+    sentences_used, num_whole = set(), 0
     for query, document in pairs:
-        number = int(query[1])
-        words = sentences[number].split()
+        sentence = int(query[1])
+        words = sentences[sentence].split()
         assert [word for word in words if word in query.split()] == query.split()
         assert len(query.split()) >= 1
-        asked.add(number)
-        whole += document == text
-        assert document in (text, " ".join(sentences[:number] + sentences[number + 1 :]))
-    assert asked == {0, 1, 2, 3}
-    assert 70 < whole < 130
+        sentences_used.add(sentence)
+        num_whole += document == text
+        assert document in (text, " ".join(sentences[:sentence] + sentences[sentence + 1 :]))
+    assert sentences_used == {0, 1, 2, 3}
+    assert 70 < num_whole < 130
     assert 5.5 < sum(len(query.split()) for query, _ in pairs) / len(pairs) < 9.5
     assert list(cloze_pairs([text], 3)) == list(cloze_pairs([text], 3))
 
@@ -115,9 +115,9 @@ def test_texts_of_several_sentences_have_pairs_of_their_own(world: Path) -> None
     write_rows(world / "pairs" / "long.jsonl", [{"query": f"what is on {t[:22]}", "document": t} for t in texts])
     write_collection(world / "walls", {"dev": [2]}, texts)
     prepare(world / "pairs", [world / "walls"], world / "data", python=False)
-    found = read_rows(world / "data/pairs/long-cloze.jsonl")
-    assert len(found) == len(texts[::2])  # of the 15 that nothing is judged by
-    assert not any(texts[2].startswith(row["document"]) for row in found)
+    questions = read_rows(world / "data/pairs/long-cloze.jsonl")
+    assert len(questions) == len(texts[::2])  # of the 15 that nothing is judged by
+    assert not any(texts[2].startswith(row["document"]) for row in questions)
     assert not (world / "data/pairs/more-cloze.jsonl").exists()
 
 
@@ -128,9 +128,9 @@ def test_short_and_endless_sentences_are_no_questions() -> None:
 def test_preparing_twice_gives_the_same_files(world: Path) -> None:
     for out in ("one", "two"):
         prepare(world / "pairs", [world / "rooms"], world / out, python=False)
-    found = sorted((world / "one").rglob("*.json*"))
-    assert len(found) == 5
-    for path in found:
+    paths = sorted((world / "one").rglob("*.json*"))
+    assert len(paths) == 5
+    for path in paths:
         assert path.read_bytes() == (world / "two" / path.relative_to(world / "one")).read_bytes()
 
 

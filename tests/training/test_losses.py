@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -242,7 +243,113 @@ def test_half_precision_scores_are_summed_in_single() -> None:
 
 def test_accuracy_is_the_share_of_queries_whose_best_document_has_the_highest_score() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 5.0], [0.0, 1.0, 5.0], [0.0, 0.0, 1.0]])
-    assert losses.accuracy(scores, torch.tensor([0, 1, 2, 0])) == 0.5
+    assert losses.accuracy(scores, torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0])).bool()) == 0.5
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "distillation", "margin_mse"])
+def test_a_model_that_gives_all_documents_one_score_has_the_accuracy_of_chance(
+    kind: Literal["contrastive", "distillation", "margin_mse"],
+) -> None:
+    """A bug: with a teacher the right document is usually the first, and the first of equal scores counted as best."""
+    queries, documents, labels = batch([4, 4, 4])
+    labels.teacher[::4] = 9
+    same = [side.map(torch.zeros_like) for side in (queries, documents)]
+    _, accuracy = Objective(LossConfig(kind=kind))(*same, labels)
+    assert as_float(accuracy) == pytest.approx(1 / 12 if kind == "contrastive" else 1 / 4)
+
+
+def test_each_of_the_documents_that_a_teacher_likes_best_is_right() -> None:
+    queries, documents, labels = batch([3, 3])
+    labels = replace(labels, teacher=torch.ones(6))
+    assert Objective(LossConfig(kind="distillation"))(queries, documents, labels)[1] == 1
+
+
+# -- lists of nearly equal scores --------------------------------------------------------------------------------
+
+
+def distilled(student: list[list[float]], teacher: list[list[float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The loss of distillation with stretched scores, and its gradient with respect to them."""
+    lengths = [len(scores) for scores in student]
+    values = torch.tensor([score for scores in student for score in scores], dtype=dtype, requires_grad=True)
+    targets = torch.tensor([score for scores in teacher for score in scores], dtype=dtype)
+    loss = losses.distillation(Ragged.from_lengths(values, lengths), Ragged.from_lengths(targets, lengths))
+    loss.backward()
+    return loss.detach(), values.grad
+
+
+@pytest.mark.parametrize("score", [0.0, 1e-3, 0.7, 26.3, 511.9, -4.2])
+@pytest.mark.parametrize("teacher", [[9.0, 1.0, 4.0, 0.0], [2.0, 2.0, 2.0, 2.0]], ids=["an order", "no order"])
+def test_a_list_of_equal_scores_has_no_gradient(score: float, teacher: list[float]) -> None:
+    """A bug: the gradients of such a list were multiplied by 1e8; rounding errors remained, a norm of 12.5."""
+    loss, gradient = distilled([[score] * 4, [score]], [teacher, [1.0]], torch.float32)
+    assert gradient.tolist() == [0.0] * 5
+    log_probs = torch.tensor(teacher, dtype=torch.float64).log_softmax(0)
+    divergence = math.log(4) + (log_probs.exp() * log_probs).sum()  # from the uniform distribution
+    assert as_float(loss) == pytest.approx(float(divergence) / 2, rel=1e-6, abs=1e-7)
+
+
+def test_copies_of_a_document_give_the_model_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = texts([32] * 4, 1).map(lambda values: values.requires_grad_())
+    document = texts([20], 2).values
+    copies = Ragged.from_lengths(document.repeat(16, 1), [20] * 16).map(lambda values: values.requires_grad_())
+    teacher = torch.randn(16, generator=generator) * 3
+    labels = Labels(Ragged.from_lengths(torch.arange(16), [4] * 4), teacher)
+    loss, accuracy = Objective(LossConfig(kind="distillation", matryoshka_dims=[2]))(queries, copies, labels)
+    loss.backward()
+    assert queries.values.grad.abs().max() == copies.values.grad.abs().max() == 0
+    assert as_float(accuracy) == 0.25
+
+
+@pytest.mark.parametrize("score", [0.4, 26.3, 140.0])
+def test_the_gradient_of_nearly_equal_scores_is_bounded_and_that_of_float64(score: float) -> None:
+    """It falls to 0 with the range of the scores; above the smallest range it is that of PyLate's definition."""
+    teacher = [9.0, 1.0, 4.0, 7.0]
+    smallest = 1e-3 * max(score, 1)
+    for exponent in range(-8, 5):
+        spread = smallest * 4.0**exponent
+        single = torch.tensor([score + spread * share for share in (0.5, 1.0, 0.0, 0.4)], dtype=torch.float32)
+        loss, gradient = distilled([single.tolist()], [teacher], torch.float32)
+        exact_loss, exact = distilled([single.tolist()], [teacher], torch.float64)
+        torch.testing.assert_close(gradient.double(), exact, rtol=1e-4, atol=float(exact.abs().max()) * 1e-4)
+        torch.testing.assert_close(loss.double(), exact_loss, rtol=1e-5, atol=1e-6)
+        spread = float(single.max() - single.min())
+        assert gradient.abs().max() <= 2 * min(1, spread / smallest) / smallest
+        if spread > 1.1 * smallest:  # `score` is not the largest score
+            plain = single.double().requires_grad_()
+            config = LossConfig(kind="distillation")
+            distillation([list(plain)], [teacher], config).backward()
+            torch.testing.assert_close(gradient.double(), plain.grad, rtol=1e-4, atol=float(exact.abs().max()) * 1e-4)
+
+
+def test_the_gradient_of_nearly_equal_scores_is_that_of_finite_differences() -> None:
+    for spread in (1e-4, 1e-2, 5e-2, 1.0):  # the smallest range that is stretched is 26.3e-3
+        student = torch.tensor([26.3 - spread / 3, 26.3, 26.3 - spread, 26.3 - spread / 2], dtype=torch.float64)
+        teacher = [9.0, 1.0, 4.0, 7.0]
+        _, gradient = distilled([student.tolist()], [teacher], torch.float64)
+        for place in range(4):
+            change = torch.zeros(4, dtype=torch.float64)
+            change[place] = 1e-5 * spread
+            ends = [distilled([(student + sign * change).tolist()], [teacher], torch.float64)[0] for sign in (1, -1)]
+            difference = float(ends[0] - ends[1]) / (2e-5 * spread)
+            assert float(gradient[place]) == pytest.approx(difference, rel=5e-3, abs=1e-4 * float(gradient.norm()))
+
+
+def test_margins_of_equal_scores_have_a_plain_gradient_and_one_document_has_none() -> None:
+    student = torch.tensor([3.0, 3.0, 3.0, 5.0], requires_grad=True)
+    lists = Ragged.from_lengths(student, [3, 1])
+    loss = losses.margin_mse(lists, lists.with_values(torch.tensor([2.0, 1.0, 2.0, 7.0])))
+    loss.backward()
+    assert as_float(loss) == 0.25  # the mean of (0 - 1)² and (0 - 0)² for one list, and 0 for the other
+    assert student.grad.tolist() == [-0.5, 0.5, 0.0, 0.0]
+
+
+def test_leading_dimensions_of_zeros_have_a_bounded_gradient() -> None:
+    tokens = torch.tensor([[0.0, 0.0, 1.0], [3e-6, 4e-6, 1.0], [0.3, 0.4, 0.1]], requires_grad=True)
+    cut = losses.truncated(Ragged.from_lengths(tokens, [3]), 2)
+    torch.testing.assert_close(cut.values[2], torch.tensor([0.6, 0.8]))
+    cut.values.sum().backward()
+    assert tokens.grad[:2].abs().max() <= 1000
 
 
 def test_xtr_in_blocks_has_the_same_scores() -> None:

@@ -1,12 +1,10 @@
-"""Checks of what a search is given, besides its options: the queries and the devices."""
+"""Checks of the queries that a search is given."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 
 from colbertz.errors import UserError
-from colbertz.index.search.options import Device
 from colbertz.ragged import Ragged
 
 
@@ -40,27 +38,3 @@ def check_texts(texts: Sequence[str]) -> None:
     """Raise TypeError for one string in place of a list of queries."""
     if isinstance(texts, str):
         raise TypeError(f"queries must be a list of strings, got the string {texts!r}")
-
-
-def checked_devices(device: Device | None) -> tuple[torch.device, ...]:
-    """The GPUs to search on; none for the CPU.
-
-    Raises:
-        UserError: for a device that is no GPU, or if CUDA or Triton is missing.
-    """
-    names = [] if device is None else [device] if isinstance(device, str | torch.device) else list(device)
-    try:
-        devices = tuple(torch.device(name) for name in names)
-    except RuntimeError as error:
-        raise UserError(f"device must be a CUDA device like cuda:1, or None for the CPU, got {device!r}") from error
-    if devices == (torch.device("cpu"),):
-        return ()
-    count = torch.cuda.device_count()
-    for gpu in devices:
-        if gpu.type != "cuda":
-            raise UserError(f"an index is searched on the CPU or on CUDA devices, not on {gpu}")
-        if (gpu.index or 0) >= count:
-            raise UserError(f"there is no device {gpu}: PyTorch sees {count} CUDA devices; leave it out for the CPU")
-    if devices and find_spec("triton") is None:
-        raise UserError('search on a GPU needs Triton: pip install "colbertz[gpu]"')
-    return devices

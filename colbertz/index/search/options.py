@@ -4,15 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, get_args
 
-import torch
-
 from colbertz.errors import UserError
+from colbertz.index.store.devices import Device
 
 SqlValue = str | bytes | int | float | None
 Parameters = Sequence[SqlValue] | Mapping[str, SqlValue]
 # One list of ids for all queries; or for each query a list of ids, or None for all documents.
 Subset = Iterable[str] | Iterable[Iterable[str] | None]
-Device = str | torch.device | Sequence[str | torch.device]
 Fusion = Literal["reciprocal_rank", "weighted"]
 
 

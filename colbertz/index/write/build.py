@@ -24,6 +24,7 @@ from colbertz.errors import UserError
 from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import NBITS, Codec, packed_bytes
+from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.documents import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
@@ -101,9 +102,10 @@ def build(
     if nbits not in NBITS:
         raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
+    gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)
     # Kernels are launched on the current device, wherever their arguments are.
-    current = torch.cuda.device(device) if device is not None else contextlib.nullcontext()
+    current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
     with only_writer(root), current:
         refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
         write(
@@ -111,7 +113,7 @@ def build(
             _next_generation(root),
             batches,
             settings,
-            device=device,
+            device=gpu,
             show_progress=show_progress,
             chunk_tokens=chunk_tokens,
             max_sample=max_sample,

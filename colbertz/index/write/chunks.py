@@ -17,6 +17,9 @@ from colbertz.document import Document
 from colbertz.files import replaced_file, sha256, write_atomically
 from colbertz.ragged import Ragged
 
+# The files that say that a chunk is stored. A temporary file that a killed process leaves begins with a dot.
+_STORED = "[0-9]*.json"
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -53,7 +56,7 @@ class ChunkFolder:
 
     def __len__(self) -> int:
         """The number of stored chunks."""
-        return len(list(self._folder.glob("*.json")))
+        return len(list(self._folder.glob(_STORED)))
 
     def load(self, chunk_idx: int) -> Chunk | None:
         """A chunk that an interrupted build has stored; None if there is none, or if its embeddings are damaged."""
@@ -78,7 +81,7 @@ class ChunkFolder:
     def remove_from(self, first: int) -> None:
         """Remove chunk `first` and those after it, the last one first."""
         self._on_change()
-        for path in sorted(self._folder.glob("*.json"), reverse=True):
+        for path in sorted(self._folder.glob(_STORED), reverse=True):
             if int(path.stem) >= first:
                 path.unlink()
 

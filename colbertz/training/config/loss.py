@@ -19,14 +19,17 @@ class LossConfig:
         xtr_k: number of tokens of the batch that each query token retrieves.
         temperature: contrastive scores, which are sums over query tokens, are divided by it.
         learn_temperature: train the temperature like a weight, between the two bounds below.
-        min_temperature, max_temperature: bounds of the temperature.
+        min_temperature: lower bound of a learned temperature.
+        max_temperature: upper bound of a learned temperature.
         symmetric: use the mean of the contrastive losses from queries to documents and from documents to queries.
         mask_duplicates: in the contrastive loss, leave out documents with the same text or id as the query's positive.
         false_negative_margin: leave out negatives that score higher than the query's positive document by more than
             this; null to keep them.
         normalize_student: distillation: stretch the student's scores of each query to [0, 1] first, as PyLate does.
-        student_temperature, teacher_temperature: distillation: scores are divided by them; the loss is multiplied by
-            the square of the student's, as in sentence-transformers.
+            Scores that are nearly equal are stretched less, and equal ones not at all.
+        student_temperature: distillation: the student's scores are divided by it; the loss is multiplied by its square,
+            as in sentence-transformers.
+        teacher_temperature: distillation: the teacher's scores are divided by it.
         masked_share: mlm: share of the tokens that are to be predicted.
         contrastive_weight: weight of a contrastive loss that is added to distillation or margin_mse.
         matryoshka_dims: numbers of leading dimensions of the embeddings; for each, the loss of the embeddings cut to

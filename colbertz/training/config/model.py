@@ -28,8 +28,10 @@ class ModelConfig:
         do_query_expansion: fill queries up to query_length with [MASK]; null for the checkpoint's, or true.
         attend_to_expansion_tokens: whether the other tokens attend to these [MASK] tokens; null for the checkpoint's,
             or false.
-        query_prefix, document_prefix: the token after [CLS]; null for the checkpoint's, or "[Q] " and "[D] ".
-        query_prompt, document_prompt: text put before each input; null for the checkpoint's, or none.
+        query_prefix: the token after [CLS] of a query; null for the checkpoint's, or "[Q] ".
+        document_prefix: the token after [CLS] of a document; null for the checkpoint's, or "[D] ".
+        query_prompt: text put before each query; null for the checkpoint's, or none.
+        document_prompt: text put before each document; null for the checkpoint's, or none.
         skiplist_words: tokens dropped from documents; null for the checkpoint's, or the punctuation marks.
         allow_mismatch: a checkpoint that was trained with other prompts, lengths, prefixes or another tokenizer than
             this run's is refused, because that costs quality; true to allow all differences, or a list of the settings

@@ -1,4 +1,4 @@
-"""Other programs' indexes: what goes there comes back, what they may do to it meanwhile is understood, damage is named.
+"""Other programs' indexes: a copy in their format can be copied back, their changes are read, damage is an error.
 
 That fast-plaid itself reads what is written here, and we what it writes, is tested in tests/parity/test_fast_plaid.py.
 """
@@ -80,7 +80,7 @@ def build(root: Path, nbits: int = 4) -> Path:
 
 
 def contents(snapshot: Snapshot) -> dict[str, Any]:
-    """All that an index holds, but for deleted documents, as comparable things."""
+    """All that an index holds, except for deleted documents, as objects that can be compared."""
     doc_idx = snapshot.doc_idx_in(snapshot.live)
     encoded = snapshot.encoded(doc_idx)
     codec, manifest = snapshot.codec, snapshot.manifest
@@ -593,7 +593,7 @@ def test_a_conversion_that_fails_leaves_nothing(program: str, limit: int, source
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_killed_conversion_is_in_nobodys_way(source: Path, tmp_path: Path) -> None:
+def test_what_a_killed_conversion_left_is_replaced(source: Path, tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target.unfinished/segment-000001").mkdir(parents=True)
     (tmp_path / "target.unfinished/0.codes.npy").touch()

@@ -13,13 +13,13 @@ pytest.importorskip("triton")
 from colbertz.index import Hit, Index, SearchOptions
 from colbertz.index.search import gpu
 from colbertz.index.search.cascade import Cascade
-from colbertz.index.search.checks import checked_devices
 from colbertz.index.search.hits import Ranking
 from colbertz.index.search.placement import PlacementCache, place
 from colbertz.index.search.plan import Effort, Limits, Plan, plan_for
 from colbertz.index.search.search import search_maxsim
 from colbertz.index.store import codec as codecs
 from colbertz.index.store import kmeans
+from colbertz.index.store.devices import checked_devices
 from colbertz.ragged import Ragged
 
 # With so few documents that Triton's interpreter is fast enough, a search still goes through all stages.

@@ -102,7 +102,7 @@ def test_a_manifest_that_is_wrong(edit: Callable[[dict[str, Any]], dict[str, Any
     assert len(list(index.path.iterdir())) == 3, "the damaged index is gone"
 
 
-def test_what_is_no_index(tmp_path: Path) -> None:
+def test_directories_that_are_not_an_index(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such directory"):
         Index.open(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"not a colbertz index: it has no manifest\.json"):
@@ -114,7 +114,7 @@ def test_what_is_no_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["notes.txt", "build/main.o", "segment-mine/codes.npy", "codec-000001.txt"])
 def test_other_directories_and_files_are_left_alone(name: str, tmp_path: Path) -> None:
-    """Directories called `build` and `segment-…` were taken for ours, and removed."""
+    """Directories called `build` and `segment-…` of other programs were once removed."""
     file = tmp_path / "mine" / name
     file.parent.mkdir(parents=True)
     file.write_text("mine")

@@ -1,4 +1,4 @@
-"""Building an index: streams, bad input, the same bytes each time, going on where a build was stopped, memory."""
+"""Building an index: streams, bad input, the same bytes each time, continuing a stopped build, memory."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def documents() -> Ragged:
 build_in_chunks = partial(Index.build, chunk_tokens=20)
 
 
-# -- streams -------------------------------------------------------------------------------------------------------
+# -- streams ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nbits", [1, 2, 4, 8])
@@ -70,16 +70,16 @@ def test_threads_do_not_change_the_files(tmp_path: Path) -> None:
     assert other.manifest.files != Index.open(tmp_path / "1").manifest.files
 
 
-def test_an_index_is_replaced_only_when_asked(documents: Ragged, tmp_path: Path) -> None:
+def test_an_index_is_replaced_only_with_overwrite(documents: Ragged, tmp_path: Path) -> None:
     old = Index.build(tmp_path / "index", documents)
-    with pytest.raises(FileExistsError, match="already holds an index; pass overwrite=True"):
+    with pytest.raises(FileExistsError, match="already holds an index; name another directory"):
         Index.build(tmp_path / "index", random_ragged([4]))
     new = Index.build(tmp_path / "index", random_ragged([4, 5]), overwrite=True)
     assert (len(old), len(new)) == (40, 2)
     assert set(files(tmp_path / "index")) == {"manifest.json", *new.manifest.files}
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------------------------
 
 BROKEN = random_ragged([2, 3, 4])
 BROKEN.values[4, 1] = float("nan")
@@ -130,7 +130,7 @@ def test_bad_input_changes_nothing(
     assert files(tmp_path / "old") == before
 
 
-# -- going on ------------------------------------------------------------------------------------------------------
+# -- continuing ------------------------------------------------------------------------------------------------------
 
 
 class Stop(BaseException):
@@ -157,10 +157,10 @@ def test_a_stopped_build_is_continued_where_it_was(
     documents: Ragged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"text {i}" for i in range(len(documents))]
-    asked: list[int] = []
+    first_documents: list[int] = []
 
     def batches(first: int) -> Iterator[Ragged]:
-        asked.append(first)
+        first_documents.append(first)
         yield from (documents[i : i + 3] for i in range(first, len(documents), 3))
 
     def build(root: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_stopped_build_is_continued_where_it_was(
         done = json.loads(progress.read_text()) if progress.exists() else {"codec": False, "encoded": 0}
         counts.clear()
         build(root)
-        assert asked[-1] == sum(map(len, stored)), "only what is not stored is asked for"
+        assert first_documents[-1] == sum(map(len, stored)), "only documents that are not stored are asked for"
         assert counts.get("train", 0) == (not done["codec"])
         num_chunks = counts.get("encode", 0) + done["encoded"]
         skipped["train"] += done["codec"]
@@ -216,10 +216,10 @@ def test_ctrl_c_in_the_stream(documents: Ragged, tmp_path: Path) -> None:
         build_in_chunks(tmp_path / "index", interrupted)
     with pytest.raises(ValueError, match="holds no index yet: its build was interrupted; start it again"):
         Index.open(tmp_path / "index")
-    asked = []
-    build_in_chunks(tmp_path / "index", lambda first: asked.append(first) or [documents[first:]])  # type: ignore[func-returns-value]
+    first_documents: list[int] = []
+    build_in_chunks(tmp_path / "index", lambda first: first_documents.append(first) or [documents[first:]])  # type: ignore[func-returns-value]
     Index.build(tmp_path / "whole", documents)
-    assert asked[0] > 10
+    assert first_documents[0] > 10
     assert files(tmp_path / "index") == files(tmp_path / "whole")
 
 
@@ -248,7 +248,7 @@ def test_another_input_or_setting_does_not_mix_with_what_a_stopped_build_has_lef
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped while chunks are stored, and while they are coded. One document more was once coded by the old codec."""
+    """Stopped while chunks are stored, and while they are coded. An added document was once coded by the old codec."""
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_at(nth, patch)
         build_in_chunks(tmp_path / "index", lambda first: [documents[first:]], texts=TEXTS)
@@ -279,7 +279,7 @@ def test_a_chunk_that_a_power_cut_has_damaged_is_stored_again(
     assert files(tmp_path / "index") == files(tmp_path / "clean")
 
 
-# -- memory --------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------------------------
 
 
 def grown(num_batches: int, root: Path) -> int:
@@ -311,20 +311,20 @@ def test_a_build_holds_a_chunk_and_a_sample(tmp_path: Path) -> None:
 
 
 def test_an_error_late_in_the_stream_keeps_what_is_stored(documents: Ragged, tmp_path: Path) -> None:
-    asked: list[int] = []
+    first_documents: list[int] = []
 
     def embeddings(first: int, stop: int = len(documents)) -> Iterator[Ragged]:
-        asked.append(first)
+        first_documents.append(first)
         yield from (documents[i : i + 1] for i in range(first, stop))
         if stop < len(documents):
-            raise ValueError("the encoder has had enough")
+            raise ValueError("the encoder failed")
 
     ids = [f"d{i}" for i in range(len(documents))]
-    with pytest.raises(ValueError, match="had enough"):
+    with pytest.raises(ValueError, match="the encoder failed"):
         build_in_chunks(tmp_path / "index", lambda first: embeddings(first, 30), ids=ids)
     with pytest.raises(ValueError, match="its build was interrupted; start it again"):
         Index.open(tmp_path / "index")
     build_in_chunks(tmp_path / "index", embeddings, ids=ids)
-    assert asked[0] == 0 and asked[1] > 20
+    assert first_documents[0] == 0 and first_documents[1] > 20
     Index.build(tmp_path / "whole", documents, ids=ids)
     assert files(tmp_path / "index") == files(tmp_path / "whole")
