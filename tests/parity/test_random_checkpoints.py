@@ -1,6 +1,7 @@
-"""Random valid settings of checkpoints: we must read them as transformers does, to the same tokens and hidden states."""
+"""Random valid settings of checkpoints: we read them as transformers does, to the same tokens and hidden states."""
 
 import json
+import os
 import shutil
 import string
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import bert_config, modernbert_config, modernbert_tokenizer, random_weights, write_json, write_weights
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -28,8 +29,13 @@ TEXTS = [
     " ".join(["word"] * 60),
     "",
 ]
+# Shrinking loads hundreds of models; a failing example is small enough to read as it is.
 PROPERTY = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=int(os.environ.get("COLBERTZ_EXAMPLES", "25")),
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 # -- tokenizers ------------------------------------------------------------------------------------------------------
@@ -177,7 +183,7 @@ _HARMLESS: dict[str, Any] = {
     "chunk_size_feed_forward": st.sampled_from([0, 1]),
     "use_cache": st.booleans(),
     "tie_word_embeddings": st.booleans(),
-    "classifier_dropout": st.sampled_from([None, 0.3]),
+    "classifier_dropout": st.just(0.3),
     "rope_theta": st.just(77.0),
     "head_dim": st.just(None),
     "pad_token_id": st.sampled_from([None, 0, 3]),
@@ -236,6 +242,8 @@ def modernbert_configs(draw: st.DrawFn) -> dict[str, Any]:
         "rope_parameters": draw(maybe(st.one_of(st.none(), rope))),
     }
     harmless = {key: draw(maybe(values)) for key, values in _HARMLESS.items()}
+    if harmless["pad_token_id"] is ...:
+        harmless["pad_token_id"] = 1  # the default is beyond this vocabulary
     return without_missing({**modernbert_config(), **harmless, **own, **shape})
 
 

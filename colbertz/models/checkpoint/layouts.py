@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from colbertz.errors import UserError
-from colbertz.models.tokenizer import ColBERTSettings
+from colbertz.models.tokenizer import LONGEST, ColBERTSettings
 
 logger = logging.getLogger(__name__)
 
 Layout = Literal["pylate", "sentence-transformers", "stanford", "encoder"]
-
-# Stands for "no limit" where a file gives none.
-_NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ def sentence_transformers_settings(
         raise CheckpointError(
             f"{directory / FILES.modules}: MultiVectorMask {mask} is not supported, only a document skiplist"
         )
-    limit = min(length or _NO_LIMIT for length in (transformer.get("max_seq_length"), *longest))
+    limit = min(length or LONGEST for length in (transformer.get("max_seq_length"), LONGEST, *longest))
     values = {
         "query_prefix": "",
         "document_prefix": "",

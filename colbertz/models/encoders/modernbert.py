@@ -102,7 +102,7 @@ class ModernBertConfig:
             config["local_attention"] = 2 * half
         kinds = config.pop("layer_types", None)
         if kinds is not None:
-            if not isinstance(kinds, list | tuple) or not kinds:
+            if not isinstance(kinds, list | tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
                 raise UserError(f"layer_types must be a list with a name for each layer, found {kinds!r}")
             config["layer_types"] = tuple(kinds)
         known = pick_fields(cls, config)
