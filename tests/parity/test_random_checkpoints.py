@@ -1,7 +1,6 @@
 """Random valid settings of checkpoints: we read them as transformers does, to the same tokens and hidden states."""
 
 import json
-import os
 import shutil
 import string
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from checkpoints import bert_config, modernbert_config, modernbert_tokenizer, random_weights, write_json, write_weights
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from colbertz import ColBERT
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer_files
@@ -31,7 +30,7 @@ TEXTS = [
 ]
 # Shrinking loads hundreds of models; a failing example is small enough to read as it is.
 PROPERTY = settings(
-    max_examples=int(os.environ.get("COLBERTZ_EXAMPLES", "25")),
+    max_examples=25,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
@@ -59,12 +58,11 @@ def word_piece(lowercase: bool, strip_accents: bool | None, chinese: bool) -> To
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    from checkpoints import _cls_sep
-
     tokenizer.add_special_tokens(
         [AddedToken(f"[{role[:-6].upper()}]", normalized=False, special=True) for role in _ROLES]
     )
-    tokenizer.post_processor = _cls_sep(tokenizer)
+    ends = [(text, vocabulary[text]) for text in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return tokenizer
 
 
