@@ -269,7 +269,13 @@ def assert_equal_states(directory: Path, theirs_directory: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(theirs_directory)
     theirs = transformers.AutoModel.from_pretrained(theirs_directory, dtype=torch.float32).eval()
     ours = ColBERT.from_pretrained(
-        directory, "cpu", query_prefix="", document_prefix="", document_length=128, do_strip=False
+        directory,
+        "cpu",
+        query_prefix="",
+        document_prefix="",
+        document_length=128,
+        do_strip=False,
+        do_query_expansion=False,
     )
     tokens = ours.tokenizer.documents(TEXTS)
     states = tokens.ids.with_values(ours.encoder(tokens.ids))

@@ -189,8 +189,11 @@ def _declared_before(directory: Path, config: Mapping[str, Any], old: Mapping[st
     path = directory / FILES.added_tokens
     roles, extra = _roles(config)
     old_roles, old_extra = _roles(old)
-    roles, extra = {**roles, **old_roles}, extra or old_extra
-    special = {_text(token) for token in (*roles.values(), *extra)}
+    roles = {**roles, **old_roles}
+    # transformers 5 does not look at `additional_special_tokens` of the old file here.
+    with_flags = extra if "extra_special_tokens" not in old else extra or old_extra
+    special = {_text(token) for token in (*roles.values(), *with_flags)}
+    extra = extra or old_extra
     ids = read_json_if_there(path)
     if not all(isinstance(i, int) for i in ids.values()):
         raise CheckpointError(f"{path} must map tokens to their ids, found {ids!r:.80}")
