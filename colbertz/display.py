@@ -1,9 +1,12 @@
 """Hits for people: where each was found, and the lines of its text with most of the query's words, highlighted."""
 
+import re
 import textwrap
 from collections.abc import Callable
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
+from colbertz.text.segmentation import UNSPACED_RUN, bigrams, characters_of
 from colbertz.text.stopwords import QUESTION_WORDS, STOPWORDS
 from colbertz.text.words import IDENTIFIER_PART, stem
 
@@ -18,6 +21,9 @@ _SNIPPET_LINES = 4
 # Columns of a bar for a score of 1.
 _BAR_COLUMNS = 12
 _EIGHTHS = "▏▎▍▌▋▊▉█"
+
+# A run of a script without blanks, or a part of an identifier.
+_PART = re.compile(f"(?P<unspaced>{UNSPACED_RUN.pattern})|{IDENTIFIER_PART.pattern}")
 
 Paint = Callable[[str, str], str]
 
@@ -100,11 +106,34 @@ def _snippet(text: str, query: str, width: int, paint: Paint) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in IDENTIFIER_PART.findall(text)]
+    """The parts of identifiers, in lower case; of scripts without blanks pairs of characters."""
+    words = []
+    for match in _PART.finditer(text):
+        words += bigrams(match[0], query=True) if match["unspaced"] else [match[0].lower()]
+    return words
 
 
 def _highlight(line: str, query_stems: set[str], paint: Paint) -> str:
-    return IDENTIFIER_PART.sub(lambda m: paint(m[0], "word") if stem(m[0].lower()) in query_stems else m[0], line)
+    def part(match: re.Match[str]) -> str:
+        if match["unspaced"]:
+            return _highlight_bigrams(match[0], query_stems, paint)
+        return paint(match[0], "word") if stem(match[0].lower()) in query_stems else match[0]
+
+    return _PART.sub(part, line)
+
+
+def _highlight_bigrams(run: str, query_words: set[str], paint: Paint) -> str:
+    """Highlight the characters of a run without blanks that are, alone or with a neighbour, a word of the query."""
+    characters = characters_of(run)
+    marked = [character in query_words for character in characters]
+    for place, pair in enumerate(pairwise(characters)):
+        if "".join(pair) in query_words:
+            marked[place : place + 2] = [True, True]
+    if not any(marked):
+        return run
+    parts = groupby(zip(marked, characters), key=lambda item: item[0])
+    joined = [(is_marked, "".join(character for _, character in group)) for is_marked, group in parts]
+    return "".join(paint(text, "word") if is_marked else text for is_marked, text in joined)
 
 
 def _paint(text: str, style: str) -> str:

@@ -25,8 +25,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` when the block ends without an error.
 
     The temporary file does not exist yet; the block must write it. It is hidden, in the same folder, and its name ends
-    in `.new`, so that no pattern such as `*.json` matches what a killed process leaves. If `path` is a symbolic link, the file that it points to is replaced. An
-    existing file keeps its permissions; a new one gets those that the process gives to new files.
+    in `.new`, so that no pattern such as `*.json` matches what a killed process leaves. If `path` is a symbolic link,
+    the file that it points to is replaced. An existing file keeps its permissions; a new one gets those that the
+    process gives to new files.
     """
     if path.is_symlink():
         path = path.resolve()

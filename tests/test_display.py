@@ -57,3 +57,11 @@ def test_long_lines_are_wrapped() -> None:
 
 def test_no_text_is_only_a_headline() -> None:
     assert len(lines(Hit("7", 1.5), "x")) == 1
+
+
+def test_words_of_scripts_without_blanks_are_highlighted() -> None:
+    text = "\n".join(lines(Hit("7", 1.5, "夜の東京タワーは赤い。"), "東京タワー", color=True))
+    assert "夜の\x1b[1;31m東京タワー\x1b[0mは赤い。" in text
+    assert "\x1b[1;31m京\x1b[0m" in "\n".join(lines(Hit("7", 1.5, "東京"), "京", color=True))
+    assert lines(Hit("7", 1.5, "何もない\n" * 9 + "大阪の猫"), "大阪")[-1].strip() == "大阪の猫"
+    assert lines(Hit("7", 1.5, "ﾀﾜｰ"), "東")[1].strip() == "ﾀﾜｰ", "what is not highlighted stays as it is"

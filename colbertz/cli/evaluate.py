@@ -21,18 +21,25 @@ EXAMPLES = """\
   colbertz eval --data my-beir-folder --split dev --model my-model
   colbertz eval --data nanobeir:scifact --model lightonai/ColBERT-Zero --index plaid --run mine.trec
   colbertz eval --data my-beir-folder --score mine.trec --compare other.trec
+  colbertz eval --pairs held-out.jsonl --model runs/mine/model
 """
 # Documents retrieved for a query, unless a measure looks at more.
 _K = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--data",
-        required=True,
         metavar="DIR|NAME",
         help="folder in the layout of BEIR, NanoBEIR, LongEmbed or MS MARCO, or beir:NAME, nanobeir:NAME, "
         "longembed:NAME",
+    )
+    source.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="held-out pairs of a query and its document, as the setting eval.pairs of training: each query is "
+        "searched in all documents",
     )
     parser.add_argument(
         "--split",
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         args.k = max(_K, measures.deepest(names))
     elif not (args.score or args.rerank) and measures.deepest(names) > args.k:
         raise UserError(f"{', '.join(names)} need {measures.deepest(names)} documents a query; -k is {args.k}")
-    collections = named.load_parts(args.data, args.split)
+    collections = [_read_pairs(args.pairs)] if args.pairs else named.load_parts(args.data, args.split)
     gains = {query_id: row for part in collections for query_id, row in zip(part.query_ids, part.gains)}
     measures.check(gains, names)
     if args.run:
@@ -131,6 +138,8 @@ def run(args: argparse.Namespace) -> None:
 def _refuse_contradictions(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.score is None):
         raise UserError("give either --model, the model to evaluate, or --score, a run that is there already")
+    if args.pairs and args.split:
+        raise UserError(f"--split is for --data; pairs have no splits, leave out {args.split!r}")
     if args.score and args.rerank:
         raise UserError("--rerank needs a model; --score takes a run as it is")
     if args.json and args.compare:
@@ -138,6 +147,15 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     for path in (args.run, args.per_query):
         if path:
             require_parent(path)
+
+
+def _read_pairs(path: str) -> "Collection":
+    """The collection that training makes of its setting eval.pairs."""
+    from colbertz.evaluation import from_pairs
+    from colbertz.training.data import read_pairs
+
+    pairs = read_pairs(path)
+    return from_pairs(path, pairs.queries, pairs.documents)
 
 
 def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "Run":
@@ -148,7 +166,7 @@ def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "R
     from colbertz.models.tokenizer import SettingOverrides
 
     lengths: SettingOverrides = {}
-    defaults = named.lengths(args.data)
+    defaults = named.lengths(args.data) if args.data else {}
     if query_length := args.query_length or defaults.get("query_length"):
         lengths["query_length"] = query_length
     if document_length := args.document_length or defaults.get("document_length"):

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.data and not args.run:
         raise UserError("--data needs --run, the candidates to score")
     if Path(args.out).exists() and not args.overwrite:
-        raise FileExistsError(f"{args.out} is there already; pass --overwrite to replace it")
+        raise FileExistsError(f"{args.out} is there already; name another folder")
     from colbertz.distillation.lists import read_mined, read_run, write_scores
     from colbertz.distillation.teachers import bm25_teacher, load_teacher, score_lists
 

@@ -171,8 +171,6 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "S
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):
-                if row.id in run:
-                    raise UserError(f"{queries}: the query id {row.id!r} comes twice")
                 run[row.id] = {hit.id: hit.score for hit in hits}
             bar.update(len(batch))
     write_run(out, run)
@@ -182,7 +180,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "S
 def _typed_queries() -> Iterator[str]:
     """The lines of stdin that are not empty; on a terminal, what a person types at a prompt."""
     if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin if line.strip())
+        yield from (line.strip() for line in read_text_lines("-") if line.strip())
         return
     import readline  # noqa: F401  importing it gives input() line editing and a history
 

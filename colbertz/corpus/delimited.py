@@ -11,12 +11,12 @@ import io
 import re
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbertz.corpus.lines import name_of, read_lines
+from colbertz.corpus.lines import decoded, name_of, read_lines
 from colbertz.corpus.rows import BadRow, Row
 from colbertz.errors import UserError
 
@@ -40,8 +40,12 @@ def read(source: str, delimiter: str) -> Iterator[Row]:
         UserError: for a header that names a column twice.
         BadRow: for a row that is not UTF-8, is quoted wrongly, or has too many or too few cells.
     """
-    name = name_of(source)
-    records = _records(read_lines(source), delimiter, name)
+    return parse(read_lines(source), delimiter, name_of(source))
+
+
+def parse(lines: Iterable[bytes], delimiter: str, name: str) -> Iterator[Row]:
+    """As `read`, for lines that were read already, of a source that messages call `name`."""
+    records = _records(lines, delimiter, name)
     header: list[str] | None = None
     for cells, line in records:
         if header is None:
@@ -90,21 +94,29 @@ def numeric_columns(source: str, delimiter: str) -> set[str]:
 
 
 def _records(
-    lines: Iterable[bytes], delimiter: str, name: str, encoding: str = "utf-8"
+    lines: Iterable[bytes], delimiter: str, name: str, decode: Callable[[bytes, str], str] = decoded
 ) -> Iterator[tuple[list[str], int]]:
-    """The cells of each record that is not a blank line, and the number of the line where the record begins."""
-    reader = _reader((line.removeprefix(BOM_UTF8).decode(encoding) for line in lines), delimiter)
+    """The cells of each record, and the number of the line where it begins. Lines of white space are not records."""
+    begins = True  # whether the next line begins a record; a byte order mark within a quoted cell is part of it
+
+    def texts() -> Iterator[str]:
+        nonlocal begins
+        for number, line in enumerate(lines, 1):
+            text = decode(line.removeprefix(BOM_UTF8) if begins else line, f"{name}, line {number}")
+            begins = False
+            yield text
+
+    reader = _reader(texts(), delimiter)
     while True:
         line = reader.line_num + 1
+        begins = True
         try:
             cells = next(reader)
         except StopIteration:
             return
-        except UnicodeDecodeError as error:
-            raise BadRow(f"{name}, line {reader.line_num + 1}: not UTF-8: {error}") from error
         except csv.Error as error:
             raise BadRow(f"{name}, line {line}: the row that begins here is quoted wrongly: {error}") from error
-        if cells:
+        if cells and not (len(cells) == 1 and cells[0].isspace()):
             yield cells, line
 
 
@@ -129,23 +141,25 @@ def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
 
 def _find_records(delimiter: str, name: str, content: "Content") -> tuple[array, array]:
     """Where each row but the header begins, and the number of its first line; for `IndexedRows`."""
+    from colbertz.corpus.indexed import line_end_of
+
     starts, line_numbers, offsets = array("q"), array("q"), array("q", [0])
 
     def lines() -> Iterator[bytes]:
-        for line in io.BytesIO(content) if isinstance(content, bytes) else iter(content.readline, b""):
-            offsets.append(offsets[-1] + len(line))
-            yield line
+        line_end = line_end_of(content)
+        while offsets[-1] < len(content):
+            end = content.find(line_end, offsets[-1]) + 1 or len(content)
+            offsets.append(end)
+            yield content[offsets[-2] : end]
 
     # Latin-1 decodes any bytes: a row that is not UTF-8 is an error when it is read, as in JSON lines.
-    for _, line_number in _records(lines(), delimiter, name, "latin-1"):
+    for _, line_number in _records(lines(), delimiter, name, lambda line, _: line.decode("latin-1")):
         starts.append(offsets[line_number - 1])
         line_numbers.append(line_number)
     return starts[1:], line_numbers[1:]
 
 
 def _parse(header: list[str], delimiter: str, record: bytes, where: str) -> dict[str, Any]:
-    try:
-        text = record.decode()
-    except UnicodeDecodeError as error:
-        raise BadRow(f"{where}: not UTF-8: {error}") from error
-    return _row(header, next(_reader([text], delimiter)), where)
+    # The bytes end where the next row begins, so blank lines may follow; the row itself is the first record.
+    text = io.StringIO(decoded(record.removeprefix(BOM_UTF8), where), newline="")
+    return _row(header, next(_reader(text, delimiter)), where)

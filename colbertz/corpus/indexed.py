@@ -3,19 +3,21 @@
 import gzip
 import mmap
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from colbertz.corpus.lines import require_file
+from colbertz.corpus.lines import BLANKS, require_file
 from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError
 
 Content = mmap.mmap | bytes
 
 _COLUMNS_FROM = 100  # rows whose keys are the columns of a file without a header
+_BLANKS = BLANKS.encode()
 
 
 class IndexedRows:
@@ -124,35 +126,41 @@ class IndexedRows:
 
 
 def find_lines(content: Content, block_size: int = 1 << 24) -> tuple[np.ndarray, np.ndarray]:
-    r"""Find the lines that are not blank.
+    """Find the lines that are not blank.
 
     Args:
-        content: of a file whose lines end with \n.
+        content: of a file; its lines are those of `colbertz.corpus.lines`.
         block_size: bytes that are searched at once.
 
     Returns:
         Two int64 arrays (num_rows,): where the lines begin, and their numbers, from 1.
     """
     characters = np.frombuffer(content, dtype=np.uint8)
+    line_end = line_end_of(content)
     starts, line_numbers, num_lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
     for begin in range(0, len(characters), block_size):
         end = min(begin + block_size, len(characters))
-        lines = np.flatnonzero(characters[max(begin - 1, 0) : end - 1] == ord("\n")) + max(begin, 1)
+        lines = np.flatnonzero(characters[max(begin - 1, 0) : end - 1] == ord(line_end)) + max(begin, 1)
         if begin == 0:
             lines = np.concatenate([[0], lines])
-        # Few lines begin with white space, so these can be checked one by one in Python.
-        suspects = np.flatnonzero(np.isin(characters[lines], np.frombuffer(b" \t\r\n", np.uint8)))
+        # Few lines begin with white space or a byte order mark, so these can be checked one by one in Python.
+        suspects = np.flatnonzero(np.isin(characters[lines], np.frombuffer(_BLANKS + BOM_UTF8[:1], np.uint8)))
         is_blank = np.zeros(len(lines), bool)
-        is_blank[suspects] = [_is_blank(content, int(start)) for start in lines[suspects]]
+        is_blank[suspects] = [_is_blank(content, int(start), line_end) for start in lines[suspects]]
         starts.append(lines[~is_blank])
         line_numbers.append(np.flatnonzero(~is_blank) + num_lines + 1)
         num_lines += len(lines)
     return np.concatenate(starts), np.concatenate(line_numbers)
 
 
-def _is_blank(content: Content, start: int) -> bool:
-    end = content.find(b"\n", start)
-    return not content[start : None if end < 0 else end].strip(b" \t\r")
+def line_end_of(content: Content) -> bytes:
+    r"""The last byte of the lines of a file: \n, or \r in a file that has no \n."""
+    return b"\n" if content.find(b"\n") >= 0 or content.find(b"\r") < 0 else b"\r"
+
+
+def _is_blank(content: Content, start: int, line_end: bytes) -> bool:
+    end = content.find(line_end, start)
+    return not content[start : None if end < 0 else end].removeprefix(BOM_UTF8).strip(_BLANKS)
 
 
 def _content(path: Path) -> Content:

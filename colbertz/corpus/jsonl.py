@@ -1,4 +1,4 @@
-r"""JSON lines: an object a line, in UTF-8. Lines end with \n or \r\n; blank lines are not rows."""
+"""JSON lines: an object a line. Lines are those of `colbertz.corpus.lines`; blank lines are not rows."""
 
 import json
 from codecs import BOM_UTF8
@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colbertz.corpus.lines import name_of, read_lines
+from colbertz.corpus.lines import BLANKS, decoded, name_of, read_lines
 from colbertz.corpus.rows import BadRow, Row, shown
 
 if TYPE_CHECKING:
     from colbertz.corpus.indexed import IndexedRows
 
-_BLANK = b" \t\r\n"
+_BLANKS = BLANKS.encode()
 
 
 def read(source: str) -> Iterator[Row]:
@@ -25,7 +25,7 @@ def read(source: str) -> Iterator[Row]:
     """
     name = name_of(source)
     for number, line in enumerate(read_lines(source), 1):
-        if line.strip(_BLANK):
+        if line.removeprefix(BOM_UTF8).strip(_BLANKS):
             where = f"{name}, line {number}"
             yield Row(_parse(line, where), where)
 
@@ -47,12 +47,25 @@ def open_rows(path: Path, block_size: int = 1 << 24) -> "IndexedRows":
 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
+    text = decoded(line.removeprefix(BOM_UTF8), where).strip(BLANKS)
     try:
-        row = json.loads(line.removeprefix(BOM_UTF8).strip(_BLANK).decode())
-    except UnicodeDecodeError as error:
-        raise BadRow(f"{where}: not UTF-8: {error}") from error
+        row = json.loads(text)
     except ValueError as error:
         raise BadRow(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise BadRow(f"{where}: each line must be a JSON object, {shown(row)}")
+    if "\\ud" in text or "\\uD" in text:
+        _refuse_half_characters(row, where)
     return row
+
+
+def _refuse_half_characters(row: dict[str, Any], where: str) -> None:
+    r"""Raise BadRow for strings that UTF-8 cannot hold: escapes such as \ud83d without the other half."""
+    for key, value in row.items():
+        try:
+            json.dumps({key: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise BadRow(
+                f"{where}: has {half!r}, half a character, under {key!r}; write the text again from its bytes"
+            ) from None

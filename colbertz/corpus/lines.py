@@ -1,15 +1,30 @@
-"""The lines of a text file, gzipped or not, or of stdin."""
+r"""The lines of a text file, gzipped or not, or of stdin: one behaviour for everything that colbertz reads.
+
+- Lines end with \n or \r\n. A text without any \n whose lines end with \r alone, as old Macs wrote it, is split there;
+  anywhere else a \r within a line is a character of that line.
+- A byte order mark at the start of a line, where joined files have theirs, is not part of the line.
+- Text is UTF-8. A line with other bytes is an error that names it.
+- Blank lines at the end are not lines. What a blank line between others means is the format's business: it is skipped
+  where lines are rows, and it is an empty text where a file has a text a line.
+"""
 
 import gzip
-import io
+import re
 import sys
 import zlib
-from collections.abc import Iterator
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError
+
+# White space of ASCII. Other blanks, such as the no-break space, are characters of a text or an id, as in trec_eval.
+BLANKS = " \t\r\n\v\f"
+
+_CR_LINE = re.compile(rb"[^\r]*\r|[^\r]+")
 
 
 def require_file(source: str | Path) -> None:
@@ -19,28 +34,33 @@ def require_file(source: str | Path) -> None:
 
 
 def read_text_lines(source: str) -> Iterator[str]:
-    r"""The lines of a UTF-8 text without their ends, which are \n, \r\n or \r. `-` is stdin.
+    """The lines of a UTF-8 text without their ends and byte order marks, and without blank lines at the end.
+
+    Args:
+        source: the file; `-` is stdin.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: if it is not UTF-8, or a damaged .gz file.
+        UserError: for a damaged .gz file; a `BadRow` for a line that is not UTF-8.
     """
-    count = 0  # lines that could be read
-    try:
-        with _opened(source) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8")
-            try:
-                for line in text:
-                    count += 1
-                    yield line.rstrip("\n")
-            finally:
-                text.detach()  # or the wrapper would close stdin when it is freed
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{name_of(source)} cannot be read after line {count}: {error}") from error
+    return text_lines(read_lines(source), name_of(source))
+
+
+def text_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """As `read_text_lines`, for lines that were read already, of a source that messages call `name`."""
+    num_blank = 0  # blank lines that are yielded once another line follows
+    for number, line in enumerate(lines, 1):
+        text = decoded(line.removeprefix(BOM_UTF8), f"{name}, line {number}").rstrip("\r\n")
+        if not text.strip(BLANKS):
+            num_blank += 1
+            continue
+        yield from [""] * num_blank
+        num_blank = 0
+        yield text
 
 
 def read_lines(source: str) -> Iterator[bytes]:
-    r"""The lines of a file with their ends, which are \n; not decoded. `-` is stdin.
+    """The lines of a file with their ends; not decoded, and with byte order marks. `-` is stdin.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -50,10 +70,29 @@ def read_lines(source: str) -> Iterator[bytes]:
     try:
         with _opened(source) as file:
             for line in file:
-                count += 1
-                yield line
+                parts = _CR_LINE.findall(line) if count == 0 and not line.endswith(b"\n") else [line]
+                for part in parts:
+                    count += 1
+                    yield part
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{name_of(source)} cannot be read after line {count}: {error}") from error
+
+
+def decoded(line: bytes, where: str) -> str:
+    """A line as text.
+
+    Raises:
+        BadRow: if it is not UTF-8.
+    """
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        utf_16 = line.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+        encoding = "UTF-16" if utf_16 else "another encoding, such as LATIN1 or CP1252"
+        raise BadRow(
+            f"{where}: not UTF-8: {error}; the file may be in {encoding}: "
+            f"convert it, as with `iconv -f {'UTF-16' if utf_16 else 'CP1252'} -t UTF-8`"
+        ) from error
 
 
 def plain_or_gz(path: Path) -> Path | None:

@@ -1,8 +1,11 @@
 """A row and its place in its file."""
 
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any, Literal, NamedTuple
 
 from colbertz.errors import UserError
+
+OnBadText = Literal["error", "skip"]
 
 
 class BadRow(UserError):
@@ -20,6 +23,28 @@ class Row(NamedTuple):
 
     values: dict[str, Any]
     where: str
+
+
+class Unique:
+    """Keys that may come once, such as query ids, with the place of each."""
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, str] = {}
+
+    def add(self, key: Hashable, where: str, name: str) -> None:
+        """Note a key and its place.
+
+        Args:
+            key: what must come once.
+            where: its place.
+            name: what messages call it.
+
+        Raises:
+            BadRow: naming both places, if it came before.
+        """
+        first = self._places.setdefault(key, where)
+        if first is not where:
+            raise BadRow(f"{where}: {name} comes twice; it is in {first} too")
 
 
 def shown(value: Any) -> str:

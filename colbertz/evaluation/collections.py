@@ -9,6 +9,7 @@ from itertools import compress
 from pathlib import Path
 
 from colbertz.errors import UserError
+from colbertz.text.normalize import normalized
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +52,46 @@ class Collection:
 
     def some_queries(self, most: int) -> "Collection":
         """The collection with at most `most` queries, evenly spread, since files tend to be sorted."""
+        if len(self.queries) <= most:
+            return self
         part = slice(None, None, -(-len(self.queries) // most))
         return replace(self, query_ids=self.query_ids[part], queries=self.queries[part], gains=self.gains[part])
 
 
 def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> Collection:
-    """Held-out pairs as a collection, in which the only relevant document of a query is its own."""
-    ids = [str(index) for index in range(len(queries))]
-    return Collection(name, ids, queries, ids, documents, [{id: 1.0} for id in ids])
+    """Pairs of a query and a document that answers it, as a collection.
+
+    Texts that differ only in case and white space are one: a copy of the right document is right too, and the pairs
+    of a query that comes several times are its relevant documents. Otherwise a model that finds them would be judged
+    wrong.
+
+    Args:
+        name: what to call the collection.
+        queries: one for each pair.
+        documents: one for each pair.
+
+    Returns:
+        The different queries, with ids q0, q1 …, and the different documents, with ids d0, d1 …, both in the order of
+        their first pairs and as these have them.
+    """
+    query_texts: dict[str, str] = {}
+    document_texts: dict[str, str] = {}
+    doc_ids: dict[str, str] = {}
+    gains: dict[str, dict[str, float]] = {}
+    for query, document in zip(queries, documents, strict=True):
+        query_key, document_key = normalized(query), normalized(document)
+        query_texts.setdefault(query_key, query)
+        document_texts.setdefault(document_key, document)
+        doc_id = doc_ids.setdefault(document_key, f"d{len(doc_ids)}")
+        gains.setdefault(query_key, {})[doc_id] = 1.0
+    return Collection(
+        name,
+        [f"q{query_idx}" for query_idx in range(len(query_texts))],
+        list(query_texts.values()),
+        list(doc_ids.values()),
+        list(document_texts.values()),
+        list(gains.values()),
+    )
 
 
 def from_judgements(
@@ -88,7 +121,12 @@ def from_judgements(
     relevant = {doc_id for gains in qrels.values() for doc_id, gain in gains.items() if gain > 0}
     if not relevant:
         raise UserError(f"{where} has no relevant document for any query")
-    texts = {query_id: text for query_id, text in queries if query_id in qrels}
+    texts: dict[str, str] = {}
+    for query_id, text in queries:
+        if query_id in texts:
+            raise UserError(f"two queries of {name} have the id {query_id!r}; ids must be unique")
+        if query_id in qrels:
+            texts[query_id] = text
     doc_ids: list[str] = []
     documents: list[str] = []
     for doc_id, text in corpus:

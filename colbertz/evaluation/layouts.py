@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from colbertz.corpus import parquet
-from colbertz.corpus.documents import read_documents, read_queries
+from colbertz.corpus.documents import read_documents, read_ids_and_texts, read_queries
 from colbertz.corpus.formats import find_file, read_rows
 from colbertz.corpus.lines import plain_or_gz
-from colbertz.corpus.rows import Row
+from colbertz.corpus.rows import Row, Unique
 from colbertz.errors import UserError
 from colbertz.evaluation.collections import Collection, from_judgements
-from colbertz.evaluation.runs import read_qrels
+from colbertz.evaluation.runs import add_judgement, read_qrels
 
 # Queries and judgements of the TREC Deep Learning tracks, by the usual short names of the tracks.
 _TRACKS = {
@@ -69,15 +69,16 @@ def read_beir(
     """
     directory = Path(directory)
     name = name or directory.name
-    texts = []
+    files = []
     for part in ("corpus", "queries"):
         path = find_file(directory, part)
         if path is None:
             raise FileNotFoundError(
                 f"{directory} has no {part}.jsonl or {part}.jsonl.gz; is it a directory in BEIR's layout?"
             )
-        texts.append((document.id, document.text or "") for document in read_documents(str(path)))
-    corpus, queries = texts
+        files.append(str(path))
+    corpus = ((document.id, document.text or "") for document in read_documents(files[0]))
+    queries = ((query.id, query.text) for query in read_queries(files[1]))
     folder = Path(qrels or directory / "qrels")
     path = plain_or_gz(folder / f"{split}.tsv")
     if path is None:
@@ -109,7 +110,8 @@ def read_msmarco(directory: Path, split: str) -> Collection:
             f"dev.small, dev, train, {', '.join(_TRACKS)}"
         )
     # Passages have the form of queries: an id, a tab and a text on each line.
-    texts, query_texts = (((line.id, line.text) for line in read_queries(str(path))) for path in (collection, queries))
+    texts = ((line.id, line.text) for line, _ in read_ids_and_texts(str(collection)))
+    query_texts = ((query.id, query.text) for query in read_queries(str(queries)))
     return from_judgements(f"{directory.name}, {split}", texts, query_texts, read_qrels(qrels), qrels)
 
 
@@ -148,8 +150,9 @@ def read_longembed(directory: Path, split: str | None) -> list[Collection]:
         prefix = f"{length}/" if len(chosen) > 1 else ""
         queries = ((prefix + query_id, text) for query_id, text in _pairs(rows["queries"], "qid", "text"))
         qrels: dict[str, dict[str, float]] = {}
-        for query_id, doc_id in _pairs(rows["qrels"], "qid", "doc_id"):
-            qrels.setdefault(prefix + query_id, {})[doc_id] = 1.0
+        judged = Unique()
+        for (query_id, doc_id), row in zip(_pairs(rows["qrels"], "qid", "doc_id"), rows["qrels"]):
+            add_judgement(qrels, judged, prefix + query_id, doc_id, 1.0, row.where)
         name = directory.name if length is None else f"{directory.name}-{length}"
         collections.append(from_judgements(name, _pairs(rows["corpus"], "doc_id", "text"), queries, qrels, directory))
     return collections
@@ -176,8 +179,10 @@ def read_nanobeir(directory: Path, split: str | None, *, name: str | None = None
         raise FileNotFoundError(f"{directory}: {problem}; the splits are: {', '.join(splits) or 'none'}")
     corpus, queries = (_columns(directory / part, split, "_id", "text") for part in ("corpus", "queries"))
     qrels: dict[str, dict[str, float]] = {}
-    for query_id, doc_id, gain in _columns(directory / "qrels", split, "query-id", "corpus-id", score=1):
-        qrels.setdefault(query_id, {})[doc_id] = float(gain)
+    judged = Unique()
+    columns = _columns(directory / "qrels", split, "query-id", "corpus-id", score=1)
+    for index, (query_id, doc_id, gain) in enumerate(columns):
+        add_judgement(qrels, judged, query_id, doc_id, float(gain), f"{directory / 'qrels' / split}, row {index}")
     return from_judgements(name or split, corpus, queries, qrels, directory / "qrels" / split)
 
 
@@ -205,4 +210,9 @@ def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator
         if missing:
             raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(columns)}")
         for values, _ in parquet.read(str(path), [name for name in (*names, *defaults) if name in columns]):
-            yield tuple((defaults | values)[name] for name in (*names, *defaults))
+            yield tuple(_id_or_text((defaults | values)[name]) for name in (*names, *defaults))
+
+
+def _id_or_text(value: Any) -> Any:
+    """The value; of a whole number, which is an id or a gain, its decimal digits."""
+    return str(value) if isinstance(value, int) else value

@@ -20,6 +20,7 @@ from colbertz.index.store.detect import detect
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.store.words import BIGRAMS
 from colbertz.index.write import build as building
 from colbertz.index.write import compact as compacting
 from colbertz.index.write import update as change
@@ -280,7 +281,8 @@ class Index:
         If most of the new tokens are far from all centroids, centroids are added for them.
 
         Args:
-            embeddings, ids, texts, metadata: as for `build`. Without ids, numbering continues.
+            embeddings, ids, texts, metadata: as for `build`. Without ids, numbering continues with the
+                numbers that are no ids yet.
             on_duplicate: for ids that the index has already: "error", or "replace" the old documents.
 
         Raises:
@@ -338,7 +340,10 @@ class Index:
 
     def advice(self) -> str | None:
         """What would make the index faster, smaller or better; None if nothing. `add` logs it as a warning."""
-        return compacting.advice(self.manifest)
+        advice = compacting.advice(self.manifest)
+        if advice is None and any(segment.documents.splitter != BIGRAMS for segment in self.snapshot.segments):
+            return "its words were split by an older version; compact it, and words of all scripts are found"
+        return advice
 
     def check(self) -> None:
         """Read every file and compare it with the checksum in the manifest.

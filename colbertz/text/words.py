@@ -1,20 +1,24 @@
 """Two ways to split a text into words: as a text search engine does by default, and as a code search engine does.
 
 Splitting identifiers makes the stronger baseline for code: `parse_dateString` is found by parse, date, string and by
-itself, and endings such as the plural are cut off.
+itself, and endings such as the plural are cut off. Both split scripts without blanks, such as Chinese, into pairs of
+characters, see `colbertz.text.segmentation`.
 """
 
 import re
 
+from colbertz.text.segmentation import MARKS, UNSPACED_RUN, separate_bigrams
 from colbertz.text.stopwords import STOPWORDS
 
 # Matches the parts of an identifier: parseDate, parse_date and HTTPError have two parts each.
-IDENTIFIER_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
+IDENTIFIER_PART = re.compile(rf"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|(?:[^\W\d_a-zA-Z][{MARKS}]*)+")
+_WORD = re.compile(rf"\w[\w{MARKS}]*")
 
 
 def plain_words(text: str) -> list[str]:
     """The words of at least two characters, in lower case, without stop words; an identifier is one word."""
-    return [word for word in re.findall(r"\w\w+", text.lower()) if word not in STOPWORDS]
+    words = _WORD.findall(separate_bigrams(text.lower()))
+    return [word for word in words if len(word) > 1 and word not in STOPWORDS]
 
 
 def split_identifiers(text: str) -> list[str]:
@@ -23,7 +27,10 @@ def split_identifiers(text: str) -> list[str]:
     An identifier of one part is only given as its stem.
     """
     words = []
-    for identifier in re.findall(r"\w+", text):
+    for identifier in _WORD.findall(separate_bigrams(text)):
+        if UNSPACED_RUN.fullmatch(identifier):
+            words.append(identifier)
+            continue
         parts = [part.lower() for part in IDENTIFIER_PART.findall(identifier)]
         words += [identifier.lower()] * (len(parts) > 1) + [stem(part) for part in parts]
     return [word for word in words if word not in STOPWORDS]

@@ -16,7 +16,7 @@ RESULT = "result.json"
 
 
 def evaluate_if_due(run: Run, progress: state.Progress, report: Report) -> bool:
-    """Evaluate at every `eval.every`-th step, and save the model as `best` if it is the best so far.
+    """Evaluate before the first step and at every `eval.every`-th; save the model as `best` if it is the best so far.
 
     All processes must call this.
 
@@ -24,14 +24,47 @@ def evaluate_if_due(run: Run, progress: state.Progress, report: Report) -> bool:
         Whether to stop early: there were `eval.patience` evaluations in a row without a better model.
     """
     config = run.config.eval
-    is_due = config.every > 0 and progress.step % config.every == 0
+    is_due = progress.step == 0 or (config.every > 0 and progress.step % config.every == 0)
     if not run.collections or not is_due or progress.judged == progress.step:
         return False
-    collections = [c.some_queries(config.max_pairs) if c.name == "pairs" else c for c in run.collections]
-    metrics = _evaluate(run, collections)
+    _keep_if_best(run, progress, _evaluate(run, run.samples, progress, report))
+    return 0 < config.patience <= progress.stale
+
+
+def finish(run: Run, progress: state.Progress, report: Report) -> None:
+    """Save the model, evaluate it on all queries, and record that the run is complete. All processes must call this.
+
+    The model is also compared with `best`, if it was not yet, on the queries on which `best` was evaluated.
+    """
+    save_model(run, "model")
+    metrics: dict[str, float] = {}
+    if run.collections:
+        # Checkpoints that were written before `last` existed do not have it.
+        is_compared = progress.judged == progress.step and progress.last is not None
+        if not is_compared and run.has_samples:
+            _keep_if_best(run, progress, _evaluate(run, run.samples, progress, report))
+        metrics = _evaluate(run, run.collections, progress, report)
+        if not is_compared and not run.has_samples:
+            _keep_if_best(run, progress, metrics)
     if run.world.is_main:
-        report(progress.step, metrics)
-    value = distributed.from_first(metrics.get(config.metric, 0.0))
+        result = {
+            "steps": progress.step,
+            "metrics": metrics,
+            "start": progress.start,
+            "best": progress.best,
+            "best_step": progress.best_step if run.collections else None,
+            "last": progress.last,
+        }
+        write_atomically(Path(run.config.output) / RESULT, json.dumps(result, indent=2) + "\n")
+    distributed.barrier()
+
+
+def _keep_if_best(run: Run, progress: state.Progress, metrics: dict[str, float]) -> None:
+    """Note an evaluation of `run.samples`, and save the model as `best` if it is the best so far."""
+    value = distributed.from_first(metrics.get(run.config.eval.metric, 0.0))
+    if progress.step == 0:
+        progress.start = value
+    progress.last = value
     progress.judged = progress.step
     progress.stale += 1
     if progress.best is None or value > progress.best:
@@ -39,19 +72,15 @@ def evaluate_if_due(run: Run, progress: state.Progress, report: Report) -> bool:
         progress.best_step = progress.step
         progress.stale = 0
         save_model(run, "best")
-    return 0 < config.patience <= progress.stale
 
 
-def finish(run: Run, progress: state.Progress, report: Report) -> None:
-    """Save the model, evaluate it on all queries, and record that the run is complete. All processes must call this."""
-    save_model(run, "model")
-    metrics = _evaluate(run, run.collections) if run.collections else {}
-    if run.world.is_main:
-        if metrics:
-            report(progress.step, metrics)
-        result = {"steps": progress.step, "metrics": metrics, "best": progress.best, "best_step": progress.best_step}
-        write_atomically(Path(run.config.output) / RESULT, json.dumps(result, indent=2) + "\n")
-    distributed.barrier()
+def improvement(run: Run, progress: state.Progress) -> str:
+    """A line with the values of `eval.metric` before the first step, after the last one, and of the best model."""
+    values = [(progress.start, "at step 0"), (progress.last, f"at step {progress.step:,}")]
+    values.append((progress.best, f"at step {progress.best_step:,}, the best"))
+    return f"{run.config.eval.metric}: " + "; ".join(
+        f"{value:.4f} {place}" for value, place in values if value is not None
+    )
 
 
 def save_model(run: Run, name: str) -> None:
@@ -62,8 +91,10 @@ def save_model(run: Run, name: str) -> None:
     distributed.barrier()
 
 
-def _evaluate(run: Run, collections: Sequence[Collection]) -> dict[str, float]:
-    """Metrics of the model, means over the collections; with several, also those of each as "collection/metric".
+def _evaluate(
+    run: Run, collections: Sequence[Collection], progress: state.Progress, report: Report
+) -> dict[str, float]:
+    """Report metrics of the model: means over the collections; with several, also of each as "collection/metric".
 
     The first process evaluates; the others return nothing.
     """
@@ -75,6 +106,7 @@ def _evaluate(run: Run, collections: Sequence[Collection]) -> dict[str, float]:
     if len(results) > 1:
         for collection, result in zip(collections, results):
             metrics |= {f"{collection.name}/{name}": value for name, value in result.items()}
+    report(progress.step, metrics)
     return metrics
 
 

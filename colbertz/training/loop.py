@@ -20,7 +20,7 @@ from colbertz.training import data, distributed, optim, state
 from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
-from colbertz.training.evaluating import RESULT, evaluate_if_due, finish, save_model
+from colbertz.training.evaluating import RESULT, evaluate_if_due, finish, improvement, save_model
 from colbertz.training.metrics_log import check_reporters, metrics_log
 from colbertz.training.objective import Objective
 from colbertz.training.run import Run, prepare
@@ -76,7 +76,7 @@ def _train(config: TrainingConfig, world: World) -> int:
         metrics_log(output, run.num_steps, config, start=progress.step, enabled=world.is_main) as report,
         stop_requests() as requests,
     ):
-        # A run that was stopped just before an evaluation has it now.
+        # Evaluate before the first step. A run that was stopped just before an evaluation has it now.
         stop_early = evaluate_if_due(run, progress, report)
         pin_memory = world.device.type == "cuda"
         batches = data.loader(run.batches, progress.step, config.data.num_workers, pin_memory=pin_memory)
@@ -111,6 +111,8 @@ def _train(config: TrainingConfig, world: World) -> int:
         # Save and evaluate the trained model.
         if not stop_signal:
             finish(run, progress, report)
+    if run.collections and not stop_signal and world.is_main:
+        print(improvement(run, progress), flush=True)
     if stop_signal and world.is_main:
         print(
             f"stopped at step {progress.step} of {run.num_steps}; the same command goes on from there, "

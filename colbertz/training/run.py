@@ -1,6 +1,7 @@
 """Everything that a run needs, made from its settings."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -31,7 +32,8 @@ class Run:
         objective: the loss.
         trained: the tensors that training changes.
         batches: the data, one batch for each step.
-        collections: the collections that the model is evaluated on.
+        collections: the collections that the trained model is evaluated on, with different names.
+        samples: the same with at most `eval.max_pairs` queries of the held-out pairs, for evaluations during the run.
     """
 
     config: TrainingConfig
@@ -43,6 +45,12 @@ class Run:
     trained: state.Trained
     batches: data.StepBatches
     collections: list[Collection]
+    samples: list[Collection]
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether evaluations during the run have fewer queries than the last one."""
+        return any(sample is not collection for sample, collection in zip(self.samples, self.collections))
 
     @property
     def num_steps(self) -> int:
@@ -65,7 +73,7 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     """
     model = build_model(config.model, config.seed)
     batches = data.open_batches(config, model.tokenizer, world.rank, world.size)
-    collections = _open_collections(config.eval)
+    collections, samples = _open_collections(config.eval)
     for dim in config.loss.matryoshka_dims:
         if dim >= model.embedding_dim:
             raise UserError(
@@ -91,13 +99,22 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
     averages = [p.detach().clone() for p in parameters.values()] if config.ema_decay else []
     trained = state.Trained(parameters, optimizer, averages)
-    return Run(config, world, model, network, eval_model, objective, trained, batches, collections)
+    return Run(config, world, model, network, eval_model, objective, trained, batches, collections, samples)
 
 
-def _open_collections(config: EvalConfig) -> list[Collection]:
-    """The collections that the model is evaluated on; held-out pairs are the one named "pairs"."""
-    collections = [read_beir(directory, config.split) for directory in config.beir]
+def _open_collections(config: EvalConfig) -> tuple[list[Collection], list[Collection]]:
+    """The collections that the model is evaluated on, and those for evaluations during the run.
+
+    Collections of the same name are named by their paths: metrics are reported by name.
+    """
+    opened = [(directory, read_beir(directory, config.split)) for directory in config.beir]
     if config.pairs:
         held_out = data.read_pairs(config.pairs)
-        collections.append(from_pairs("pairs", held_out.queries, held_out.documents))
-    return collections
+        opened.append((config.pairs, from_pairs("pairs", held_out.queries, held_out.documents)))
+    counts = Counter(collection.name for _, collection in opened)
+    collections = [
+        collection if counts[collection.name] == 1 else replace(collection, name=path) for path, collection in opened
+    ]
+    if not config.pairs:
+        return collections, collections
+    return collections, [*collections[:-1], collections[-1].some_queries(config.max_pairs)]

@@ -34,20 +34,25 @@ class Progress:
     Attributes:
         step: number of steps done.
         window: loss, accuracy and gradient norm of each step since the last report.
-        best: the best value so far of `eval.metric`; None before the first evaluation.
+        start: the value of `eval.metric` before the first step; None in checkpoints that were written before it was
+            evaluated then.
+        best: the best value so far; None before the first evaluation.
         best_step: the step of that evaluation.
-        stale: number of evaluations since then.
-        judged: step of the last evaluation.
+        last: the latest value; None before the first evaluation.
+        stale: number of evaluations since the best one.
+        judged: step of the last evaluation; -1 before the first one.
         bad_rows: number of rows that were skipped.
         first_bad_row: what was wrong with the first bad row that this process read.
     """
 
     step: int = 0
     window: list[list[float]] = field(default_factory=list)
+    start: float | None = None
     best: float | None = None
     best_step: int = 0
+    last: float | None = None
     stale: int = 0
-    judged: int = 0
+    judged: int = -1
     bad_rows: int = 0
     first_bad_row: str = ""
 

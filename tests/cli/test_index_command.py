@@ -39,8 +39,8 @@ ROW = {"_id": "d0", "text": ORDINARY[0]}
     [
         (b'{"_id": "x", "text": ', "line 2: not JSON"),
         (b'["x", "text"]', "line 2: each line must be a JSON object, found ['x', 'text']"),
-        (b'{"text": "no id"}', "line 2: `_id` must be a string, there is none"),
-        (b'{"_id": 7, "text": "x"}', "line 2: `_id` must be a string, found 7"),
+        (b'{"text": "no id"}', "line 2: `_id` must be a string or a whole number, there is none"),
+        (b'{"_id": true, "text": "x"}', "line 2: `_id` must be a string or a whole number, found True"),
         (b'{"_id": "x"}', "line 2: `text` must be a string, there is none"),
         (b'{"_id": "x", "text": ["y"]}', "line 2: `text` must be a string, found ['y']"),
         (b'{"_id": "x", "text": "y", "title": 3}', "line 2: `title` must be a string, found 3"),
@@ -74,7 +74,7 @@ def test_an_index_is_overwritten_only_on_request(
     index: Path, corpus: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", index]
-    assert "already holds an index; pass overwrite=True (--overwrite)" in error_of(capsys, *command)
+    assert "already holds an index; name another directory" in error_of(capsys, *command)
     assert main([*map(str, command), "--overwrite"]) == 0
 
 

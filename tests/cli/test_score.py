@@ -185,7 +185,7 @@ def test_an_output_is_replaced_only_on_request(
     command = ["score", "--mined", mined, "--teacher", checkpoint, "--out", out]
     run_command(*command)
     first = scored(out)
-    assert f"{out} is there already; pass --overwrite" in error_of(capsys, *command)
+    assert f"{out} is there already; name another folder" in error_of(capsys, *command)
     write_rows(mined, read_rows(mined)[:2])
     run_command(*command, "--overwrite")
     assert scored(out) == first[:2]

@@ -49,7 +49,7 @@ def test_filters(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         capsys, "search", "--index", index, "--subset", tmp_path / "ids.txt", "dog"
     )
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
-    assert "ids.txt cannot be read after line 0" in error_of(
+    assert "ids.txt, line 1: not UTF-8" in error_of(
         capsys, "search", "--index", index, "--subset", tmp_path / "ids.txt", "dog"
     )
     assert "--text-weight is for --hybrid" in error_of(capsys, "search", "--index", index, "--text-weight", "0.5", "x")
@@ -112,7 +112,8 @@ def test_search_with_an_exported_model(
 
 
 def test_queries_on_stdin(index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("lazy dog\n\ncapital of France\n"))
+    text = "\ufefflazy dog\r\n\r\ncapital of France\r\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
     assert main(["search", "--index", str(index), "-k", "1", "--json"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["query"] for answer in answers] == ["lazy dog", "capital of France"]

@@ -43,6 +43,19 @@ def test_every_format_has_the_same_documents(tmp_path: Path, suffix: str) -> Non
         assert list(read_queries(source)) == [Query(document.id, str(document.text)) for document in DOCUMENTS]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_whole_numbers_as_ids_are_their_decimal_digits(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"corpus{suffix}"
+    numbers = [7, 0, -3, 2**62]
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"_id": numbers, "text": ["x"] * 4}), path)
+    else:
+        path.write_text("".join(f'{{"_id": {number}, "text": "x"}}\n' for number in numbers))
+    expected = ["7", "0", "-3", "4611686018427387904"]
+    assert [document.id for document in read_documents(str(path))] == expected
+    assert [query.id for query in read_queries(str(path))] == expected
+
+
 def test_the_id_may_be_in_the_column_id(tmp_path: Path) -> None:
     """With both, `_id` is the id and `id` is metadata, as in a corpus that was exported from a database."""
     path = tmp_path / "a.csv"
@@ -78,9 +91,9 @@ def test_typed_columns_of_parquet_become_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"_id": [7], "text": ["x"]}, "row 0: `_id` must be a string, found 7"),
-        ({"text": ["x"]}, "row 0: `_id` must be a string, there is none"),
-        ({"id": [None], "text": ["x"]}, "row 0: `id` must be a string, there is none"),
+        ({"_id": [7.5], "text": ["x"]}, "row 0: `_id` must be a string or a whole number, found 7.5"),
+        ({"text": ["x"]}, "row 0: `_id` must be a string or a whole number, there is none"),
+        ({"id": [None], "text": ["x"]}, "row 0: `id` must be a string or a whole number, there is none"),
         ({"_id": ["a"], "text": [None]}, "row 0: `text` must be a string, there is none"),
         ({"_id": ["a"], "text": ["x"], "metadata": ["y"]}, "row 0: `metadata` must be an object, found 'y'"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from colbertz.evaluation import named
+from colbertz.evaluation import from_pairs, named
 
 
 def downloads_of(folder: Path) -> tuple[list[tuple[str, ...]], Callable[..., Path]]:
@@ -37,6 +37,19 @@ def test_a_collection_of_the_hub(tmp_path: Path) -> None:
     assert (collection.name, collection.queries, collection.relevant) == ("scifact", ["two"], [{"d1": 2.0}])
     with pytest.raises(FileNotFoundError, match="the splits of scifact are: test"):
         named.load("beir:scifact", "dev", download)
+
+
+def test_pairs_with_equal_texts_are_one_query_or_one_document() -> None:
+    collection = from_pairs(
+        "held out",
+        ["What is  red?", "blue", "what is red?", "green", "blue"],
+        ["A colour", "sky", "Wine", "a\n colour ", "SKY"],
+    )
+    assert (collection.query_ids, collection.queries) == (["q0", "q1", "q2"], ["What is  red?", "blue", "green"])
+    assert (collection.document_ids, collection.documents) == (["d0", "d1", "d2"], ["A colour", "sky", "Wine"])
+    assert collection.gains == [{"d0": 1.0, "d2": 1.0}, {"d1": 1.0}, {"d0": 1.0}]
+    assert collection.some_queries(2).queries == ["What is  red?", "green"]
+    assert collection.some_queries(3) is collection
 
 
 def test_judgements_may_be_compressed(tmp_path: Path) -> None:

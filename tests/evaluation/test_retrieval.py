@@ -1,5 +1,6 @@
 """Runs of a model on a collection: by exact search, with an index, ranked again; and the whole of `colbertz eval`."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from colbertz.cli import main
 from colbertz.evaluation import Collection, evaluate, measures, runs
 from colbertz.evaluation.retrieve import encode_in_blocks, rerank, retrieve
 from colbertz.models import ColBERT
+from colbertz.training.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, SourceConfig, TrainingConfig
+from colbertz.training.loop import train
 
 pytest.importorskip("ir_measures")
 
@@ -151,6 +154,65 @@ def test_the_command_searches_writes_scores_reranks_and_compares(
     shown = capsys.readouterr().out
     assert "words: 10 queries, 60 documents" in shown and "P@1" in shown and f"minus {first}" in shown
     assert runs.read_run(str(again)).keys() == runs.read_run(str(first)).keys()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".tsv"])
+def test_pairs_have_the_values_that_training_reports(
+    suffix: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two pairs have one query, and two have one document, with other capitals."""
+    queries = [document.removesuffix(" thing") for document in DOCUMENTS[:30]] + ["red green", "old shoes"]
+    documents = [*DOCUMENTS[:30], "a thing in two colours", DOCUMENTS[3].title()]
+    pairs, run, rows = tmp_path / f"pairs{suffix}", tmp_path / "run.trec", tmp_path / "rows.jsonl"
+    if suffix == ".tsv":
+        lines = ["query\tdocument", *map("\t".join, zip(queries, documents))]
+    else:
+        lines = [json.dumps({"query": query, "document": document}) for query, document in zip(queries, documents)]
+    content = "\n".join(lines).encode()
+    pairs.write_bytes(gzip.compress(content) if suffix == ".jsonl.gz" else content)
+    command = ["eval", "--pairs", str(pairs), "--measures", "nDCG@10", "MRR@10", "R@10"]
+    options = ["--model", str(checkpoint), "--run", str(run), "--per-query", str(rows)]
+    assert main([*command, *options]) == 0
+    assert f"{pairs}: 31 queries, 31 documents; {checkpoint}, exact" in capsys.readouterr().out
+    assert [json.loads(line)["query_id"] for line in rows.read_text().splitlines()] == [f"q{i}" for i in range(31)]
+    assert main([*command, "--score", str(run), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+
+    config = EvalConfig(pairs=str(pairs))
+    source = SourceConfig(str(pairs))
+    train(
+        TrainingConfig(
+            str(tmp_path / "run"),
+            ModelConfig(init=str(checkpoint)),
+            DataConfig([source]),
+            optim=OptimConfig(lr=1e-12),
+            eval=config,
+            batch_size=2,
+            max_steps=1,
+        )
+    )
+    trained = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert list(values.values()) == pytest.approx(list(trained.values()), abs=1e-4)
+    assert main([*command, "--model", str(tmp_path / "run" / "model"), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(values.values()) == pytest.approx(list(trained.values()), abs=1e-9)
+
+
+def test_pairs_and_a_collection_exclude_each_other_and_pairs_have_no_splits(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, message in {
+        ("--pairs", "p.jsonl", "--data", "d"): "argument --data: not allowed with argument --pairs",
+        ("--pairs", "p.jsonl", "--split", "dev"): "--split is for --data",
+        ("--pairs", str(tmp_path / "p.jsonl")): "p.jsonl",
+        (): "one of the arguments --data --pairs is required",
+    }.items():
+        try:
+            status = main(["eval", *options, "--model", str(checkpoint)])
+        except SystemExit as exit:
+            status = exit.code
+        assert status == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_command_warns_of_missing_documents_and_counts_judged_ones_that_are_not_relevant(

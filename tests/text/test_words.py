@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import REAL
 
+from colbertz.text.segmentation import separate_bigrams
 from colbertz.text.stopwords import QUESTION_WORDS, STOPWORDS
 from colbertz.text.words import plain_words, split_identifiers, stem
 
@@ -20,6 +21,9 @@ TEXTS = st.text() | st.sampled_from(REAL)
         ("naïve Straße, größer!", ["naïve", "straße", "größer"]),
         ("Поезд прибывает", ["поезд", "прибывает"]),
         ("don't 42 3.5 a1", ["don", "42", "a1"]),
+        ("東京タワー", ["東京", "京タ", "タワ", "ワー"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("กินข้าว", ["กิน", "นข้", "ข้า", "าว"]),
     ],
 )
 def test_plain_words(text: str, expected: list[str]) -> None:
@@ -34,7 +38,8 @@ def test_plain_words(text: str, expected: list[str]) -> None:
         ("HTTPError", ["httperror", "http", "error"]),
         ("the tables of self.x2", ["tabl", "self", "x2", "x", "2"]),
         ("__init__", ["init"]),
-        ("größer 日本語", ["größer", "gr", "öß", "er", "日本語"]),
+        ("größer 日本語", ["größer", "gr", "öß", "er", "日本", "本語", "語"]),
+        ("हिन्दी กิน", ["हिन्दी", "กิน", "น"]),
     ],
 )
 def test_split_identifiers(text: str, expected: list[str]) -> None:
@@ -77,7 +82,7 @@ def test_splitting_is_the_same_in_any_context(split: object, first: str, second:
 @given(TEXTS)
 def test_plain_words_are_lower_case_words_of_the_text(text: str) -> None:
     for word in plain_words(text):
-        assert len(word) >= 2 and word == word.lower() and word in text.lower()
+        assert len(word) >= 2 and word == word.lower() and word in separate_bigrams(text.lower())
         assert word not in STOPWORDS
 
 
@@ -86,7 +91,8 @@ def test_parts_of_identifiers_are_in_the_text(text: str) -> None:
     for word in split_identifiers(text):
         assert word not in STOPWORDS
         # The end of "queries" becomes a y. Folding the case makes the two small sigmas one.
-        assert any(part.casefold() in text.casefold() for part in (word, word[:-1]))
+        separated = separate_bigrams(text).casefold()
+        assert any(part.casefold() in separated for part in (word, word[:-1]))
 
 
 def test_stop_words_are_single_lower_case_words() -> None:

@@ -1,6 +1,7 @@
 """Whole training runs of a second or two, and how they end."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -43,7 +44,7 @@ def all_pairs() -> Collection:
     return from_pairs("pairs", [query for query, _ in pairs()], [document for _, document in pairs()])
 
 
-def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
+def test_training_learns_and_leaves_a_model_that_loads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = settings(folder, max_steps=60, eval=held_out(folder, every=20, max_pairs=50))
     untrained = evaluate(build_model(chosen.model, chosen.seed), all_pairs())
     assert train(chosen) == folder / "run" / "model"
@@ -53,7 +54,7 @@ def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
     assert len(reported) == 6
     assert reported[-1] < 0.3 * reported[0]
     evaluations = [report for report in lines if "mrr@10" in report]
-    assert [report["step"] for report in evaluations] == [20, 40, 60, 60]
+    assert [report["step"] for report in evaluations] == [0, 20, 40, 60, 60]
 
     model = ColBERT.from_pretrained(folder / "run" / "model")
     assert (model.settings.query_length, model.settings.do_query_expansion, model.embedding_dim) == (12, False, 16)
@@ -64,7 +65,13 @@ def test_training_learns_and_leaves_a_model_that_loads(folder: Path) -> None:
     result = json.loads((folder / "run" / "result.json").read_text())
     assert result["steps"] == 60
     assert result["metrics"] == trained
-    assert result["best"] == max(report["ndcg@10"] for report in evaluations[:3])
+    assert result["best"] == max(report["ndcg@10"] for report in evaluations[:4])
+    assert result["start"] == evaluations[0]["ndcg@10"]
+    assert result["last"] == evaluations[3]["ndcg@10"]
+    sample = evaluate(build_model(chosen.model, chosen.seed), all_pairs().some_queries(50))
+    assert result["start"] == pytest.approx(sample["ndcg@10"])
+    improvement = f"ndcg@10: {result['start']:.4f} at step 0; {result['last']:.4f} at step 60; {result['best']:.4f} at"
+    assert improvement in capsys.readouterr().out
 
 
 def test_the_same_settings_give_the_same_losses(folder: Path) -> None:
@@ -80,7 +87,8 @@ def test_training_goes_on_from_a_checkpoint(folder: Path) -> None:
     end = [report["loss"] for report in reports(folder) if "loss" in report][-1]
     model = ModelConfig(init=str(first), query_length=10, allow_mismatch=["query_length"])
     second = train(settings(folder, max_steps=5, log_every=5, model=model, output=str(folder / "second")))
-    start = json.loads((folder / "second" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    lines = [json.loads(line) for line in (folder / "second" / "metrics.jsonl").read_text().splitlines()]
+    start = next(line["loss"] for line in lines if "loss" in line)
     assert start < 2 * end + 0.1
     assert ColBERT.from_pretrained(second).settings.query_length == 10
     assert ColBERT.from_pretrained(first).settings.query_length == 12
@@ -125,7 +133,8 @@ def test_a_signal_ends_the_step_saves_and_exits(
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) == before
     assert "stopped at step 3 of 1000; the same command goes on from there" in capsys.readouterr().out
-    assert reports(folder) == []
+    assert [report["step"] for report in reports(folder) if "ndcg@10" in report] == [0]
+    assert [report for report in reports(folder) if "loss" in report] == []
     ColBERT.from_pretrained(folder / "run" / "model")
 
 
@@ -218,7 +227,7 @@ def test_the_best_model_is_kept_and_a_run_that_does_not_improve_stops(folder: Pa
     result = json.loads((folder / "run" / "result.json").read_text())
     assert result["steps"] < 400
     assert result["best"] == max(scores)
-    assert scores.index(max(scores)) == result["best_step"] // 10 - 1 == len(scores) - 2 - 3
+    assert scores.index(max(scores)) == result["best_step"] // 10 == len(scores) - 2 - 3
     best = evaluate(ColBERT.from_pretrained(folder / "run" / "best"), all_pairs())
     assert best["ndcg@10"] == pytest.approx(result["best"])
 
@@ -234,9 +243,79 @@ def test_collections_in_beir_layout_are_evaluated_during_training(folder: Path) 
     beir = [str(folder / "one"), str(folder / "two")]
     train(settings(folder, max_steps=4, eval=EvalConfig(beir=beir, every=2)))
     evaluations = [report for report in reports(folder) if "ndcg@10" in report]
-    assert [report["step"] for report in evaluations] == [2, 4, 4]
+    assert [report["step"] for report in evaluations] == [0, 2, 4, 4]
     for report in evaluations:
         assert report["ndcg@10"] == pytest.approx((report["one/ndcg@10"] + report["two/ndcg@10"]) / 2)
+    # Directories of the same name are reported apart.
+    (folder / "other").mkdir()
+    (folder / "two").rename(folder / "other" / "one")
+    beir = [str(folder / "one"), str(folder / "other" / "one")]
+    train(settings(folder, max_steps=1, eval=EvalConfig(beir=beir), overwrite=True))
+    last = reports(folder)[-1]
+    assert last["ndcg@10"] == pytest.approx(sum(last[f"{path}/ndcg@10"] for path in beir) / 2)
+
+
+@pytest.mark.parametrize("max_pairs", [50, 96], ids=["some queries", "all queries"])
+@pytest.mark.parametrize("every", [0, 10])
+def test_the_last_evaluation_may_be_the_best(folder: Path, every: int, max_pairs: int) -> None:
+    """A bug: of 62 steps with an evaluation at every 20th, the model after the last was the best, and was not kept."""
+    train(settings(folder, max_steps=16, eval=held_out(folder, every=every, max_pairs=max_pairs)))
+    result = json.loads((folder / "run" / "result.json").read_text())
+    evaluations = [report for report in reports(folder) if "ndcg@10" in report]
+    steps = [0, *([10] if every else []), 16]
+    assert [report["step"] for report in evaluations] == steps + ([16] if max_pairs == 50 else [])
+    compared = {report["step"]: report["ndcg@10"] for report in evaluations[: len(steps)]}
+    assert result["best_step"] == 16
+    assert result["best"] == result["last"] == compared[16] == max(compared.values())
+    assert result["start"] == compared[0]
+    assert result["metrics"]["ndcg@10"] == evaluations[-1]["ndcg@10"]
+    best = ColBERT.from_pretrained(folder / "run" / "best")
+    assert evaluate(best, all_pairs().some_queries(max_pairs))["ndcg@10"] == pytest.approx(result["best"])
+    assert evaluate(best, all_pairs()) == result["metrics"]
+
+
+def test_a_training_that_makes_the_model_worse_keeps_the_model_it_started_from(folder: Path) -> None:
+    start = train(settings(folder, max_steps=40, output=str(folder / "start")))
+    weights = ColBERT.from_pretrained(start).state_dict()
+    optim = OptimConfig(lr=1.0, schedule="constant")
+    train(
+        settings(folder, max_steps=5, optim=optim, model=ModelConfig(init=str(start)), eval=held_out(folder, every=2))
+    )
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert result["best_step"] == 0
+    assert result["best"] == result["start"] > result["last"]
+    best = ColBERT.from_pretrained(folder / "run" / "best").state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in best.items())
+
+
+def test_evaluations_change_no_step(folder: Path) -> None:
+    runs = []
+    for evaluation in (EvalConfig(), held_out(folder, every=2)):
+        train(settings(folder, max_steps=5, log_every=1, eval=evaluation, overwrite=True))
+        runs.append([report["loss"] for report in reports(folder) if "loss" in report])
+    assert len(runs[0]) == 5
+    assert runs[0] == runs[1]
+
+
+def test_copies_of_the_right_document_and_other_pairs_of_a_query_are_right(folder: Path) -> None:
+    """A bug: only the document of a query's own row was right, so a model that found a copy of it was judged wrong."""
+    copied = [(query, document.upper()) for query, document in pairs()[:32]]  # the same to a tokenizer that folds case
+    another = [(query.replace(" ", "  "), f"{document} again") for query, document in pairs()[:8]]
+    rows = [*pairs(), *copied, *pairs()[:4], *another]
+    with (folder / "held out.jsonl").open("w") as file:
+        file.writelines(json.dumps({"query": query, "document": document}) + "\n" for query, document in rows)
+    train(settings(folder, max_steps=1, eval=EvalConfig(pairs=str(folder / "held out.jsonl"))))
+    [*_, last] = reports(folder)
+
+    model = ColBERT.from_pretrained(folder / "run" / "model")
+    documents = [document for _, document in [*pairs(), *another]]
+    scores = model.similarity(model.encode_query([query for query, _ in pairs()]), model.encode_document(documents))
+    gains = []
+    for query_idx, row in enumerate(scores.argsort(descending=True, stable=True)[:, :10].tolist()):
+        right = {query_idx, *([96 + query_idx] if query_idx < 8 else [])}
+        ideal = sum(1 / math.log2(rank + 2) for rank in range(len(right)))
+        gains.append(sum(1 / math.log2(rank + 2) for rank, doc in enumerate(row) if doc in right) / ideal)
+    assert last["ndcg@10"] == pytest.approx(sum(gains) / 96, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["distillation", "margin_mse"])

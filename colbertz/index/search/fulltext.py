@@ -6,6 +6,10 @@ segments first, so that a document's score does not depend on the segment that i
 
     score(D) = Σ_w idf(w) · tf · (k1 + 1) / (tf + k1 · (1 − b + b · |D| / average length))
     idf(w) = log((N − df + ½) / (df + ½)), or 1e-6 where that is not positive
+
+Segments that an older colbertz wrote have words of another splitter (see `colbertz.index.store.words`). A query is
+split once by each splitter. A word counts in the segments whose splitter gives it; N and the average length are those
+of all segments, so that a few new documents beside many old ones have the statistics of a large index.
 """
 
 import math
@@ -13,8 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from colbertz.index.store.documents import Documents, find_words
+from colbertz.index.store.documents import Documents
 from colbertz.index.store.snapshot import Masks
+from colbertz.index.store.words import query_words
 
 K1 = 1.2
 B = 0.75
@@ -25,9 +30,9 @@ LEAST_IDF = 1e-6
 def search_text(segments: Sequence[Documents], query: str, k: int, allowed: Masks) -> list[tuple[int, int, float]]:
     """The `k` documents with the highest BM25 for the words of a query.
 
-    Any word may match. The query is plain text and is split into words as the documents were; a word that occurs twice
-    in it counts twice. Documents that are not allowed still count in the statistics, and deleted ones do until their
-    segment is rewritten; documents without any word do not.
+    Any word may match. The query is plain text and is split into words as the documents of each segment were; a word
+    that occurs twice in it counts twice. Documents that are not allowed still count in the statistics, and deleted ones
+    do until their segment is rewritten; documents without any word do not.
 
     Args:
         segments: documents that are searched together.
@@ -44,13 +49,17 @@ def search_text(segments: Sequence[Documents], query: str, k: int, allowed: Mask
         return []
     average = sum(int(words.sum(dtype=np.int64)) for words in doclens) / num_texts
     scores = [np.zeros(len(words)) for words in doclens]
-    # A lone surrogate is not valid Unicode, and SQLite would refuse it; no word can contain one.
-    text = query.encode(errors="replace").decode()
-    for word, occurrences in find_words([(0, text)]):
-        postings = [np.unique(segment.occurrences(word), return_counts=True) for segment in segments]
-        weight = len(occurrences) * _idf(sum(len(local_idx) for local_idx, _ in postings), num_texts)
-        for (local_idx, tf), words, score in zip(postings, doclens, scores):
-            score[local_idx] += weight * tf * (K1 + 1) / (tf + K1 * (1 - B + B * words[local_idx] / average))
+    words_by = {splitter: query_words(query, splitter) for splitter in sorted({s.splitter for s in segments})}
+    for word in dict.fromkeys(word for words in words_by.values() for word in words):
+        # How often the query has the word, if it is split as the documents of the segment were.
+        counts = [words_by[segment.splitter].get(word, 0) for segment in segments]
+        postings = [
+            np.unique(segment.occurrences(word) if count else np.empty(0, np.int32), return_counts=True)
+            for segment, count in zip(segments, counts)
+        ]
+        idf = _idf(sum(len(local_idx) for local_idx, _ in postings), num_texts)
+        for (local_idx, tf), count, words, score in zip(postings, counts, doclens, scores):
+            score[local_idx] += count * idf * tf * (K1 + 1) / (tf + K1 * (1 - B + B * words[local_idx] / average))
     return _best(scores, k, allowed)
 
 

@@ -8,7 +8,7 @@
 
 The last two are the inverted index of `colbertz.index.search.fulltext`. FTS5, the full-text search of SQLite, only
 splits texts into words. Its own index is not kept: it would need as much space again, and it gives term frequencies
-only one occurrence at a time.
+only one occurrence at a time. The file's `user_version` says which splitter of `colbertz.index.store.words` was used.
 """
 
 import json
@@ -26,6 +26,7 @@ import numpy as np
 
 from colbertz.document import Document
 from colbertz.errors import UserError
+from colbertz.index.store.words import BIGRAMS, find_words, is_prefix, separate
 
 # The columns of a document itself. A metadata key with such a name has no column.
 OWN_COLUMNS = ("id", "text", "metadata")
@@ -47,10 +48,6 @@ CREATE TABLE postings (word BLOB, first INTEGER, occurrences BLOB, PRIMARY KEY (
 CREATE TABLE lengths (first INTEGER PRIMARY KEY, lengths BLOB);
 """
 
-# No stemming: embeddings match inflected forms already. What words add in hybrid search is the exact name, code or
-# identifier, in any language, and FTS5's stemmer (Porter's) is for English only.
-_TOKENIZER = "unicode61 remove_diacritics 2"
-
 
 def fold(name: str) -> str:
     """A name with its ASCII letters in lower case: SQL does not tell names apart that differ in these only."""
@@ -62,23 +59,6 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def find_words(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[bytes, np.ndarray]]:
-    """Split numbered texts into words, without case and diacritics.
-
-    Yields:
-        Each different word, and the numbers of the texts in which it occurs, ascending, once for each occurrence.
-        Words are bytes, because FTS5 cuts them after 32 KiB, even in the middle of a character.
-    """
-    with closing(sqlite3.connect(":memory:")) as scratch:
-        scratch.execute("PRAGMA temp_store = MEMORY")
-        scratch.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, content = '', tokenize = '{_TOKENIZER}')")
-        scratch.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
-        scratch.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", texts)
-        # Each word is one row, with its occurrences as a string: a row for each occurrence would take most of the time.
-        for word, numbers in scratch.execute("SELECT CAST(term AS BLOB), group_concat(doc) FROM words GROUP BY term"):
-            yield word, np.sort(np.fromstring(numbers, dtype="<i4", sep=","))
-
-
 class DocumentWriter:
     """Appends documents to a new file. Use through `write_documents`.
 
@@ -87,10 +67,11 @@ class DocumentWriter:
         fields: their metadata keys that have a column, in lower case.
     """
 
-    def __init__(self, connection: sqlite3.Connection, batch_characters: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, splitter: int, batch_characters: int) -> None:
         self.count = 0
         self.fields: set[str] = set()
         self._connection = connection
+        self._splitter = splitter
         self._batch_characters = batch_characters
         # Texts whose words are not counted yet, with the local_idx of their documents; the number of their characters;
         # and the first document whose words are not counted.
@@ -130,6 +111,7 @@ class DocumentWriter:
         # Use the metadata as a reader gets it back: JSON turns every key into a string, and tuples into lists.
         self._add_fields(json.loads(metadata), where)
         if text:
+            text = separate(text, self._splitter)
             self._texts.append((self.count, text))
             self._characters += len(text)
         self.count += 1
@@ -165,7 +147,7 @@ class DocumentWriter:
     def count_words(self) -> None:
         """Write the inverted index of the documents since the last call."""
         first, lengths = self._uncounted, np.zeros(self.count - self._uncounted, "<i4")
-        for word, numbers in find_words(self._texts):
+        for word, numbers in find_words(self._texts, self._splitter, separated=True):
             np.add.at(lengths, numbers - first, 1)
             self._connection.execute("INSERT INTO postings VALUES (?, ?, ?)", (word, first, numbers.tobytes()))
         self._connection.execute("INSERT INTO lengths VALUES (?, ?)", (first, lengths.tobytes()))
@@ -190,11 +172,14 @@ def _column_value(value: Any) -> Any:
 
 
 @contextmanager
-def write_documents(path: Path, batch_characters: int = _BATCH_CHARACTERS) -> Iterator[DocumentWriter]:
+def write_documents(
+    path: Path, *, splitter: int = BIGRAMS, batch_characters: int = _BATCH_CHARACTERS
+) -> Iterator[DocumentWriter]:
     """Create the file at `path`; it is complete when the block ends.
 
     Args:
         path: must not exist yet.
+        splitter: how texts are split into words, see `colbertz.index.store.words`.
         batch_characters: characters of the texts whose words are counted together, in memory.
 
     Raises:
@@ -206,7 +191,8 @@ def write_documents(path: Path, batch_characters: int = _BATCH_CHARACTERS) -> It
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.executescript(_SCHEMA)
-            writer = DocumentWriter(connection, batch_characters)
+            connection.execute(f"PRAGMA user_version = {splitter}")
+            writer = DocumentWriter(connection, splitter, batch_characters)
             yield writer
             writer.count_words()
             connection.commit()
@@ -219,13 +205,14 @@ class Documents:
 
     Attributes:
         fields: the metadata keys that have a column, in the order in which they were first seen.
+        splitter: how the texts were split into words, see `colbertz.index.store.words`.
     """
 
     def __init__(self, path: Path, count: int) -> None:
         """Open the file.
 
         Raises:
-            UserError: if it is not such a file, or does not hold `count` documents.
+            UserError: if it is not such a file, does not hold `count` documents, or was written by a later version.
         """
         # There is one connection, because a second one could not open a file that is deleted. It has a lock, because
         # not every build of SQLite lets threads share a connection, and because a filter sets its time limit on it.
@@ -237,10 +224,15 @@ class Documents:
             weakref.finalize(self, self._connection.close)
             (last,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
             columns = self._connection.execute("SELECT * FROM fields LIMIT 0").description
+            (self.splitter,) = self._connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path} is damaged: {error}; build the index again") from error
         if last != count - 1:
             raise UserError(f"{path} is damaged: it ends at document {last} of {count}; build the index again")
+        if self.splitter > BIGRAMS:
+            raise UserError(
+                f"{path} has words of splitter {self.splitter} and this colbertz knows {BIGRAMS}: upgrade it"
+            )
         self.fields = tuple(name for name, *_ in columns[1:])
         self._count = count
 
@@ -289,7 +281,14 @@ class Documents:
         return [row[0] if row else None for row in rows]
 
     def occurrences(self, word: bytes) -> np.ndarray:
-        """(num_occurrences,) int32: the local_idx of the document of each occurrence of a word, ascending."""
+        """(num_occurrences,) int32: the local_idx of the document of each occurrence of a word, ascending.
+
+        A single character of a script without blanks occurs in all words that begin with it.
+        """
+        if is_prefix(word, self.splitter):
+            # No word holds the byte 0xff.
+            query = "SELECT occurrences FROM postings WHERE word >= ? AND word < ?"
+            return np.sort(self._array(query, (word, word + b"\xff")))
         return self._array("SELECT occurrences FROM postings WHERE word = ? ORDER BY first", (word,))
 
     @cached_property

@@ -124,7 +124,8 @@ class Manifest:
         codec: name of the folder with the codec.
         segments: oldest first. The doc_idx counts documents in this order.
         files: checksums of all files of codec and segments, by their path relative to the index.
-        next_number: documents ever added; a document without an id gets the next number.
+        next_number: a document without an id gets the first number from here on that is no document's id. At least as
+            many as documents were ever added, and larger than each number that was given as an id in this way.
         trained_on: tokens in the index when the codec was made.
         model: where the model that made the embeddings lies: `./` and `../` are relative to the index, else an
             absolute path or a hub id; None if the index was built from bare embeddings.

@@ -72,6 +72,10 @@ class Snapshot:
                     places[doc_id] = first_doc_idx + local_idx
         return places
 
+    def has_had(self, doc_id: str) -> bool:
+        """Whether a document has this id, or a deleted one whose segment was not rewritten since."""
+        return any(segment.documents.local_idx_of([doc_id]) != [None] for segment in self.segments)
+
     def doc_idx_of(self, ids: Iterable[str]) -> np.ndarray:
         """The doc_idx of each id, (num_ids,) int64, in the order of the ids.
 

@@ -41,7 +41,7 @@ def refuse_foreign(root: Path, overwrite: bool) -> None:
         raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     if (root / MANIFEST).exists():
         if not overwrite:
-            raise FileExistsError(f"{root} already holds an index; pass overwrite=True (--overwrite) to replace it")
+            raise FileExistsError(f"{root} already holds an index; name another directory")
     elif root.exists() and any(not _may_be_left_by_a_build(path) for path in root.iterdir()):
         raise FileExistsError(f"{root} holds other files and no index; name an empty or a new directory")
 

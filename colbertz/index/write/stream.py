@@ -28,7 +28,8 @@ class DocumentStream:
     """Documents in order, taken a number at a time, from whole documents or from columns of their parts.
 
     Attributes:
-        next_number: the id of the next document, if the columns have no ids.
+        next_number: the first number that may be the id of the next document, if the columns have no ids.
+        is_taken: whether a document outside the stream has an id. Such numbers are skipped.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class DocumentStream:
     ) -> None:
         """Use `of` or `from_columns`."""
         self.next_number = 0
+        self.is_taken: Callable[[str], bool] = lambda doc_id: False
         self._columns = {name: iter(entries) for name, entries in columns.items()}
+        self._numbers = not {"ids", "documents"} & columns.keys()  # whether documents get numbers as ids
         self._make = make
         self._num_taken = 0
         # What the columns gave when some of them had ended and others had not.
@@ -92,6 +95,9 @@ class DocumentStream:
                 others = "embeddings" if not or_fewer else next(iter(row))
                 end = self._num_taken + len(documents)
                 raise UserError(f"fewer {ended[0]} than {others}: the {ended[0]} end after {end}")
+            if self._numbers:
+                while self.is_taken(str(self.next_number)):
+                    self.next_number += 1
             documents.append(self._make(self.next_number, row))
             self.next_number += 1
         self._num_taken += len(documents)

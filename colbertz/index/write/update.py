@@ -39,7 +39,8 @@ def add(
 
     Args:
         root, embeddings, on_duplicate: see `Index.add`.
-        documents: as many as there are embeddings. Those without an id get the next numbers of the index.
+        documents: as many as there are embeddings. Those without an id get the next numbers of the index that are
+            no ids yet.
         only_known: refuse ids that are not in the index, for `Index.update`.
         chunk_tokens: tokens that are coded at a time.
 
@@ -52,7 +53,7 @@ def add(
     with changing(root) as snapshot:
         manifest = snapshot.manifest
         generation = manifest.generation + 1
-        documents.next_number = manifest.next_number
+        documents.next_number, documents.is_taken = manifest.next_number, snapshot.has_had
         segment_folder = root / next_name("segment", generation)
         # Where new centroids are needed, as many for a number of tokens as the index had when it was built.
         tokens_per_centroid = manifest.trained_on / len(snapshot.codec.centroids)
@@ -75,7 +76,7 @@ def add(
             manifest,
             generation=generation,
             segments=(*segments, writer.info),
-            next_number=manifest.next_number + writer.num_documents,
+            next_number=max(manifest.next_number + writer.num_documents, documents.next_number),
         )
         manifest = commit(root, manifest, new_folders, files)
     if advised := advice(manifest):
@@ -86,10 +87,7 @@ def _duplicates(snapshot: Snapshot, ids: Sequence[str], on_duplicate: OnDuplicat
     """The doc_idx of the documents that new documents with these ids replace."""
     known = snapshot.find(ids)
     if known and on_duplicate == "error":
-        raise UserError(
-            f"the index already has a document {next(iter(known))!r};"
-            ' use update, or add with on_duplicate="replace", to put new ones in place of old ones'
-        )
+        raise UserError(f"the index already has a document {next(iter(known))!r}; give the new one another id")
     if only_known and len(known) < len(ids):
         unknown = next(doc_id for doc_id in ids if doc_id not in known)
         raise UnknownDocument(f"the index has no document {unknown!r} to update; use add for new ones")

@@ -15,7 +15,7 @@ class TrainingConfig:
     """One training run.
 
     Attributes:
-        output: directory of the run: the trained model (`model/`), the best one (`best/`, if there are evaluations),
+        output: directory of the run: the trained model (`model/`), the best one (`best/`, if it is evaluated),
             `metrics.jsonl`, these settings (`config.yaml`) and what is needed to resume (`checkpoints/`).
         model: the model to start from
         data: the data to train on

@@ -42,14 +42,16 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation of the model during training; the best model is kept in `<output>/best`.
+    """Evaluation before, during and after training; the best model is kept in `<output>/best`.
 
     Attributes:
-        pairs: file of held-out pairs (`query`, `document`); each query is searched in all of their documents.
-        max_pairs: number of these queries that an evaluation during training uses; the last evaluation uses all.
+        pairs: file of held-out pairs (`query`, `document`); each query is searched in all of their documents. Texts
+            that differ only in case and white space are one, and all documents of a query are right.
+        max_pairs: number of these queries that decide which model is best; the trained model is also evaluated on all.
         beir: directories in BEIR's layout (corpus, queries and qrels/), searched exactly.
         split: split of the qrels: qrels/<split>.tsv.
-        every: number of steps between two evaluations; 0 for a single one at the end.
+        every: number of steps between two evaluations; 0 for one before the first step and one after the last, which
+            there are always.
         metric: the metric that decides which model is best: ndcg@10, mrr@10 or recall@10, as the mean over the
             collections.
         patience: stop after this many evaluations in a row without a better model; 0 to train to the end.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from colbertz.document import Document
 from colbertz.index.search.fulltext import search_text
 from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.words import BIGRAMS, UNICODE61, query_words
 
 VOCABULARY = "apple banana cherry damson elder fig Grape grape".split()
 texts = st.none() | st.lists(st.sampled_from(VOCABULARY), max_size=12).map(" ".join)
@@ -21,12 +22,14 @@ queries = st.lists(st.sampled_from([*VOCABULARY, "unheard"]), max_size=5).map(" 
 corpora = st.lists(texts, min_size=1, max_size=14)
 
 
-def segments_of(folder: Path, texts: list[str | None], bounds: list[int]) -> list[Documents]:
-    """A segment of the texts up to each bound, and one of the rest."""
+def segments_of(
+    folder: Path, texts: list[str | None], bounds: list[int], splitters: tuple[int, ...] = (BIGRAMS,)
+) -> list[Documents]:
+    """A segment of the texts up to each bound, and one of the rest; `splitters` are of the segments, in turn."""
     segments = []
-    for start, stop in zip([0, *bounds], [*bounds, len(texts)]):
-        with write_documents(folder / f"{start}.sqlite") as writer:
-            writer.add(Document(f"{i}", texts[i]) for i in range(start, stop))
+    for i, (start, stop) in enumerate(zip([0, *bounds], [*bounds, len(texts)])):
+        with write_documents(folder / f"{start}.sqlite", splitter=splitters[i % len(splitters)]) as writer:
+            writer.add(Document(f"{n}", texts[n]) for n in range(start, stop))
         segments.append(Documents(folder / f"{start}.sqlite", writer.count))
     return segments
 
@@ -77,11 +80,11 @@ unicode_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, ma
 @settings(max_examples=50)
 @given(texts=st.lists(unicode_texts | texts.filter(bool), min_size=1, max_size=8), data=st.data())
 def test_equals_fts5(texts: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Texts are split as FTS5 splits them, and weighed as its bm25() does where there is one table."""
+    """Old segments are split as FTS5 splits them; words weigh as in its bm25() where there is one table."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE VIRTUAL TABLE f USING fts5(t, tokenize = 'unicode61 remove_diacritics 2')")
         connection.execute("CREATE VIRTUAL TABLE vocabulary USING fts5vocab(f, row)")
-        lengths = segments_of(tmp_path_factory.mktemp("lengths"), list(texts), [])[0].lengths
+        lengths = segments_of(tmp_path_factory.mktemp("lengths"), list(texts), [], (UNICODE61,))[0].lengths
         texts = [text for text, length in zip(texts, lengths) if length]  # FTS5 counts those without words too
         connection.executemany("INSERT INTO f VALUES (?)", [(text,) for text in texts])
         words = [word for (word,) in connection.execute("SELECT term FROM vocabulary")]
@@ -91,7 +94,7 @@ def test_equals_fts5(texts: list[str], data: st.DataObject, tmp_path_factory: py
         match = " OR ".join(f'"{word}"' for word in query)
         sql = "SELECT rowid - 1, -bm25(f) FROM f WHERE f MATCH ? ORDER BY 2 DESC, 1"
         expected = connection.execute(sql, (match,)).fetchall()
-    hits = search_all(segments_of(tmp_path_factory.mktemp("d"), list(texts), []), " ".join(query))
+    hits = search_all(segments_of(tmp_path_factory.mktemp("d"), list(texts), [], (UNICODE61,)), " ".join(query))
     assert {number: score for _, number, score in hits} == pytest.approx(dict(expected))
     np.testing.assert_allclose([hit[2] for hit in hits], [score for _, score in expected])
 
@@ -154,3 +157,118 @@ def test_a_repeated_word_counts_twice(segments: list[Documents]) -> None:
 def test_no_text_at_all(tmp_path: Path) -> None:
     assert search_all(segments_of(tmp_path, [None, "", "- –", None], [1]), "word") == []
     assert search_all([], "word") == []
+
+
+LANGUAGES = {
+    "ja": "東京タワーは赤い",
+    "ja2": "京都は東の京ではない",
+    "ja3": "ｶﾀｶﾅ と全角のＡＢＣ１２３",
+    "zh": "我们在图书馆学习自然语言处理",
+    "zh2": "iPhone手机壳",
+    "ko": "서울에서 김치를 먹었다",
+    "ko2": "\u1107\u116e\u1109\u1161\u11ab은 바다",  # Busan, as macOS stores file names: each letter on its own
+    "th": "ฉันชอบกินข้าวผัดที่กรุงเทพ",
+    "km": "ខ្ញុំរស់នៅភ្នំពេញ",
+    "my": "မြန်မာစာကိုလေ့လာသည်",
+    "lo": "ຂ້ອຍຢູ່ວຽງຈັນ",
+    "hi": "हिन्दी भाषा सुन्दर है",
+    "ta": "தமிழ் மொழி",
+    "ar": "كَتَبَ الطالبُ الدرسَ",
+    "he": "שָׁלוֹם עולם",
+    "fa": "می‌خواهم بروم",
+    "vi": "Tiếng Việt rất hay",
+    "emoji": "✔️Done co\u00adoperate",
+    "planes": "\U00020bb7野家の牛丼",
+}
+FOUND = [
+    ("東京", ["ja"]),
+    ("東京タワー", ["ja"]),
+    ("赤い", ["ja"]),
+    ("東", ["ja", "ja2"]),
+    ("京", ["ja", "ja2"]),
+    ("い", ["ja", "ja2"]),
+    ("京東", []),
+    ("カタカナ", ["ja3"]),
+    ("abc123", ["ja3"]),
+    ("图书馆", ["zh"]),
+    ("语言", ["zh"]),
+    ("手机", ["zh2"]),
+    ("iphone", ["zh2"]),
+    ("壳", ["zh2"]),
+    ("서울", ["ko"]),
+    ("김치", ["ko"]),
+    ("부산", ["ko2"]),
+    ("ข้าวผัด", ["th"]),
+    ("กรุงเทพ", ["th"]),
+    ("ភ្នំពេញ", ["km"]),
+    ("မြန်မာ", ["my"]),
+    ("ວຽງຈັນ", ["lo"]),
+    ("हिन्दी", ["hi"]),
+    ("हिन", []),
+    ("தமிழ்", ["ta"]),
+    ("كتب", ["ar"]),
+    ("שלום", ["he"]),
+    ("میخواهم", ["fa"]),
+    ("tieng", ["vi"]),
+    ("done", ["emoji"]),
+    ("cooperate", ["emoji"]),
+    ("\U00020bb7野家", ["planes"]),
+    ("牛丼", ["planes"]),
+]
+
+
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory: pytest.TempPathFactory) -> Documents:
+    return segments_of(tmp_path_factory.mktemp("languages"), list(LANGUAGES.values()), [])[0]
+
+
+@pytest.mark.parametrize(("query", "expected"), FOUND)
+def test_words_of_every_script_are_found(query: str, expected: list[str], languages: Documents) -> None:
+    names = list(LANGUAGES)
+    assert sorted(names[number] for _, number, _ in search_all([languages], query)) == sorted(expected)
+
+
+def test_bigrams_weigh_as_words(tmp_path: Path) -> None:
+    """The scores of Japanese texts are those of the formula for their pairs of characters, written out by hand."""
+    hits = search_all(segments_of(tmp_path, ["東京東京", "東京", "京都", "大阪", "神戸"], []), "東京")
+    # Words: 東京 京東 東京 京 (4), 東京 京 (2), and 2 of each other text; average 12 / 5, N = 5, df = 2.
+    idf, average = math.log(3.5 / 2.5), 12 / 5
+    expected = [idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * length / average)) for tf, length in ((2, 4), (1, 2))]
+    assert [number for _, number, _ in hits] == [0, 1]
+    assert [score for *_, score in hits] == pytest.approx(expected)
+    # A query of one character counts each of its occurrences.
+    (tmp_path / "one").mkdir()
+    (once,) = search_all(segments_of(tmp_path / "one", ["猫と猫", "犬", "鳥", "魚"], []), "猫")
+    assert once[2] == pytest.approx(math.log(3.5 / 1.5) * 2 * 2.2 / (2 + 1.2 * (0.25 + 0.75 * 3 / 1.5)))
+
+
+@settings(deadline=None)
+@given(texts=st.lists(texts, min_size=2, max_size=14), query=queries, data=st.data())
+def test_old_and_new_segments_together_are_one_index(
+    texts: list[str | None], query: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Where both splitters give the same words, an index that is half old has the scores of a new one."""
+    bounds = sorted(data.draw(st.sets(st.integers(1, len(texts) - 1), min_size=1, max_size=4)))
+    new = search_all(segments_of(tmp_path_factory.mktemp("new"), texts, bounds), query)
+    mixed = segments_of(tmp_path_factory.mktemp("mixed"), texts, bounds, (UNICODE61, BIGRAMS))
+    assert [segment.splitter for segment in mixed][:2] == [UNICODE61, BIGRAMS]
+    assert search_all(mixed, query) == new
+
+
+def test_a_query_is_split_as_each_segment_was(tmp_path: Path) -> None:
+    texts = ["東京", "東京タワーは赤い", "red tower", "東京", "東京タワーは赤い", "red tower"]
+    segments = segments_of(tmp_path, texts, [3], (UNICODE61, BIGRAMS))
+    # The old segment has 東京 as a word of its own only; the new one has it in the long text too.
+    hits = search_all(segments, "東京")
+    assert {hit[:2] for hit in hits} == {(0, 0), (1, 0), (1, 1)}
+    # df is 3 of 6 texts, over both segments: the idf is not positive.
+    assert all(score == pytest.approx(1e-6, rel=1) for *_, score in hits)
+    assert {hit[:2] for hit in search_all(segments, "東京タワーは赤い")} == {(0, 1), (1, 0), (1, 1)}
+    assert {hit[:2] for hit in search_all(segments, "塔 tower")} == {(0, 2), (1, 2)}
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_words_are_those_of_unicode61(text: str) -> None:
+    old, new = (dict(words) for words in (query_words(text, UNICODE61), query_words(text, BIGRAMS)))
+    assert old == new

@@ -4,10 +4,12 @@ import gc
 import json
 import os
 import resource
+import sqlite3
 import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colbertz.document import Document
-from colbertz.index.store.documents import Documents, find_words, write_documents
+from colbertz.errors import UserError
+from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.words import UNICODE61, find_words
 
 
 def written(path: Path, documents: Iterable[Document], **options: int) -> Documents:
@@ -123,7 +127,8 @@ def test_a_thousand_fields(tmp_path: Path) -> None:
 
 def test_words_and_lengths(tmp_path: Path) -> None:
     texts = ["Crème brûlée, CREME!", None, "", "日本 – creme", "x" * 40_000, "日" * 20_000, "run running"]
-    expected = [3, 0, 0, 2, 1, 1, 2]
+    # In Japanese each character begins a word: 日本 and 本.
+    expected = [3, 0, 0, 3, 1, 20_000, 2]
     for batch, batches_with_creme in ((1, 2), (40, 1), (1 << 24, 1)):
         path = tmp_path / f"{batch}.sqlite"
         documents = written(path, [Document(f"{i}", text) for i, text in enumerate(texts)], batch_characters=batch)
@@ -134,8 +139,10 @@ def test_words_and_lengths(tmp_path: Path) -> None:
         assert len(rows) == batches_with_creme
         assert documents.occurrences(b"run").tolist() == [6]
         assert documents.occurrences(b"nothing").tolist() == []
-        ((long, _),) = find_words([(0, "日" * 20_000)])
-        assert documents.occurrences(long).tolist() == [5]
+        assert documents.occurrences("日日".encode()).tolist() == [5] * 19_999
+        assert documents.occurrences("日".encode()).tolist() == [3] + [5] * 20_000
+        ((long, _),) = find_words([(0, "x" * 40_000)])
+        assert documents.occurrences(long).tolist() == [4]
 
 
 def test_many_documents_without_text_and_a_long_one(tmp_path: Path) -> None:
@@ -245,3 +252,19 @@ def test_metadata_is_readable_json_in_the_file(tmp_path: Path) -> None:
         ((metadata,),) = connection.execute("SELECT metadata FROM documents").fetchall()
     assert "é" in metadata
     assert json.loads(metadata) == EVERY_TYPE
+
+
+def test_words_of_an_old_and_of_a_later_version(tmp_path: Path) -> None:
+    """A file that names no splitter has the words of unicode61; one of a splitter that is not known is refused."""
+    path = tmp_path / "d.sqlite"
+    old = written(path, [Document("a", "日本語 हिन्दी plain")], splitter=UNICODE61)
+    assert old.splitter == UNICODE61
+    assert old.lengths.tolist() == [5]
+    assert old.occurrences("日本語".encode()).tolist() == [0]
+    assert old.occurrences("日".encode()).tolist() == []
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (0,)
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+    with pytest.raises(UserError, match="words of splitter 2 and this colbertz knows 1: upgrade it"):
+        Documents(path, 1)

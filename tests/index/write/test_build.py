@@ -72,7 +72,7 @@ def test_threads_do_not_change_the_files(tmp_path: Path) -> None:
 
 def test_an_index_is_replaced_only_with_overwrite(documents: Ragged, tmp_path: Path) -> None:
     old = Index.build(tmp_path / "index", documents)
-    with pytest.raises(FileExistsError, match="already holds an index; pass overwrite=True"):
+    with pytest.raises(FileExistsError, match="already holds an index; name another directory"):
         Index.build(tmp_path / "index", random_ragged([4]))
     new = Index.build(tmp_path / "index", random_ragged([4, 5]), overwrite=True)
     assert (len(old), len(new)) == (40, 2)

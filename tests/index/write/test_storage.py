@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import torch
 
 from colbertz import Index, Ragged
 from colbertz.index import Hit
-from colbertz.index.store.manifest import Manifest
+from colbertz.index.store.documents import write_documents
+from colbertz.index.store.manifest import Manifest, SegmentFiles, checksum
+from colbertz.index.store.words import UNICODE61
 
 DIM = 16
 
@@ -65,9 +68,35 @@ def test_added_documents_come_last_with_the_next_numbers(index: Index) -> None:
     assert ids_of(index)[-1] == "12"
 
 
+@pytest.mark.parametrize("on_duplicate", ["error", "replace"])
+def test_generated_ids_never_meet_ids_that_were_given(on_duplicate: Any, tmp_path: Path) -> None:
+    """Numbers that are ids already are skipped, also those of deleted documents; nothing is replaced."""
+    index = Index.build(tmp_path / "index", random_ragged([2] * 3), ids=["a", "3", "4"], texts=["a", "three", "four"])
+    index.add(random_ragged([2] * 2, seed=1), texts=["x", "y"], on_duplicate=on_duplicate)
+    assert ids_of(index) == ["a", "3", "4", "5", "6"]
+    assert [document.text for document in index] == ["a", "three", "four", "x", "y"]
+    index.add(random_ragged([1] * 3, seed=2), ids=["8", "07", "9"])
+    index.delete(["8"])
+    # The second 7 is another id than 07; 8 is deleted, and 9 is there.
+    index.add(random_ragged([1] * 3, seed=3), on_duplicate=on_duplicate)
+    assert ids_of(index) == ["a", "3", "4", "5", "6", "07", "9", "10", "11", "12"]
+    index.compact()
+    index.add(random_ragged([1], seed=4))
+    assert ids_of(index)[-1] == "13"
+
+
+def test_an_index_whose_next_number_is_a_given_id(index: Index) -> None:
+    """Versions before counted documents only, so an index of theirs may have a document with the next number."""
+    index.add(random_ragged([2, 2], seed=1), ids=["8", "9"])
+    replace(index.manifest, next_number=8).save(index.path)
+    old = Index.open(index.path)
+    old.add(random_ragged([2, 2], seed=2))
+    assert ids_of(old) == [str(i) for i in range(12)]
+
+
 def test_ids_that_the_index_has_already(index: Index) -> None:
     before = files(index.path)
-    with pytest.raises(ValueError, match="already has a document '2'; use update"):
+    with pytest.raises(ValueError, match=r"already has a document '2'; give the new one another id\Z"):
         index.add(random_ragged([2, 2]), ids=["new", "2"])
     with pytest.raises(ValueError, match="documents 0 and 1 have the same id 'new'"):
         index.add(random_ragged([2, 2]), ids=["new", "new"], on_duplicate="replace")
@@ -362,3 +391,37 @@ def test_a_build_that_is_done_but_not_removed_is_removed_by_the_next_writer(inde
     (index.path / "build/progress.json").write_text(json.dumps({"generation": Manifest.load(index.path).generation}))
     index.delete([])
     assert files(index.path) == files(index.path.with_name("copy"))
+
+
+def split_as_before(index: Index) -> Index:
+    """The same index with words of unicode61, as versions before wrote it."""
+    checksums = dict(index.manifest.files)
+    for info, segment in zip(index.manifest.segments, index.snapshot.segments):
+        documents, path = list(segment.documents), SegmentFiles(index.path / info.name).documents
+        path.unlink()
+        with write_documents(path, splitter=UNICODE61) as writer:
+            writer.add(documents)
+        checksums[str(path.relative_to(index.path))] = checksum(path)
+    replace(index.manifest, files=checksums).save(index.path)
+    return Index.open(index.path)
+
+
+def test_an_old_index_is_searched_as_it_was_split_until_it_is_compacted(tmp_path: Path) -> None:
+    old = split_as_before(
+        Index.build(tmp_path / "index", random_ragged([3, 2]), texts=["東京タワーは赤い", "red tower"])
+    )
+    assert old.search_text(["東京"]) == [[]]
+    assert old.search_text(["tower"])[0][0].id == "1"
+    assert "words were split by an older version; compact it" in (old.advice() or "")
+    old.add(random_ragged([2, 1], seed=1), texts=["東京の夜", "a tower"])
+    assert [hit.id for hit in old.search_text(["東京"])[0]] == ["2"]
+    assert {hit.id for hit in old.search_text(["tower"])[0]} == {"1", "3"}
+    queries = random_ragged([3], seed=2)
+    assert {hit.id for hit in old.search_hybrid(queries, ["東京 tower"], k=4)[0]} == {"0", "1", "2", "3"}
+    old.compact()
+    assert {hit.id for hit in old.search_text(["東京"])[0]} == {"0", "2"}
+    assert old.advice() is None
+    texts = [document.text for document in old]
+    new = Index.build(tmp_path / "new", random_ragged([3, 2, 2, 1]), texts=texts)
+    for query in ("東京", "tower", "赤い red"):
+        assert old.search_text([query]) == new.search_text([query])
