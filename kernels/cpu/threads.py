@@ -62,8 +62,8 @@ _locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 def _after_fork() -> None:
     """Make a forked child usable: it has copies of the parent's locks and pools, but none of its threads.
 
-    OpenMP cannot start threads in a child of a process that used them: PyTorch's operators would wait for ever. With one
-    thread PyTorch starts none. A child must not set another number.
+    OpenMP cannot start threads in a child of a process that used them: PyTorch's operators would wait for ever. With
+    one thread PyTorch starts none. A child must not set another number.
     """
     pool.cache_clear()
     for lock in _locks:

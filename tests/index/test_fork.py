@@ -1,4 +1,4 @@
-"""A forked child of a process that searched can search too: servers load an index before they fork (gunicorn preload)."""
+"""A forked child of a process that searched can search too: servers may load an index before they fork."""
 
 import subprocess
 import sys
