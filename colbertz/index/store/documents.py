@@ -97,7 +97,7 @@ class DocumentWriter:
         doc_id, text = document.id, document.text
         if not isinstance(doc_id, str):
             raise TypeError(f"document {self.count}: ids must be strings, got {doc_id!r} ({type(doc_id).__name__})")
-        where = f"document {self.count} ({doc_id!r})"
+        where = document.named(self.count)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{where}: texts must be strings, got {type(text).__name__}")
         metadata = _to_json(document.metadata, where)
@@ -106,7 +106,8 @@ class DocumentWriter:
             self._connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
             (other,) = self._connection.execute("SELECT number FROM documents WHERE id = ?", (doc_id,)).fetchone()
-            raise UserError(f"documents {other} and {self.count} have the same id {doc_id!r}") from None
+            place = "" if document.where is None else f"; the second is {document.where}"
+            raise UserError(f"documents {other} and {self.count} have the same id {doc_id!r}{place}") from None
         except UnicodeEncodeError as error:
             raise UserError(f"{where} holds text that is not Unicode: {error}") from error
         # Use the metadata as a reader gets it back: JSON turns every key into a string, and tuples into lists.
