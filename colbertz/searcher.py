@@ -1,13 +1,14 @@
 """`Searcher`: a model and an index together. Texts go in and hits come out."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
 
+from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
@@ -116,6 +117,7 @@ class Searcher:
         location: str | Path | None = None,
         overwrite: bool = False,
         index_device: str | None = None,
+        on_bad_text: OnBadText = "error",
         documents_at_once: int = _DOCUMENTS_AT_ONCE,
         chunk_tokens: int = CHUNK_TOKENS,
     ) -> "Searcher":
@@ -134,6 +136,9 @@ class Searcher:
             location: where a model given in memory can be loaded from; the index stores it. Without it,
                 `Searcher.open` needs the argument `model`.
             index_device: the `device` of `Index.build`.
+            on_bad_text: "skip" leaves out documents whose text is missing, is not a string or holds half a character,
+                and logs one warning with their number and the first of them; the others keep their ids. "error" raises
+                an error that names the document by its number from the start, its id and its place.
             documents_at_once: how many documents are encoded before their embeddings are written.
 
         Raises:
@@ -144,12 +149,12 @@ class Searcher:
         check_pooling(pool_factor)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
-        num_truncated = 0
+        bad_texts, num_truncated = BadTexts(on_bad_text), 0
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated
             encoding = model.encode(
-                [_text_of(document) for document in batch],
+                [document.text or "" for document in batch],
                 "document",
                 pool_factor=pool_factor,
                 batch_tokens=batch_tokens,
@@ -162,7 +167,7 @@ class Searcher:
         try:
             index = Index.build_from(
                 path,
-                whole_documents(documents, ids, metadata),
+                _with_good_texts(whole_documents(documents, ids, metadata), bad_texts),
                 embed,
                 documents_at_once=documents_at_once,
                 nbits=nbits,
@@ -177,6 +182,7 @@ class Searcher:
             )
         finally:
             model.warn_truncated(num_truncated, "document")
+            bad_texts.warn()
         return cls(model, index)
 
     # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
@@ -228,6 +234,7 @@ class Searcher:
         ids: Sequence[str] | None = None,
         metadata: Sequence[dict[str, Any]] | None = None,
         on_duplicate: Literal["error", "replace"] = "error",
+        on_bad_text: OnBadText = "error",
         pool_factor: int = 1,
         show_progress: bool | None = None,
     ) -> None:
@@ -236,13 +243,28 @@ class Searcher:
         Args:
             texts: the documents.
             ids, metadata, on_duplicate: as for `Index.add`.
+            on_bad_text: as for `build`.
             pool_factor, show_progress: as for `ColBERT.encode_document`.
 
         Raises:
             UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
-        embeddings = self._encode(texts, pool_factor, show_progress)
-        self.index.add(embeddings, ids=ids, texts=texts, metadata=metadata, on_duplicate=on_duplicate)
+        bad_texts = BadTexts(on_bad_text)
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of strings, got one string")
+        texts = list(texts)
+        if any(isinstance(text, Document) for text in texts):
+            raise TypeError("texts must be strings, got whole documents; give their texts, ids and metadata")
+        documents = list(_with_good_texts(whole_documents(texts, ids, metadata), bad_texts))
+        embeddings = self._encode([document.text or "" for document in documents], pool_factor, show_progress)
+        self.index.add(
+            embeddings,
+            ids=None if ids is None else [document.id for document in documents],
+            texts=[document.text for document in documents],
+            metadata=None if metadata is None else [document.metadata for document in documents],
+            on_duplicate=on_duplicate,
+        )
+        bad_texts.warn()
 
     def update(
         self,
@@ -314,10 +336,29 @@ class Searcher:
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
 
 
-def _text_of(document: Document) -> str:
-    if document.text is None:
-        raise UserError(f"document {document.id!r} has no text to encode; leave it out")
-    return document.text
+def _with_good_texts(documents: Iterable[Document], bad_texts: BadTexts) -> Iterator[Document]:
+    """The documents whose texts can be encoded; the others go to `bad_texts`."""
+    for number, document in enumerate(documents):
+        error = _text_error(document, number)
+        if error is None:
+            yield document
+        else:
+            bad_texts.add(error)
+
+
+def _text_error(document: Document, number: int) -> Exception | None:
+    """Why the text of a document, which is `number` of its input, cannot be encoded; None if it can."""
+    text: Any = document.text
+    if text is None:
+        return UserError(f"{document.named(number)} has no text to encode; leave it out, or skip such documents")
+    if not isinstance(text, str):
+        return TypeError(f"{document.named(number)}: texts must be strings, got {type(text).__name__}: {text!r:.80}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        return UserError(f"{document.named(number)} has {half!r}, half a character; decode it from its bytes again")
+    return None
 
 
 def _fingerprint(model: ColBERT) -> list[float]:

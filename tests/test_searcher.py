@@ -194,7 +194,7 @@ def test_whole_documents_are_encoded_and_stored(checkpoint: Path, tmp_path: Path
     for options in ({"ids": ["a"] * len(documents)}, {"metadata": [{}] * len(documents)}):
         with pytest.raises(ValueError, match="whole documents have their own ids and metadata"):
             Searcher.build(tmp_path / "other", checkpoint, documents, **options)
-    with pytest.raises(ValueError, match="document 'x' has no text to encode"):
+    with pytest.raises(ValueError, match=r"document 0 \('x'\) has no text to encode"):
         Searcher.build(tmp_path / "other", checkpoint, [Document("x")])
 
 
@@ -271,3 +271,91 @@ def test_a_string_is_not_a_list_of_texts(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(TypeError, match="got one string"):
         Searcher.build(tmp_path / "index", checkpoint, "one text")
     assert not (tmp_path / "index").exists()
+
+
+class Counting:
+    """A stand-in for `ColBERT.encode` that notes the documents that are encoded."""
+
+    def __init__(self, model: ColBERT) -> None:
+        self.texts: list[str] = []
+        self._encode = model.encode
+
+    def __call__(self, texts: Any, side: Any, **options: Any) -> Any:
+        if side == "document":
+            self.texts += [text for text in texts if text in ORDINARY]  # without the text of the fingerprint
+        return self._encode(texts, side, **options)
+
+
+BAD = {"half": "half \ud83d", "missing": None, "number": 7}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_text_is_named_from_the_start_of_the_input(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    """The number was that within a batch: document 4,500 was "text 404"."""
+    documents = [Document(f"id{i}", text, {}, f"corpus.jsonl, line {i + 1}") for i, text in enumerate(ORDINARY)]
+    documents[5] = Document("bad", BAD[kind], {}, "corpus.jsonl, line 6")  # type: ignore[arg-type]
+    with pytest.raises((UserError, TypeError), match=r"^document 5 \('bad', corpus.jsonl, line 6\)"):
+        Searcher.build(tmp_path / "index", checkpoint, documents, documents_at_once=2)
+    texts = [document.text for document in documents]
+    with pytest.raises((UserError, TypeError), match=r"^document 5 \('5'\)"):
+        Searcher.build(tmp_path / "index", checkpoint, texts, documents_at_once=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_texts_can_be_skipped(
+    kind: str, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts: list[Any] = list(ORDINARY[:6])
+    texts[1] = texts[3] = BAD[kind]
+    metadata = [{"line": i} for i in range(6)]
+    searcher = Searcher.build(
+        tmp_path / "index", checkpoint, texts, metadata=metadata, on_bad_text="skip", documents_at_once=2
+    )
+    kept = [0, 2, 4, 5]
+    assert list(searcher.index) == [Document(str(i), ORDINARY[i], {"line": i}) for i in kept]
+    (warning,) = caplog.messages
+    assert warning.startswith("2 documents were skipped; the first: document 1 ('1')")
+    for i in kept:
+        assert searcher.search(ORDINARY[i], k=1)[0].id == str(i)
+
+    caplog.clear()
+    ids = [f"new{i}" for i in range(6)]
+    with pytest.raises((UserError, TypeError), match="document 1"):
+        searcher.add(texts, ids=ids)
+    assert len(searcher.index) == 4
+    searcher.add(texts, ids=ids, metadata=metadata, on_bad_text="skip")
+    assert searcher.index.get("new4") == Document("new4", ORDINARY[4], {"line": 4})
+    assert len(searcher.index) == 8
+    assert caplog.messages[0].startswith("2 documents were skipped")
+    with pytest.raises(UserError, match="on_bad_text must be"):
+        searcher.add(texts, ids=ids, on_bad_text="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mistake", ["text", "id", "interrupt"])
+def test_nothing_is_encoded_again_after_an_abort(
+    mistake: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was encoded since the last complete chunk was lost, and all of it if there was only one."""
+    model = ColBERT.from_pretrained(checkpoint)
+    counting = Counting(model)
+    monkeypatch.setattr(model, "encode", counting)
+    good = [Document(f"id{i}", text) for i, text in enumerate(ORDINARY)]
+    whole = Searcher.build(tmp_path / "whole", model, good)
+    counting.texts.clear()
+
+    def documents() -> Iterator[Document]:
+        yield from good[:7]
+        if mistake == "interrupt":
+            raise KeyboardInterrupt
+        yield Document("bad", "half \ud83d") if mistake == "text" else Document("id1", "the same id")
+        yield from good[7:]
+
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        Searcher.build(tmp_path / "index", model, documents(), documents_at_once=2)
+    assert len(counting.texts) == 6
+    resumed = Searcher.build(tmp_path / "index", model, good, documents_at_once=2)
+    assert counting.texts == ORDINARY
+    arrays = list(whole.index.path.rglob("*.npy"))
+    assert arrays
+    for path in arrays:
+        assert (resumed.index.path / path.relative_to(whole.index.path)).read_bytes() == path.read_bytes()

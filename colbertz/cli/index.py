@@ -8,6 +8,7 @@ from colbertz.cli.options import add_encoding_arguments, add_model_arguments, lo
 from colbertz.corpus.documents import read_documents
 from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import require_file
+from colbertz.corpus.rows import BadTexts, refuse
 
 if TYPE_CHECKING:
     from colbertz.searcher import Searcher
@@ -43,6 +44,13 @@ def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
         default=4,
         help="bits for each dimension of an embedding (default: 4)",
     )
+    parser.add_argument(
+        "--on-bad-text",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with rows that have no usable text, such as rows that are not UTF-8: stop, or leave them out, "
+        "count them and show the first (default: error)",
+    )
     parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
     parser.add_argument(
         "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
@@ -58,11 +66,12 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
     require_file(corpus)
     from colbertz.searcher import Searcher
 
+    bad_texts = BadTexts(args.on_bad_text)
     started = time.perf_counter()
     searcher = Searcher.build(
         out,
         load_model(args),
-        read_documents(corpus),
+        read_documents(corpus, bad_texts.add if args.on_bad_text == "skip" else refuse),
         nbits=args.nbits,
         seed=args.seed,
         location=args.model,
@@ -71,6 +80,7 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         overwrite=args.overwrite,
         index_device=args.index_device,
     )
+    bad_texts.warn()
     index, seconds = searcher.index, time.perf_counter() - started
     megabytes = index.manifest.size / 1e6
     print(

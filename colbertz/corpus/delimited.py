@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.corpus.lines import decoded, name_of, read_lines
-from colbertz.corpus.rows import BadRow, Row
+from colbertz.corpus.rows import BadRow, OnBad, Row, refuse
 from colbertz.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,27 +32,38 @@ _MAX_CELL = 1 << 24
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
-def read(source: str, delimiter: str) -> Iterator[Row]:
+def read(source: str, delimiter: str, on_bad: OnBad = refuse) -> Iterator[Row]:
     """The rows of a file in order.
+
+    Args:
+        source: the file.
+        delimiter: what separates the cells.
+        on_bad: gets the `BadRow` of each row that is not UTF-8 or has too many or too few cells; unless it raises, the
+            row is left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
         UserError: for a header that names a column twice.
-        BadRow: for a row that is not UTF-8, is quoted wrongly, or has too many or too few cells.
+        BadRow: for a row that is quoted wrongly: where it ends is not known.
     """
-    return parse(read_lines(source), delimiter, name_of(source))
+    return parse(read_lines(source), delimiter, name_of(source), on_bad)
 
 
-def parse(lines: Iterable[bytes], delimiter: str, name: str) -> Iterator[Row]:
+def parse(lines: Iterable[bytes], delimiter: str, name: str, on_bad: OnBad = refuse) -> Iterator[Row]:
     """As `read`, for lines that were read already, of a source that messages call `name`."""
-    records = _records(lines, delimiter, name)
+    decode = decoded if on_bad is refuse else _with_escapes
     header: list[str] | None = None
-    for cells, line in records:
+    for cells, line in _records(lines, delimiter, name, decode):
         if header is None:
             header = _checked_header(cells, name)
-        else:
-            where = f"{name}, line {line}"
-            yield Row(_row(header, cells, where), where)
+            continue
+        where = f"{name}, line {line}"
+        try:
+            row = Row(_row(header, cells, where), where)
+        except BadRow as error:
+            on_bad(error)
+            continue
+        yield row
 
 
 def open_rows(path: Path, delimiter: str) -> "IndexedRows":
@@ -72,7 +83,7 @@ def open_rows(path: Path, delimiter: str) -> "IndexedRows":
     return IndexedRows(path, partial(_find_records, delimiter, name), partial(_parse, header, delimiter), header)
 
 
-def numeric_columns(source: str, delimiter: str) -> set[str]:
+def numeric_columns(source: str, delimiter: str, on_bad: OnBad = refuse) -> set[str]:
     """The columns in which every cell is a number in JSON's notation or empty, and at least one is a number.
 
     Without types a filter such as `year > 2020` would hold for every document, since SQL orders any text after any
@@ -83,7 +94,7 @@ def numeric_columns(source: str, delimiter: str) -> set[str]:
     """
     undecided: set[str] | None = None
     numeric: set[str] = set()
-    for values, _ in read(source, delimiter):
+    for values, _ in read(source, delimiter, on_bad):
         undecided = set(values) if undecided is None else undecided
         cells = {column: values[column] for column in undecided if values[column]}
         undecided -= {column for column, cell in cells.items() if not _NUMBER.fullmatch(cell)}
@@ -120,6 +131,11 @@ def _records(
             yield cells, line
 
 
+def _with_escapes(line: bytes, where: str) -> str:
+    """A line as text, in which bytes that are not UTF-8 are half characters, which `_row` refuses."""
+    return line.decode(errors="surrogateescape")
+
+
 def _reader(lines: Iterable[str], delimiter: str) -> "_csv.Reader":
     # There is one limit for the whole process. It is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
@@ -136,6 +152,10 @@ def _checked_header(cells: list[str], name: str) -> list[str]:
 def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
     if len(cells) != len(header):
         raise BadRow(f"{where}: expected {len(header)} cells, as in the header, found {len(cells)}")
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{where}: not UTF-8") from None
     return dict(zip(header, cells))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from colbertz.corpus import delimited
 from colbertz.corpus.formats import numeric_columns, read_rows, suffix_of
 from colbertz.corpus.lines import BLANKS, name_of, read_lines, read_text_lines, text_lines
-from colbertz.corpus.rows import BadRow, Row, Unique, shown
+from colbertz.corpus.rows import BadRow, OnBad, Row, Unique, refuse, shown
 from colbertz.document import Document
 
 # Names of the columns of queries. Where a file has several of them, the first one counts.
@@ -19,37 +19,51 @@ QUERY_IDS = ("_id", "id", "qid", "query_id", "query-id")
 QUERY_TEXTS = ("text", "query", "query_text")
 
 
-def read_documents(source: str) -> Iterator[Document]:
+def read_documents(source: str, on_bad: OnBad = refuse) -> Iterator[Document]:
     """The documents of a file in BEIR's layout: `_id` (or `id`), `text`, perhaps `title` and `metadata`.
 
     The text of a document is its title, if it has one, and its text. Other columns join the metadata. Dates and times,
     which Parquet has, are written as ISO 8601. In CSV and TSV, columns of numbers become numbers, and their empty cells
     None; see `colbertz.corpus.delimited.numeric_columns`.
 
+    Args:
+        source: the file.
+        on_bad: gets the `BadRow` of each row that cannot be read, has no id or text, or has metadata that JSON cannot
+            hold, such as NaN or bytes; unless it raises, the row is left out.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: as `read_rows`; a `BadRow` for a row without id or text, or with metadata that JSON cannot hold, such
-            as NaN or bytes.
+        UserError: as `read_rows`.
     """
-    rows = read_rows(source)
-    numeric = numeric_columns(source) - {"title", "metadata"}
+    rows = read_rows(source, on_bad)
+    # The rows that are left out here are counted when they are read again below.
+    numeric = numeric_columns(source, on_bad if on_bad is refuse else lambda error: None) - {"title", "metadata"}
     for row in rows:
-        values = dict(row.values)
-        id_column = _first_of(values, ("_id", "id"))
-        id, text = _id(values, row.where, id_column), _text(row)
-        values.pop(id_column)
-        values.pop("text")
-        for column in numeric & values.keys():
-            values[column] = json.loads(values[column]) if values[column] else None
-        metadata = values.pop("metadata", None) or {}
-        if not isinstance(metadata, dict):
-            raise BadRow(f"{row.where}: `metadata` must be an object, {shown(metadata)}")
-        metadata = {key: _plain(value) for key, value in (metadata | values).items()}
         try:
-            json.dumps(metadata, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise BadRow(f"{row.where}: metadata must be JSON values: {error}") from error
-        yield Document(id, text, metadata)
+            document = _document(row, numeric)
+        except BadRow as error:
+            on_bad(error)
+            continue
+        yield document
+
+
+def _document(row: Row, numeric: set[str]) -> Document:
+    values = dict(row.values)
+    id_column = _first_of(values, ("_id", "id"))
+    id, text = _id(values, row.where, id_column), _text(row)
+    values.pop(id_column)
+    values.pop("text")
+    for column in numeric & values.keys():
+        values[column] = json.loads(values[column]) if values[column] else None
+    metadata = values.pop("metadata", None) or {}
+    if not isinstance(metadata, dict):
+        raise BadRow(f"{row.where}: `metadata` must be an object, {shown(metadata)}")
+    metadata = {key: _plain(value) for key, value in (metadata | values).items()}
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"{row.where}: metadata must be JSON values: {error}") from error
+    return Document(id, text, metadata, row.where)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from colbertz.corpus import delimited, jsonl, parquet
 from colbertz.corpus.lines import require_file
-from colbertz.corpus.rows import Row
+from colbertz.corpus.rows import OnBad, Row, refuse
 from colbertz.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,23 +20,23 @@ class Format:
     """How files of a format are read.
 
     Attributes:
-        read: the rows of a file in order.
+        read: the rows of a file in order; a function gets the rows that cannot be used, see `jsonl.read`.
         open: its rows by index; None where this format cannot be read that way.
         text: whether files may be gzipped.
         numeric_columns: the columns of a file whose strings are numbers; None where rows have numbers themselves.
     """
 
-    read: Callable[[str], Iterator[Row]]
+    read: Callable[[str, OnBad], Iterator[Row]]
     open: "Callable[[Path], IndexedRows] | None"
     text: bool = True
-    numeric_columns: Callable[[str], set[str]] | None = None
+    numeric_columns: Callable[[str, OnBad], set[str]] | None = None
 
 
 def _delimited(delimiter: str) -> Format:
     return Format(
-        partial(delimited.read, delimiter=delimiter),
+        lambda source, on_bad: delimited.read(source, delimiter, on_bad),
         partial(delimited.open_rows, delimiter=delimiter),
-        numeric_columns=partial(delimited.numeric_columns, delimiter=delimiter),
+        numeric_columns=lambda source, on_bad: delimited.numeric_columns(source, delimiter, on_bad),
     )
 
 
@@ -71,14 +71,18 @@ def find_file(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in names if suffix_of(name) and (folder / name).is_file()), None)
 
 
-def numeric_columns(source: str) -> set[str]:
+def numeric_columns(source: str, on_bad: OnBad = refuse) -> set[str]:
     """The columns of a file whose strings are numbers: empty for formats with types of their own, and for stdin."""
     columns = None if source == "-" else FORMATS[required_suffix(source)].numeric_columns
-    return columns(source) if columns else set()
+    return columns(source, on_bad) if columns else set()
 
 
-def read_rows(source: str) -> Iterator[Row]:
+def read_rows(source: str, on_bad: OnBad = refuse) -> Iterator[Row]:
     """The rows of a file in order; `-` is JSON lines from stdin.
+
+    Args:
+        source: the file.
+        on_bad: gets the `BadRow` of each row that cannot be used; unless it raises, the row is left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -86,7 +90,7 @@ def read_rows(source: str) -> Iterator[Row]:
         MissingExtra: for Parquet without pyarrow.
     """
     require_file(source)
-    return FORMATS[".jsonl" if source == "-" else required_suffix(source)].read(source)
+    return FORMATS[".jsonl" if source == "-" else required_suffix(source)].read(source, on_bad)
 
 
 def open_rows(path: str | Path) -> "IndexedRows":

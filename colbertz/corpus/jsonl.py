@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.corpus.lines import BLANKS, decoded, name_of, read_lines
-from colbertz.corpus.rows import BadRow, Row, shown
+from colbertz.corpus.rows import BadRow, OnBad, Row, refuse, shown
 
 if TYPE_CHECKING:
     from colbertz.corpus.indexed import IndexedRows
@@ -16,18 +16,26 @@ if TYPE_CHECKING:
 _BLANKS = BLANKS.encode()
 
 
-def read(source: str) -> Iterator[Row]:
+def read(source: str, on_bad: OnBad = refuse) -> Iterator[Row]:
     """The rows of a file, or of stdin (`-`), in order.
+
+    Args:
+        source: the file.
+        on_bad: gets the `BadRow` of each line that is not a JSON object; unless it raises, the line is left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        BadRow: for a line that is not a JSON object.
     """
     name = name_of(source)
     for number, line in enumerate(read_lines(source), 1):
         if line.removeprefix(BOM_UTF8).strip(_BLANKS):
             where = f"{name}, line {number}"
-            yield Row(_parse(line, where), where)
+            try:
+                row = Row(_parse(line, where), where)
+            except BadRow as error:
+                on_bad(error)
+                continue
+            yield row
 
 
 def open_rows(path: Path, block_size: int = 1 << 24) -> "IndexedRows":

@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from colbertz.corpus.lines import require_file
-from colbertz.corpus.rows import Row
+from colbertz.corpus.rows import OnBad, Row, refuse
 from colbertz.errors import UserError, require
 
 _ROWS_AT_ONCE = 1000  # decoded to Python objects together
 
 
-def read(source: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def read(source: str, on_bad: OnBad = refuse, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The rows of a file in order.
 
     Args:
         source: the file.
+        on_bad: as in the other formats; Parquet has no row that cannot be read by itself.
         columns: names of those to read; None for all.
 
     Raises:

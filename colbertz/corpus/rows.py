@@ -1,11 +1,14 @@
 """A row and its place in its file."""
 
-from collections.abc import Hashable
-from typing import Any, Literal, NamedTuple
+import logging
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from colbertz.errors import UserError
 
 OnBadText = Literal["error", "skip"]
+
+_log = logging.getLogger(__name__)
 
 
 class BadRow(UserError):
@@ -23,6 +26,44 @@ class Row(NamedTuple):
 
     values: dict[str, Any]
     where: str
+
+
+# What a reader does with a row that cannot be used. If it returns, the row is left out.
+OnBad = Callable[[Exception], None]
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Raise the error: what readers do with a bad row unless told otherwise."""
+    raise error
+
+
+class BadTexts:
+    """What to do with documents whose text cannot be used: raise an error, or skip and count them.
+
+    Attributes:
+        num_skipped: how many were skipped.
+        first: what was wrong with the first one, and its place; None if none was skipped.
+    """
+
+    def __init__(self, on_bad_text: OnBadText) -> None:
+        """Raises UserError for another value than "error" and "skip"."""
+        if on_bad_text not in ("error", "skip"):
+            raise UserError(f'on_bad_text must be "error" or "skip", got {on_bad_text!r}')
+        self.num_skipped = 0
+        self.first: str | None = None
+        self._skip = on_bad_text == "skip"
+
+    def add(self, error: Exception) -> None:
+        """Count a bad text, or raise the error."""
+        if not self._skip:
+            raise error
+        self.num_skipped += 1
+        self.first = self.first or str(error)
+
+    def warn(self) -> None:
+        """Log one warning that texts were skipped; nothing if none was."""
+        if self.num_skipped:
+            _log.warning("%d documents were skipped; the first: %s", self.num_skipped, self.first)
 
 
 class Unique:

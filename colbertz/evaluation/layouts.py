@@ -209,7 +209,7 @@ def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator
         missing = [name for name in names if name not in columns]
         if missing:
             raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(columns)}")
-        for values, _ in parquet.read(str(path), [name for name in (*names, *defaults) if name in columns]):
+        for values, _ in parquet.read(str(path), columns=[name for name in (*names, *defaults) if name in columns]):
             yield tuple(_id_or_text((defaults | values)[name]) for name in (*names, *defaults))
 
 

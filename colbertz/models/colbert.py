@@ -394,7 +394,10 @@ def _usable(device: torch.device | str) -> torch.device:
         UserError: if they cannot.
     """
     try:
-        return torch.empty(0, device=device).device
+        usable = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without that backend
         reason = str(error).split(". ")[0].splitlines()[0]
         raise UserError(f"device {device} cannot be used here ({reason}); cpu always can") from error
+    if usable.type == "meta":
+        raise UserError("device meta cannot be used here (its tensors hold no numbers); cpu always can")
+    return usable

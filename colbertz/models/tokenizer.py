@@ -19,6 +19,11 @@ from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
 
+# Tokens of the longest text that may be read; stands for "no limit" in files, too.
+LONGEST = 10**9
+# Tokens up to which queries may be filled. Every query gets that long, so a mistyped number would exhaust the memory.
+_LONGEST_EXPANSION = 32_768
+
 
 @dataclass(frozen=True)
 class ColBERTSettings:
@@ -60,8 +65,15 @@ class ColBERTSettings:
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
             if not isinstance(length, int) or length < 4:
                 raise UserError(f"{side}_length must be an integer of at least 4, got {length!r}")
+            if length > LONGEST:
+                raise UserError(f"{side}_length must be at most {LONGEST}, got {length}")
             if not isinstance(prefix, str):
                 raise UserError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
+        if self.do_query_expansion and self.query_length > _LONGEST_EXPANSION:
+            raise UserError(
+                f"query_length is {self.query_length}, and every query would be filled up to it; "
+                f"with query expansion it must be at most {_LONGEST_EXPANSION}"
+            )
 
     def overridden(self, overrides: Mapping[str, Any]) -> "ColBERTSettings":
         """The settings with some of them replaced.

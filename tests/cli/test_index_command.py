@@ -128,3 +128,37 @@ def test_info_about_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture
     assert f"{parameters:,}" in output
     assert "'[Q] '" in output
     assert "ModernBert" in output
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_bad_rows_can_be_skipped(
+    suffix: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows without a usable text are left out and counted, and the first is shown; the others keep their ids."""
+    corpus = tmp_path / f"corpus.{suffix}"
+    if suffix == "jsonl":
+        rows = [b'{"_id": "a", "text": "one"}', b'{"_id": "b", "text": "caf\xe9"}', b'{"_id": "c", "text": null}']
+        rows += [b'{"_id": "d", "text": "\\ud83d"}', b'{"_id": "e", "text": "two"}', b"{"]
+        num_bad = 4
+    else:
+        rows = [b"_id,text,year", b"b,caf\xe9,x", b"c,one,1999,more", b"a,one,1999", b"e,two,2000"]
+        num_bad = 2
+    corpus.write_bytes(b"\n".join(rows))
+    command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", tmp_path / "index"]
+    assert f"corpus.{suffix}, line 2: not UTF-8" in error_of(capsys, *command)
+    assert main([str(part) for part in [*command, "--on-bad-text", "skip"]]) == 0
+    index = Index.open(tmp_path / "index")
+    assert index.ids() == ["a", "e"]
+    if suffix == "csv":
+        assert index.ids("year > 1999") == ["e"]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{num_bad} documents were skipped; the first: {corpus}, line 2: not UTF-8")
+
+
+def test_two_documents_with_one_id_are_named_with_the_place(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"_id": id, "text": id}) + "\n\n" for id in "abca"))
+    command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", tmp_path / "index"]
+    assert f"documents 0 and 3 have the same id 'a'; the second is {corpus}, line 7" in error_of(capsys, *command)

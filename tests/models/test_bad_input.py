@@ -48,7 +48,7 @@ def change_weights(directory: Path, file: str = "model.safetensors", **changes: 
     write_weights(directory / file, weights)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu", "meta"])
 def test_an_unusable_device(device):
     with pytest.raises(ValueError, match=f"device {device} cannot be used here") as caught:
         ColBERT.from_pretrained("colbertz/nano", device)

@@ -158,7 +158,8 @@ def write(
         segment = unfinished.code(chunks, codec)
     except (ValueError, TypeError):
         # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
-        if unfinished.num_stored < 2:
+        resumable = isinstance(batches, ResumableBatches)
+        if unfinished.num_stored < (1 if resumable else 2):
             remove_build(root)
         raise
     codec_folder, segment_folder = unfinished.hand_over(generation)
@@ -206,14 +207,16 @@ class _UnfinishedBuild:
         path = SegmentFiles(self._segment_folder).documents
         path.unlink(missing_ok=True)
         chunks: list[Chunk] = []
+        resumable = isinstance(batches, ResumableBatches)
         with write_documents(path) as writer, tqdm(desc="storing", unit=" tokens", **self._bar) as bar:
             if isinstance(batches, ResumableBatches):
                 chunks = self._kept(batches.documents, writer)
                 bar.update(sum(chunk.num_tokens for chunk in chunks))
-                batches = batches.after(writer.count)
-            for documents, embeddings in chunked(batches, chunk_tokens):
+                batches = batches.after(writer.count, writer.add)
+            for documents, embeddings in chunked(batches, chunk_tokens, keep_after_error=resumable):
                 packed_bytes(embeddings.values.shape[1], self._settings.nbits)  # refuses a wrong dimension
-                writer.add(documents)
+                if not resumable:
+                    writer.add(documents)
                 chunks.append(self._chunks.store(len(chunks), documents, embeddings))
                 bar.update(len(embeddings.values))
         if not chunks:

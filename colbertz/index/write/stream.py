@@ -3,7 +3,7 @@
 Everything here is lazy, so that a corpus may be larger than memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,11 +166,13 @@ class ResumableBatches:
 
     Attributes:
         documents: all documents. Those that are stored are taken from it first.
-        after: takes how many documents that were, and returns the batches of the documents that are left.
+        after: takes how many documents that were, and a function that checks and stores documents; returns the batches
+            of the documents that are left. Documents go to that function before their embeddings are made, so that
+            none are made for documents that the index refuses.
     """
 
     documents: DocumentStream
-    after: Callable[[int], Iterable[Batch]]
+    after: Callable[[int, Callable[[list[Document]], None]], Iterable[Batch]]
 
 
 def in_step(
@@ -201,7 +203,13 @@ def in_step_from(documents: DocumentStream, embeddings: Embeddings) -> Iterable[
     """Join documents with their embeddings; where `embeddings` is a function, a build can be resumed from them."""
     if not callable(embeddings):
         return in_step(documents, embeddings)
-    return ResumableBatches(documents, lambda first: in_step(documents, embeddings(first), first=first))
+
+    def after(first: int, accept: Callable[[list[Document]], None]) -> Iterator[Batch]:
+        for batch, values in in_step(documents, embeddings(first), first=first):
+            accept(batch)
+            yield batch, values
+
+    return ResumableBatches(documents, after)
 
 
 def embedded(
@@ -213,10 +221,11 @@ def embedded(
         TypeError, UserError: as `checked`, and if `embed` returns more or fewer embeddings than it was given documents.
     """
 
-    def after(first: int) -> Iterator[Batch]:
+    def after(first: int, accept: Callable[[list[Document]], None]) -> Iterator[Batch]:
         dim = None
         while batch := documents.take(documents_at_once, or_fewer=True):
-            embeddings = checked(embed(batch), dim, first)
+            accept(batch)
+            embeddings = checked(embed(batch), dim, first, batch)
             if len(embeddings) != len(batch):
                 raise UserError(f"there are embeddings of {len(embeddings)} documents for {len(batch)} documents")
             dim = embeddings.values.shape[1]
@@ -226,18 +235,26 @@ def embedded(
     return ResumableBatches(documents, after)
 
 
-def checked(embeddings: Ragged, dim: int | None = None, first: int = 0) -> Ragged:
+def checked(
+    embeddings: Ragged, dim: int | None = None, first: int = 0, documents: Sequence[Document] | None = None
+) -> Ragged:
     """The embeddings as float16 on the CPU.
 
     Args:
         embeddings: (num_tokens, E), of any floating point type, on any device.
         dim: the dimension that they must have; None for any.
         first: how many documents came before, for the messages.
+        documents: whose embeddings they are, for the messages.
 
     Raises:
         TypeError: if they are not a Ragged.
         UserError: for another dimension, documents without tokens, NaN and infinite values.
     """
+
+    def named(position: int) -> str:
+        known = documents is not None and position < len(documents)
+        return documents[position].named(first + position) if documents and known else f"document {first + position}"
+
     if not isinstance(embeddings, Ragged):
         raise TypeError(f"embeddings must be a Ragged or an iterable of Ragged, got {type(embeddings).__name__}")
     if embeddings.values.dim() != 2 or not embeddings.dtype.is_floating_point:
@@ -246,32 +263,49 @@ def checked(embeddings: Ragged, dim: int | None = None, first: int = 0) -> Ragge
             f"embeddings must be floating point rows of one dimension, got {embeddings.dtype} values {shape}"
         )
     if dim is not None and embeddings.values.shape[1] != dim:
-        raise UserError(f"document {first} has dimension {embeddings.values.shape[1]} and those before it {dim}")
+        raise UserError(f"{named(0)} has dimension {embeddings.values.shape[1]} and those before it {dim}")
     empty = (embeddings.lengths == 0).nonzero()
     if len(empty):
-        raise UserError(f"document {first + int(empty[0])} has no tokens; leave it out of the index")
-    return Ragged(_finite_half(embeddings, first), embeddings.offsets.cpu())
-
-
-def _finite_half(embeddings: Ragged, first: int) -> torch.Tensor:
-    """The values as float16; raises if one is not finite."""
-    rows = embeddings.values.detach().to("cpu", torch.float16).contiguous()
-    # The sum of absolute values is finite exactly if all values are, and is much quicker to compute than a mask.
-    if not bool(rows.abs().sum(1, dtype=torch.float32).isfinite().all()):
-        broken = int((~rows.isfinite().all(1)).nonzero()[0])
-        document = int(torch.searchsorted(embeddings.offsets.cpu(), broken, right=True)) - 1
+        raise UserError(f"{named(int(empty[0]))} has no tokens; leave it out of the index")
+    rows, broken = _half(embeddings)
+    if broken is not None:
         raise UserError(
-            f"document {first + document} has embeddings that are NaN, infinite or too large for float16;"
+            f"{named(broken)} has embeddings that are NaN, infinite or too large for float16;"
             " look for NaN weights in the model, or normalise the embeddings"
         )
-    return rows
+    return Ragged(rows, embeddings.offsets.cpu())
 
 
-def chunked(batches: Iterable[Batch], max_tokens: int) -> Iterator[Batch]:
-    """The same documents in chunks of at most `max_tokens` tokens; a longer document is a chunk of its own."""
+def _half(embeddings: Ragged) -> tuple[torch.Tensor, int | None]:
+    """The values as float16, and the position of the first text with a value that is not finite, if there is one."""
+    rows = embeddings.values.detach().to("cpu", torch.float16).contiguous()
+    # The sum of absolute values is finite exactly if all values are, and is much quicker to compute than a mask.
+    if bool(rows.abs().sum(1, dtype=torch.float32).isfinite().all()):
+        return rows, None
+    broken = int((~rows.isfinite().all(1)).nonzero()[0])
+    return rows, int(torch.searchsorted(embeddings.offsets.cpu(), broken, right=True)) - 1
+
+
+def chunked(batches: Iterable[Batch], max_tokens: int, keep_after_error: bool = False) -> Iterator[Batch]:
+    """The same documents in chunks of at most `max_tokens` tokens; a longer document is a chunk of its own.
+
+    Args:
+        batches: documents with their embeddings.
+        max_tokens: of a chunk.
+        keep_after_error: if `batches` raises an error, or is interrupted, yield what came before it, then raise it.
+    """
     parts: list[Batch] = []
     num_tokens = 0
-    for documents, embeddings in batches:
+    batches = iter(batches)
+    while True:
+        try:
+            documents, embeddings = next(batches)
+        except StopIteration:
+            break
+        except (Exception, KeyboardInterrupt):
+            if parts and keep_after_error:
+                yield _joined(parts)
+            raise
         first = 0
         for part in embeddings.split(max_tokens):
             if parts and num_tokens + len(part.values) > max_tokens:

@@ -3,6 +3,7 @@
 examples.py     one query with its documents, read from a row; what makes a row bad
 rows.py         what is asked of rows by index; those of text files are `colbertz.corpus.indexed`
 tables.py       rows of what `datasets` opens: Parquet, saved directories, the hub, and streams
+csv_tables.py   CSV files that `datasets` finds, with the rows that our reader gives
 lookup.py       rows by id, and lists of ids with the texts put in
 sources.py      a data set of the mixture, opened from its settings
 permutation.py  a shuffled order that takes no memory

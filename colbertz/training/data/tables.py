@@ -14,6 +14,7 @@ from colbertz.corpus import parquet
 from colbertz.corpus.formats import required_suffix, suffix_of
 from colbertz.errors import UserError, require
 from colbertz.training.config import SourceConfig
+from colbertz.training.data.csv_tables import csv_splits
 
 _BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
@@ -163,8 +164,13 @@ def _load(config: SourceConfig, setting: str) -> Any:
     try:
         if is_parquet:
             return datasets.load_dataset("parquet", data_files=str(path), streaming=config.streaming)
+        builder = datasets.load_dataset_builder(str(path), config.subset, data_files=files or None)
+        if isinstance(builder, require("datasets.packaged_modules.csv.csv", "train").Csv):
+            return csv_splits(builder.config, config.streaming)
         return datasets.load_dataset(str(path), config.subset, data_files=files or None, streaming=config.streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, UserError):
+            raise
         if files and isinstance(error, ValueError | datasets.exceptions.DataFilesNotFoundError):
             splits = ", ".join(datasets.get_dataset_split_names(str(path), config.subset))
             raise UserError(
@@ -175,4 +181,6 @@ def _load(config: SourceConfig, setting: str) -> Any:
                 f"there is no data file or directory {str(path)!r}, and it cannot be loaded from the hub: {error}"
             ) from None
         # `datasets` raises an error that only says that reading failed; its cause says why.
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
         raise UserError(f"{setting}, {path}, cannot be opened: {error.__cause__ or error}") from None
