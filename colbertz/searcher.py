@@ -18,6 +18,7 @@ from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
+from colbertz.models.pooling import check_pooling, describe_pooling
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
 
@@ -147,6 +148,7 @@ class Searcher:
         """
         if isinstance(documents, str):
             raise TypeError("documents must be a list or another iterable of texts, got one string")
+        check_pooling(pool_factor)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
@@ -175,7 +177,7 @@ class Searcher:
                 seed=seed,
                 model=None if location is None else _location(location, Path(path)),
                 fingerprint=_fingerprint(model),
-                recipe=f"pool_factor {pool_factor}, document_length {model.settings.document_length}",
+                recipe=f"{describe_pooling(pool_factor)}, document_length {model.settings.document_length}",
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,

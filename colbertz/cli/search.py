@@ -149,7 +149,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     if args.json:
         rows = [asdict(hit) for hit in hits]
         if args.explain:
-            rows = [row | {"matches": [asdict(match) for match in searcher.explain(query, row["id"])]} for row in rows]
+            rows = [row | _matches(searcher, query, row["id"]) for row in rows]
         return as_json({"query": query, "hits": rows})
     if not hits:
         return "no document" + (f" where {args.where}" if args.where else "")
@@ -159,8 +159,19 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     for rank, hit in enumerate(hits, 1):
         lines.append(format_hit(rank, hit, query, width, color))
         if args.explain:
-            lines.append(format_explanation(searcher.explain(query, hit.id), width, color))
+            try:
+                lines.append(format_explanation(searcher.explain(query, hit.id), width, color))
+            except UserError as error:
+                lines.append(f"     no explanation: {error}")
     return "\n".join(lines)
+
+
+def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]:
+    """The fields of a hit's explanation in JSON; `matches` is null if there is none, and `no_explanation` says why."""
+    try:
+        return {"matches": [asdict(match) for match in searcher.explain(query, doc_id)]}
+    except UserError as error:
+        return {"matches": None, "no_explanation": str(error)}
 
 
 def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> bool:

@@ -70,6 +70,25 @@ def test_explain_names_what_each_token_matched(index: Path, capsys: pytest.Captu
         assert sum(match["score"] for match in hit["matches"]) == pytest.approx(hit["score"], abs=1e-3)
 
 
+def test_explain_on_a_pooled_index_shows_the_hits_and_why_there_is_no_explanation(
+    corpus: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pooled = str(tmp_path / "pooled")
+    build = ["index", "--corpus", str(corpus), "--model", str(checkpoint), "--out", pooled, "--pool-factor", "4"]
+    assert main(build) == 0
+    search = ["search", "--index", pooled, "-k", "3", "--explain", "the lazy dog"]
+    capsys.readouterr()
+    assert main(search) == 0
+    output = capsys.readouterr().out
+    assert output.count("notes.txt:") == 3
+    assert output.count("no explanation: document 'd") == 3
+    assert "it was pooled" in output
+    assert main([*search, "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert [hit["matches"] for hit in hits] == [None] * 3
+    assert all("it was pooled" in hit["no_explanation"] for hit in hits)
+
+
 def test_a_file_of_queries_becomes_a_trec_run(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     queries, out = tmp_path / "queries.jsonl", tmp_path / "out.trec"
     queries.write_text('{"_id": "q1", "text": "lazy dog"}\n{"_id": "q2", "text": "capital of France"}\n')
