@@ -257,10 +257,8 @@ class ColBERT(nn.Module):
             normalize: whether embeddings get unit length.
             show_progress: a progress bar; None for one if the work is long and stderr is a terminal.
             devices: encode in one process for each of these, such as `["cuda:0", "cuda:1"]`.
-            pool_factor: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
-            protected_tokens: tokens at the start of each text that pooling leaves alone; None for those that every text
-                has, at both ends: [CLS], prefix, prompt and [SEP]; with "pylate", None is 1.
-            pooling: "ward", which keeps unit length; or "pylate", for the embeddings that PyLate makes.
+            pool_factor, pooling: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
+            protected_tokens: tokens at the start that pooling keeps; None for all that every text has, with [SEP].
 
         Raises:
             TypeError: if a text is not a string.
@@ -279,10 +277,9 @@ class ColBERT(nn.Module):
             model = in_evaluation_mode(self)
             results = (model.embed(part, normalize) for part in parts)
         if pool_factor != 1:
-            start, end = (1 if protected_tokens is None else protected_tokens), 0
-            if protected_tokens is None and pooling != "pylate":
-                start, end = self.tokenizer.tokens_of_every_document(prompt)
-            results = (pool_tokens(result, pool_factor, start, end, pooling) for result in results)
+            default = (1, 0) if pooling == "pylate" else self.tokenizer.tokens_of_every_document(prompt)
+            ends = default if protected_tokens is None else (protected_tokens, 0)
+            results = (pool_tokens(result, pool_factor, *ends, pooling) for result in results)
         embeddings = in_order_of_texts(batches, results, self.embedding_dim, f"encoding, {side} side", show_progress)
         return Encoded(embeddings, tokens.num_truncated)
 

@@ -20,11 +20,12 @@ from colbertz.ragged import Ragged
 
 # "ward": Ward's clusters of the directions of the tokens, a weighted mean of each, and the length of a token.
 # "pylate": PyLate's: Ward's formula on cosine distances, as if they were Euclidean; plain means, which are shorter than
-# their tokens.
+# their tokens. `ColBERT.encode` keeps by default the tokens that every document has, with "pylate" only the first.
 Pooling = Literal["ward", "pylate"]
 # A token weighs the square of its cosine distance from the document's mean: the words that tell a document from others
-# are far from it, and in a plain mean with one that is not, such a word would lose half of its match. Three collections
-# lose less with the square than with the distance or with equal weights; the third and the fourth power give the same.
+# are far from it, and in a plain mean with one that is not, such a word would lose half of its match. SQuAD and CoSQA
+# lose less with the square than with the distance or with equal weights, arXiv the same within the noise; higher powers
+# change nothing (docs/log.md).
 _WEIGHT_POWER = 2
 # A token that is at the mean still weighs something.
 _LEAST_DISTANCE = 1e-3
