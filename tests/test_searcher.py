@@ -273,6 +273,23 @@ def test_a_string_is_not_a_list_of_texts(checkpoint: Path, tmp_path: Path) -> No
     assert not (tmp_path / "index").exists()
 
 
+def test_empty_texts_are_counted_and_empty_queries_refused(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ["one", "", " \n", "two"])
+    assert caplog.messages == ["2 texts are empty"]
+    searcher.add(["", "three"])
+    searcher.update([" "], ids=["0"])
+    assert caplog.messages == ["2 texts are empty", "1 text is empty", "1 text is empty"]
+    for options in ({}, {"hybrid": True}, {"exact": True}):
+        with pytest.raises(UserError, match=r"\Aquery is empty; give it words"):
+            searcher.search("", **options)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"\Aquery 1 is empty"):
+            searcher.search(["one", " \t"], **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="query is empty"):
+        searcher.index.search_text([""])
+
+
 class Counting:
     """A stand-in for `ColBERT.encode` that notes the documents that are encoded."""
 
