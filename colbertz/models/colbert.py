@@ -352,11 +352,7 @@ class ColBERT(nn.Module):
         protected_tokens: int | None = None,
         pooling: Pooling = "ward",
     ) -> Tensor | Ragged:
-        """Embed documents. As `encode_query`, and:
-
-        Args:
-            pool_factor, protected_tokens, pooling: as for `encode`.
-        """
+        """Embed documents, as `encode_query` does; `pool_factor`, `protected_tokens` and `pooling` as for `encode`."""
         options = DocumentOptions(
             prompt=prompt,
             prompt_name=prompt_name,
