@@ -1,6 +1,5 @@
 """`Index`: build it, open it, search it, change it."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
@@ -26,6 +25,7 @@ from colbertz.index.write import compact as compacting
 from colbertz.index.write import update as change
 from colbertz.index.write.build import BuildKeywords
 from colbertz.index.write.stream import DocumentStream, Embeddings, embedded, in_step_from
+from colbertz.kernels.cpu.threads import Lock
 from colbertz.ragged import Ragged
 
 
@@ -46,7 +46,7 @@ class Index:
         self.path = path
         self.snapshot = snapshot
         self._placements = PlacementCache()
-        self._refreshing = threading.Lock()
+        self._refreshing = Lock()
 
     @classmethod
     def build(

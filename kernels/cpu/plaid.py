@@ -1,6 +1,7 @@
 """The stages of a PLAID search on the CPU: each costs less per item than the next, and passes on fewer items.
 
     score_centroids     every query token with every centroid, in 8-bit integers
+    coarsen             a table of these scores in 8 bits
     best_cells          the cells to probe for each query token
     lists.walk_lists    a first score for the documents in these cells' lists
     centroid_maxsim     MaxSim of a document as if each token were its centroid, from a table that fits in the cache
@@ -48,17 +49,21 @@ def _in_order(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PackedCentroids:
-    """Centroids in 7 bits: c ≈ (bytes - 64) · unit.
+    """Centroids in 7 bits: c ≈ mean + (bytes - 64) · unit.
+
+    The embeddings of many models lie in a narrow cone. Without their mean, differences between them get all the bits.
 
     Attributes:
         rows: (K rounded up to ROWS, row bytes) uint8.
         num_centroids: K.
+        mean: (E,) float32, the mean of the centroids.
         unit: the size of a step.
         longest: the largest norm of a centroid.
     """
 
     rows: np.ndarray
     num_centroids: int
+    mean: np.ndarray
     unit: float
     longest: float
 
@@ -66,13 +71,14 @@ class PackedCentroids:
 def pack_centroids(centroids: np.ndarray, order: np.ndarray) -> PackedCentroids:
     """From (K, E) float32, with the `byte_order` of the codes."""
     num_centroids = len(centroids)
-    unit = max(float(np.abs(centroids).max()), 1e-9) / 63
+    mean = centroids.mean(0, dtype=np.float64).astype(np.float32)
+    unit = max(float((centroids.max(0) - mean).max()), float((mean - centroids.min(0)).max()), 1e-9) / 63
     rows = np.full((-(-num_centroids // ROWS) * ROWS, len(order)), 64, np.uint8)
     for first in range(0, num_centroids, 1 << 14):
-        part = _in_order(centroids[first : first + (1 << 14)], order)
+        part = _in_order(centroids[first : first + (1 << 14)] - mean, order)
         rows[first : first + len(part)] = np.rint(part / np.float32(unit)) + 64
     longest = float(np.sqrt(np.einsum("ke,ke->k", centroids, centroids).max()))
-    return PackedCentroids(rows, num_centroids, unit, longest)
+    return PackedCentroids(rows, num_centroids, mean, unit, longest)
 
 
 @dataclass(frozen=True)
@@ -117,19 +123,39 @@ def score_centroids(  # type: ignore[no-untyped-def]
     factors,  # (blocks · COLUMNS,) float32, steps of the fine table for a unit of the integer product
     shifts,  # (blocks · COLUMNS,) float32, added to it
     fine,  # (blocks, K, COLUMNS) int16 out
-    coarse,  # (blocks, K, COLUMNS) int8 out
+    lowest,  # (COLUMNS,) int16 out, of each query token
 ):
     row_bytes = rows.shape[1]
     groups, flat = row_bytes // 4, rows.reshape(-1)
     products = np.empty(ROWS * COLUMNS, np.int32)
     factor, shift = factors[block * COLUMNS : (block + 1) * COLUMNS], shifts[block * COLUMNS : (block + 1) * COLUMNS]
+    lowest[:] = 32767
     for k in range(first, last, ROWS):
         dot_rows(flat, k * row_bytes, row_bytes, groups, query_rows, block * groups * COLUMNS * 4, products)
         for row in range(min(ROWS, last - k)):
             for j in range(COLUMNS):
                 score = np.float32(products[row * COLUMNS + j]) * factor[j] + shift[j]
                 fine[block, k + row, j] = np.int16(score)
-                coarse[block, k + row, j] = np.int8(score * np.float32(127 / 32767))
+            for j in range(COLUMNS):
+                lowest[j] = min(lowest[j], fine[block, k + row, j])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def coarsen(  # type: ignore[no-untyped-def]
+    fine,  # (blocks, K, COLUMNS) int16
+    first,  # this call handles the centroids first … last - 1
+    last,
+    lowest,  # (blocks, COLUMNS) int16, what becomes -127
+    step,  # float32, the size of a step of `coarse` in steps of `fine`
+    coarse,  # (blocks, K, COLUMNS) int8 out
+):
+    per_step = np.float32(1) / step
+    for block in range(fine.shape[0]):
+        low = lowest[block].astype(np.float32)
+        for k in range(first, last):
+            for j in range(COLUMNS):
+                steps = (np.float32(fine[block, k, j]) - low[j]) * per_step + np.float32(0.5)
+                coarse[block, k, j] = np.int8(np.int32(steps) - 127)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -8,9 +8,11 @@ tenths of the time in barriers.
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import TracebackType
 
 import torch
 
@@ -34,7 +36,42 @@ def pool(num_threads: int) -> ThreadPoolExecutor:
     return executor
 
 
-os.register_at_fork(after_in_child=pool.cache_clear)  # a forked child has a copy of the pool, but none of its threads
+class Lock:
+    """A lock that is open in a forked child, where the thread that held it does not run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """Open the lock, whoever holds it."""
+        self._lock = threading.Lock()
+
+
+_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Make a forked child usable: it has copies of the parent's locks and pools, but none of its threads.
+
+    OpenMP cannot start threads in a child of a process that used them: PyTorch's operators would wait for ever. With
+    one thread PyTorch starts none. A child must not set another number.
+    """
+    pool.cache_clear()
+    for lock in _locks:
+        lock.renew()
+    torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:

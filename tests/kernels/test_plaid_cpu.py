@@ -85,8 +85,11 @@ def tables(
     blocks = len(packed.units) // COLUMNS
     fine = np.full((blocks, len(centroids), COLUMNS), -1, np.int16)
     coarse = np.full((blocks, len(centroids), COLUMNS), -1, np.int8)
+    shifts = -64 * packed.sums * factors
+    shifts[: len(query)] += query @ packed_centroids.mean * np.float32(32767 / longest)
+    lowest = np.empty((len(bounds) - 1, blocks, COLUMNS), np.int16)
     for block in range(blocks):
-        for first, last in pairwise(bounds):
+        for part, (first, last) in enumerate(pairwise(bounds)):
             plaid.score_centroids(
                 packed_centroids.rows,
                 first,
@@ -94,10 +97,16 @@ def tables(
                 packed.rows,
                 block,
                 factors,
-                -64 * packed.sums * factors,
+                shifts,
                 fine,
-                coarse,
+                lowest[part, block],
             )
+    low = lowest.min(0)
+    assert (low == fine.min(1)).all()
+    step = np.float32(max(1, (fine.max(1).astype(int) - low)[: len(query)].max()) / 254)
+    for first, last in pairwise(bounds):
+        plaid.coarsen(fine, first, last, low, step, coarse)
+    np.testing.assert_allclose((coarse.astype(float) + 127) * step + low[:, None], fine, atol=step / 2 + 0.01)
     return fine, coarse, longest / 32767
 
 
@@ -114,8 +123,9 @@ def test_score_centroids(dim: int, nbits: int, num_centroids: int, num_tokens: i
     bytes_ = packed.rows.reshape(-1, len(order) // 4, COLUMNS, 4).transpose(0, 2, 1, 3).reshape(-1, len(order))
     products = bytes_.astype(np.int64) @ (packed_centroids.rows[:num_centroids].astype(np.int64) - 64).T
     exact = products * packed.units[:, None].astype(np.float64) * packed_centroids.unit / unit
+    exact[:num_tokens] += (query.astype(np.float64) @ packed_centroids.mean)[:, None] / unit
     assert np.abs(rows - exact).max() <= 1.5
-    assert np.abs(coarse.transpose(0, 2, 1).reshape(-1, num_centroids) - exact * 127 / 32767).max() <= 1.01
+    assert coarse.min() == -127
     # And the scores are close to those of the vectors before they were rounded to bytes.
     np.testing.assert_allclose(rows[:num_tokens] * unit, query @ centroids.T, atol=0.03)
     assert (rows[num_tokens:] == 0).all()

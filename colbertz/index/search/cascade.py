@@ -4,9 +4,9 @@
     2. The lists of the probed cells give each document a first score: over query tokens, the sum of the best probed
        centroid's score less that of the best centroid not probed. A token for which no list holds the document adds 0.
     3. The best `n_full_scores` documents get the MaxSim of their centroids.
-    4. At most the best quarter of these get MaxSim with residuals, in integers, best first, until no later document is
-       likely to reach the best k.
-    5. A few more than k get exact MaxSim over decoded vectors, which is the score that is returned.
+    4. The best of these get MaxSim with residuals, in integers, in waves, until less than a two-hundredth of the best k
+       is expected among the documents that are left (refine.py).
+    5. The best of these get exact MaxSim over decoded vectors, which is the score that is returned, by the same rule.
 
 The loops are in kernels/cpu/plaid.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
 missing similarities in WARP (Scheerer et al. 2025), which needs no sort and no table of documents.
@@ -24,6 +24,7 @@ import torch
 
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
+from colbertz.index.search.refine import Scored, refine
 from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Masks, Snapshot
 from colbertz.kernels.cpu import lists
@@ -33,10 +34,10 @@ from colbertz.kernels.cpu.threads import parts, run
 from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 
-# Documents scored with residuals at a time, unless k is larger.
-WAVE = 128
-# Standard deviations above the mean gain that the next document would need to be worth scoring.
-IMPROBABLE = 3.0
+# Expected share of the best k that stages 4 and 5 each may miss.
+TOLERANCE = 0.005
+# Documents scored exactly at a time: k, a quarter more and 2, and at least this many.
+_EXACT_WAVE = 12
 # Largest value of the int16 and of the int8 table of centroid scores.
 _FINE = 32767
 _COARSE = 127
@@ -111,16 +112,22 @@ class Cascade:
 
     def run(self) -> Ranking:
         """All stages, or only the last where the plan scores every allowed document exactly."""
-        if not self.plan.n_ivf_probe:
+        plan, k = self.plan, self.k
+        if not plan.n_ivf_probe:
             doc_idx = self.snapshot.doc_idx_in(self.allowed)
-            if len(doc_idx) <= self.plan.n_exact:
-                return self.exact(doc_idx)
+            if len(doc_idx) <= plan.n_exact:
+                return self.ranking(Scored(doc_idx, self.exact(doc_idx)))
         cells, gains = self.probe()
-        if self.plan.n_ivf_probe:
-            doc_idx = _best(*self.walk(cells, gains), self.plan.n_full_scores)
-            if len(doc_idx) < self.plan.n_exact:
+        if plan.n_ivf_probe:
+            doc_idx = _best(*self.walk(cells, gains), plan.n_full_scores)
+            if len(doc_idx) < plan.n_exact:
                 doc_idx = self.snapshot.doc_idx_in(self.allowed)
-        return self.exact(self.promising(doc_idx, self.centroid_maxsim(doc_idx)))
+        scores = self.centroid_maxsim(doc_idx) * np.float32(self.coarse_step)
+        tolerance = TOLERANCE * k
+        wave = max(plan.wave, k)
+        promising = refine(Scored(doc_idx, scores), k, self.residual_maxsim, wave, plan.n_full_scores, tolerance)
+        exact_wave = max(_EXACT_WAVE, k + k // 4 + 2)
+        return self.ranking(refine(promising, k, self.exact, exact_wave, len(promising.doc_idx), tolerance))
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:
         """Stage 1: fill the tables of centroid scores.
@@ -133,16 +140,26 @@ class Cascade:
         num_blocks, num_centroids = self.fine.shape[:2]
         factors = packed.units * np.float32(centroids.unit / self.max_score * _FINE)
         shifts = -64 * packed.sums * factors
+        shifts[: packed.num_tokens] += self.query @ centroids.mean * np.float32(_FINE / self.max_score)
         n = min(self.plan.n_ivf_probe, num_centroids - 1) + 1
         bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
         part_cells = np.empty((len(bounds), num_blocks, COLUMNS, n), np.int32)
         part_scores = np.empty_like(part_cells)
+        part_lowest = np.empty((len(bounds), num_blocks, COLUMNS), np.int16)
 
         def score(part: int) -> None:
             first, last = bounds[part]
             for block in range(num_blocks):
                 plaid_cpu.score_centroids(
-                    centroids.rows, first, last, packed.rows, block, factors, shifts, self.fine, self.coarse
+                    centroids.rows,
+                    first,
+                    last,
+                    packed.rows,
+                    block,
+                    factors,
+                    shifts,
+                    self.fine,
+                    part_lowest[part, block],
                 )
                 plaid_cpu.best_cells(self.fine, block, first, last, part_cells[part, block], part_scores[part, block])
 
@@ -153,8 +170,22 @@ class Cascade:
             for x in (part_cells, part_scores)
         )
         best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
+        self.fill_coarse(bounds, part_lowest.min(0), scores.max(1))
         cells, scores = np.take_along_axis(cells, best, 1), np.take_along_axis(scores, best, 1)
         return np.ascontiguousarray(cells[:, :-1]), scores[:, :-1] - scores[:, -1:]
+
+    def fill_coarse(self, bounds: list[tuple[int, int]], lowest: np.ndarray, highest: np.ndarray) -> None:
+        """Fill the int8 table: its steps divide the largest range of scores that a query token has.
+
+        Args:
+            bounds: the parts (first, last) of the centroids, for threads.
+            lowest: (blocks, COLUMNS) int16, the lowest entry of each query token in the int16 table.
+            highest: (S,) the highest one.
+        """
+        step = np.float32(max(1, int((highest - lowest.reshape(-1)[: len(highest)]).max())) / (2 * _COARSE))
+        fill = functools.partial(plaid_cpu.coarsen, self.fine)
+        run([functools.partial(fill, first, last, lowest, step, self.coarse) for first, last in bounds], here=True)
+        self.coarse_step = self.max_score / _FINE * step
 
     def walk(self, cells: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stage 2: the doc_idx of the documents in the probed cells' lists, int64, and their first scores, int64."""
@@ -170,7 +201,7 @@ class Cascade:
         return np.concatenate(doc_idx), np.concatenate(scores)
 
     def centroid_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
-        """Stage 3: (num_documents,) int64, in steps of `max_score / 127`."""
+        """Stage 3: (num_documents,) int64, in steps of `coarse_step` from a value that all have in common."""
 
         def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
             plaid_cpu.centroid_maxsim(
@@ -209,32 +240,8 @@ class Cascade:
 
         return self.score_documents(doc_idx, np.float32, score)
 
-    def promising(self, doc_idx: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Stage 4: the documents that can be among the best k, by their scores with residuals.
-
-        Documents are scored in waves, best first by the scores of stage 3. What residuals add to these is about the
-        same for all documents. Once the best of the rest would need an improbably large gain, the rest is left out.
-        """
-        order = np.argsort(-scores, kind="stable")[: self.plan.n_residual]
-        before = scores[order] * (self.max_score / _COARSE)
-        after = np.empty(len(order), np.float32)
-        wave = max(WAVE, self.k)
-        done = 0
-        while done < len(order):
-            until = min(len(order), done + wave)
-            ascending = np.sort(order[done:until])
-            after[np.argsort(order[done:until], kind="stable") + done] = self.residual_maxsim(doc_idx[ascending])
-            done = until
-            gained = after[:done] - before[:done]
-            kth = np.partition(after[:done], -self.k)[-self.k] if done >= self.k else -np.inf
-            if done < len(order) and before[done] + gained.mean() + IMPROBABLE * gained.std() < kth:
-                break
-        order, after = order[:done], after[:done]
-        best = np.argsort(-after, kind="stable")[: self.plan.n_exact]
-        return np.sort(doc_idx[order[best]])
-
-    def exact(self, doc_idx: np.ndarray) -> Ranking:
-        """Stage 5."""
+    def exact(self, doc_idx: np.ndarray) -> np.ndarray:
+        """Stage 5: MaxSim over decoded vectors, (num_documents,) float32."""
         codec = self.snapshot.codec
         centroids, blocks = codec.centroids.numpy(), plaid_cpu.float_blocks(self.query)
 
@@ -254,9 +261,12 @@ class Cascade:
                 scores,
             )
 
-        scores = self.score_documents(doc_idx, np.float32, score)
-        order = np.lexsort((doc_idx, -scores))[: self.k]
-        return Ranking(doc_idx[order], scores[order])
+        return self.score_documents(doc_idx, np.float32, score)
+
+    def ranking(self, scored: Scored) -> Ranking:
+        """The best k; of equal scores the document with the lower index first."""
+        order = np.lexsort((scored.doc_idx, -scored.scores))[: self.k]
+        return Ranking(scored.doc_idx[order], scored.scores[order])
 
     def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: _Score) -> np.ndarray:
         """Call `score` for the documents of each segment, in parts for threads.

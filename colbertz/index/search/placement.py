@@ -7,7 +7,6 @@ search.
 Legend: K centroids, E embedding dim.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +22,7 @@ from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.kernels.arrays import CodedDocuments, PostingLists
 from colbertz.kernels.cpu import residuals as residuals_cpu
+from colbertz.kernels.cpu.threads import Lock
 
 # Fraction of a device's free memory that an index may take to stay there.
 _RESIDENT = 0.7
@@ -119,7 +119,7 @@ class PlacementCache:
 
     def __init__(self) -> None:
         self.placed: Placed | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(self, snapshot: Snapshot, devices: tuple[torch.device, ...], memory: int | None = None) -> Placed:
         """The snapshot on these devices. If another one is there, its memory is freed first.

@@ -12,8 +12,8 @@ only one occurrence at a time. The file's `user_version` says which splitter of 
 """
 
 import json
+import os
 import sqlite3
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -27,6 +27,7 @@ import numpy as np
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.words import BIGRAMS, find_words, is_prefix, separate
+from colbertz.kernels.cpu.threads import Lock
 
 # The columns of a document itself. A metadata key with such a name has no column.
 OWN_COLUMNS = ("id", "text", "metadata")
@@ -217,12 +218,10 @@ class Documents:
         """
         # There is one connection, because a second one could not open a file that is deleted. It has a lock, because
         # not every build of SQLite lets threads share a connection, and because a filter sets its time limit on it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
+        self._path = path
         try:
-            self._connection = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-            )
-            weakref.finalize(self, self._connection.close)
+            self._connect()
             (last,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
             columns = self._connection.execute("SELECT * FROM fields LIMIT 0").description
             (self.splitter,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -240,16 +239,34 @@ class Documents:
     def __len__(self) -> int:
         return self._count
 
+    def _connect(self) -> None:
+        self._process = os.getpid()
+        self._connection = sqlite3.connect(
+            f"{self._path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
+        weakref.finalize(self, self._connection.close)
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection. Other threads wait until the block ends."""
+        """The connection. Other threads wait until the block ends.
+
+        Raises:
+            UserError: in a forked child, which must open the file again, if the file was deleted meanwhile.
+        """
         with self._lock:
+            if self._process != os.getpid():
+                if not self._path.exists():
+                    raise UserError(
+                        f"{self._path} was deleted before this forked process read it; refresh the index, or open it"
+                        " after the fork"
+                    )
+                self._connect()
             yield self._connection
 
     def _first_rows(self, query: str, values: Iterable[Any]) -> list[Any]:
         """The first row of the query for each value, None where there is none."""
-        with self._lock:
-            return [self._connection.execute(query, (value,)).fetchone() for value in values]
+        with self.reading() as connection:
+            return [connection.execute(query, (value,)).fetchone() for value in values]
 
     def get(self, local_idx: Sequence[int] | np.ndarray) -> list[Document]:
         """The documents at these places, in the same order."""
@@ -263,15 +280,15 @@ class Documents:
         """All documents in order, with at most 1,000 of them in memory."""
         query = "SELECT id, text, metadata FROM documents WHERE number >= ? ORDER BY number LIMIT ?"
         for first in range(0, len(self), _READ_AT_ONCE):
-            with self._lock:
-                rows = self._connection.execute(query, (first, _READ_AT_ONCE)).fetchall()
+            with self.reading() as connection:
+                rows = connection.execute(query, (first, _READ_AT_ONCE)).fetchall()
             yield from map(_document, rows)
 
     def ids(self, local_idx: Sequence[int] | None = None) -> list[str]:
         """The ids of the documents at these places, in that order; of all documents if None."""
         if local_idx is None:
-            with self._lock:
-                rows = self._connection.execute("SELECT id FROM documents ORDER BY number").fetchall()
+            with self.reading() as connection:
+                rows = connection.execute("SELECT id FROM documents ORDER BY number").fetchall()
         else:
             rows = self._first_rows("SELECT id FROM documents WHERE number = ?", map(int, local_idx))
         return [doc_id for (doc_id,) in rows]
@@ -298,8 +315,8 @@ class Documents:
         return self._array("SELECT lengths FROM lengths ORDER BY first", ())
 
     def _array(self, query: str, parameters: Sequence[Any]) -> np.ndarray:
-        with self._lock:
-            rows = self._connection.execute(query, parameters).fetchall()
+        with self.reading() as connection:
+            rows = connection.execute(query, parameters).fetchall()
         return np.frombuffer(b"".join(blob for (blob,) in rows), "<i4")
 
 
