@@ -259,8 +259,7 @@ class Searcher:
         bad_texts = BadTexts(on_bad_text)
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, got one string")
-        texts = list(texts)
-        if any(isinstance(text, Document) for text in texts):
+        if any(isinstance(text, Document) for text in (texts := list(texts))):
             raise TypeError("texts must be strings, got whole documents; give their texts, ids and metadata")
         documents = list(_with_good_texts(whole_documents(texts, ids, metadata), bad_texts))
         embeddings = self._encode([document.text or "" for document in documents], pool_factor, show_progress)
@@ -364,8 +363,8 @@ def _text_error(document: Document, number: int) -> Exception | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = text[error.start]
-        return UserError(f"{document.named(number)} has {half!r}, half a character; decode it from its bytes again")
+        where, half = document.named(number), text[error.start]
+        return UserError(f"{where} has {half!r}, half a character; decode it from its bytes again")
     return None
 
 
