@@ -131,16 +131,13 @@ class Searcher:
         Args:
             path: a new or empty directory, or an index to replace if `overwrite`.
             model: a model, its directory or a hub id.
-            documents: whole documents, or their texts.
-            ids, metadata: of texts, as for `Index.build`; whole documents have their own.
+            documents: whole documents, or their texts, with `ids` and `metadata` as for `Index.build`.
             nbits, seed, overwrite, chunk_tokens: as for `Index.build`.
             pool_factor, batch_tokens, devices, show_progress: as for `ColBERT.encode_document`.
             location: where a model given in memory can be loaded from; the index stores it. Without it,
                 `Searcher.open` needs the argument `model`.
             index_device: the `device` of `Index.build`.
-            on_bad_text: "skip" leaves out documents whose text is missing, is not a string or holds half a character,
-                and logs one warning with their number and the first of them; the others keep their ids. "error" raises
-                an error that names the document by its number from the start, its id and its place.
+            on_bad_text: "skip" leaves out documents whose text cannot be encoded, and logs how many and the first one.
             documents_at_once: how many documents are encoded before their embeddings are written.
 
         Raises:
@@ -256,11 +253,12 @@ class Searcher:
         Raises:
             UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
-        bad_texts = BadTexts(on_bad_text)
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, got one string")
-        if any(isinstance(text, Document) for text in (texts := list(texts))):
+        texts = list(texts)
+        if Document in map(type, texts):
             raise TypeError("texts must be strings, got whole documents; give their texts, ids and metadata")
+        bad_texts = BadTexts(on_bad_text)
         documents = list(_with_good_texts(whole_documents(texts, ids, metadata), bad_texts))
         embeddings = self._encode([document.text or "" for document in documents], pool_factor, show_progress)
         self.index.add(
@@ -363,8 +361,8 @@ def _text_error(document: Document, number: int) -> Exception | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        where, half = document.named(number), text[error.start]
-        return UserError(f"{where} has {half!r}, half a character; decode it from its bytes again")
+        half = f"{text[error.start]!r}, half a character"
+        return UserError(f"{document.named(number)} has {half}; decode it from its bytes again")
     return None
 
 
