@@ -143,18 +143,17 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        if isinstance(documents, str):
-            raise TypeError("documents must be a list or another iterable of texts, got one string")
-        check_pooling(pool_factor)
+        _refuse_string("documents", documents)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated, num_empty
-            num_empty += count_empty(document.text or "" for document in batch)
+            texts = [document.text or "" for document in batch]
+            num_empty += count_empty(texts)
             encoding = model.encode(
-                [document.text or "" for document in batch],
+                texts,
                 "document",
                 pool_factor=pool_factor,
                 batch_tokens=batch_tokens,
@@ -253,8 +252,7 @@ class Searcher:
         Raises:
             UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string")
+        _refuse_string("texts", texts)
         texts = list(texts)
         if Document in map(type, texts):
             raise TypeError("texts must be strings, got whole documents; give their texts, ids and metadata")
@@ -339,6 +337,11 @@ class Searcher:
         token_ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
         backend = self.model.tokenizer.backend
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
+
+
+def _refuse_string(name: str, texts: object) -> None:
+    if isinstance(texts, str):
+        raise TypeError(f"{name} must be a list or another iterable of texts, got one string")
 
 
 def _with_good_texts(documents: Iterable[Document], bad_texts: BadTexts) -> Iterator[Document]:
