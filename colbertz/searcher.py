@@ -1,13 +1,14 @@
 """`Searcher`: a model and an index together. Texts go in and hits come out."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
 
+from colbertz.corpus.good_texts import refuse_string, with_good_texts
 from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
 from colbertz.errors import UserError, check_integer, check_type
@@ -18,7 +19,7 @@ from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
-from colbertz.models.pooling import check_pooling, describe_pooling
+from colbertz.models.pooling import describe_pooling
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
 
@@ -143,7 +144,7 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        _refuse_string("documents", documents)
+        refuse_string("documents", documents)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
@@ -166,7 +167,7 @@ class Searcher:
         try:
             index = Index.build_from(
                 path,
-                _with_good_texts(whole_documents(documents, ids, metadata), bad_texts),
+                with_good_texts(whole_documents(documents, ids, metadata), bad_texts),
                 embed,
                 documents_at_once=documents_at_once,
                 nbits=nbits,
@@ -180,9 +181,7 @@ class Searcher:
                 chunk_tokens=chunk_tokens,
             )
         finally:
-            model.warn_truncated(num_truncated, "document")
-            warn_empty(num_empty)
-            bad_texts.warn()
+            _warn(model, num_truncated, num_empty, bad_texts)
         return cls(model, index)
 
     # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
@@ -252,12 +251,12 @@ class Searcher:
         Raises:
             UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
-        _refuse_string("texts", texts)
+        refuse_string("texts", texts)
         texts = list(texts)
         if Document in map(type, texts):
             raise TypeError("texts must be strings, got whole documents; give their texts, ids and metadata")
         bad_texts = BadTexts(on_bad_text)
-        documents = list(_with_good_texts(whole_documents(texts, ids, metadata), bad_texts))
+        documents = list(with_good_texts(whole_documents(texts, ids, metadata), bad_texts))
         embeddings = self._encode([document.text or "" for document in documents], pool_factor, show_progress)
         self.index.add(
             embeddings,
@@ -339,36 +338,6 @@ class Searcher:
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
 
 
-def _refuse_string(name: str, texts: object) -> None:
-    if isinstance(texts, str):
-        raise TypeError(f"{name} must be a list or another iterable of texts, got one string")
-
-
-def _with_good_texts(documents: Iterable[Document], bad_texts: BadTexts) -> Iterator[Document]:
-    """The documents whose texts can be encoded; the others go to `bad_texts`."""
-    for number, document in enumerate(documents):
-        error = _text_error(document, number)
-        if error is None:
-            yield document
-        else:
-            bad_texts.add(error)
-
-
-def _text_error(document: Document, number: int) -> Exception | None:
-    """Why the text of a document, which is `number` of its input, cannot be encoded; None if it can."""
-    text: Any = document.text
-    if text is None:
-        return UserError(f"{document.named(number)} has no text to encode; leave it out, or skip such documents")
-    if not isinstance(text, str):
-        return TypeError(f"{document.named(number)}: texts must be strings, got {type(text).__name__}: {text!r:.80}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"{text[error.start]!r}, half a character"
-        return UserError(f"{document.named(number)} has {half}; decode it from its bytes again")
-    return None
-
-
 def _fingerprint(model: ColBERT) -> list[float]:
     embeddings: torch.Tensor = model.encode_document(_PROBE)
     return [round(value, 5) for value in embeddings.mean(0).tolist()]
@@ -399,3 +368,9 @@ def _model_of(index: Index) -> str | Path:
             )
         return folder.resolve()
     return model
+
+
+def _warn(model: ColBERT, num_truncated: int, num_empty: int, bad_texts: BadTexts) -> None:
+    model.warn_truncated(num_truncated, "document")
+    warn_empty(num_empty)
+    bad_texts.warn()
