@@ -1,11 +1,16 @@
-"""Hits for people: where each was found, and the lines of its text with most of the query's words, highlighted."""
+"""Hits for people: where each was found, and the lines of its text with most of the query's words, highlighted.
+
+Control characters of documents are shown as escapes, see `colbertz.text.printable`.
+"""
 
 import re
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
+from colbertz.text.printable import printable
 from colbertz.text.segmentation import UNSPACED_RUN, bigrams, characters_of
 from colbertz.text.stopwords import QUESTION_WORDS, STOPWORDS
 from colbertz.text.words import IDENTIFIER_PART, stem
@@ -39,7 +44,8 @@ def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool 
         color: whether to colour the text by escape sequences.
     """
     paint = _paint if color else _plain
-    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {paint(_place(hit), 'place')}"
+    place = paint(printable(_place(hit)), "place")
+    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {place}"
     return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
 
 
@@ -54,7 +60,11 @@ def format_explanation(matches: "list[Match]", width: int = 100, color: bool = F
         color: whether to colour the text by escape sequences.
     """
     paint = _paint if color else _plain
-    words = [match for match in matches if not _is_special(match.query_token)]
+    words = [
+        replace(match, query_token=printable(match.query_token), document_token=printable(match.document_token))
+        for match in matches
+        if not _is_special(match.query_token)
+    ]
     special_score = sum(match.score for match in matches if _is_special(match.query_token))
     query_width = max([len(match.query_token) for match in words] + [10])
     document_width = max([len(match.document_token) for match in words] + [10])
@@ -90,6 +100,7 @@ def _snippet(text: str, query: str, width: int, paint: Paint) -> list[str]:
     query_stems = {stem(word) for word in _words(query) if word not in STOPWORDS | QUESTION_WORDS}
     lines = []
     for line in textwrap.dedent(text).splitlines():
+        line = printable(line.expandtabs())
         if line.strip():
             # The rest of a wrapped line of code is indented like its beginning.
             indent = " " * (len(line) - len(line.lstrip()))
@@ -107,7 +118,7 @@ def _snippet(text: str, query: str, width: int, paint: Paint) -> list[str]:
 
 def _words(text: str) -> list[str]:
     """The parts of identifiers, in lower case; of scripts without blanks pairs of characters."""
-    words = []
+    words: list[str] = []
     for match in _PART.finditer(text):
         words += bigrams(match[0], query=True) if match["unspaced"] else [match[0].lower()]
     return words

@@ -12,12 +12,15 @@ from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
+from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.colbert import Backend
+from colbertz.models.pooling import check_pooling, describe_pooling
 from colbertz.ragged import Ragged
+from colbertz.text.normalize import count_empty, warn_empty
 
 # A model's fingerprint is the mean of the embeddings that it makes of this text. Another model, a retrained one or a
 # changed prompt or prefix gives other numbers; other files or another dtype of the same model give nearly the same.
@@ -145,12 +148,14 @@ class Searcher:
         """
         if isinstance(documents, str):
             raise TypeError("documents must be a list or another iterable of texts, got one string")
+        check_pooling(pool_factor)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
-        bad_texts, num_truncated = BadTexts(on_bad_text), 0
+        bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
 
         def embed(batch: list[Document]) -> Ragged:
-            nonlocal num_truncated
+            nonlocal num_truncated, num_empty
+            num_empty += count_empty(document.text or "" for document in batch)
             encoding = model.encode(
                 [document.text or "" for document in batch],
                 "document",
@@ -172,7 +177,7 @@ class Searcher:
                 seed=seed,
                 model=None if location is None else _location(location, Path(path)),
                 fingerprint=_fingerprint(model),
-                recipe=f"pool_factor {pool_factor}, document_length {model.settings.document_length}",
+                recipe=f"{describe_pooling(pool_factor)}, document_length {model.settings.document_length}",
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,
@@ -180,6 +185,7 @@ class Searcher:
             )
         finally:
             model.warn_truncated(num_truncated, "document")
+            warn_empty(num_empty)
             bad_texts.warn()
         return cls(model, index)
 
@@ -213,11 +219,12 @@ class Searcher:
                 `options`.
 
         Raises:
-            UserError, UnknownDocument: as `Index.search` and `Index.search_hybrid`.
+            UserError, UnknownDocument: as `Index.search` and `Index.search_hybrid`; UserError for an empty query.
             TypeError: if a query is not a string, or a keyword is not a field of `SearchOptions`.
         """
         chosen = with_overrides(options, overrides)
         texts = [queries] if isinstance(queries, str) else queries
+        check_texts(texts)
         embeddings = self.model.encode_query(texts, show_progress=False)
         if chosen.hybrid:
             hits = self.index.search_hybrid(embeddings, texts, k, chosen)
@@ -299,6 +306,7 @@ class Searcher:
     def _encode(self, texts: Sequence[str], pool_factor: int, show_progress: bool | None) -> Ragged:
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, got one string")
+        warn_empty(count_empty(texts))
         return self.model.encode_document(list(texts), pool_factor=pool_factor, show_progress=show_progress)
 
     def explain(self, query: str, doc_id: str) -> list[Match]:

@@ -1,7 +1,8 @@
 """What a hit looks like."""
 
-from colbertz.display import format_hit
+from colbertz.display import format_explanation, format_hit
 from colbertz.index import Hit
+from colbertz.searcher import Match
 
 CODE = '''class Dates:
     zone = None
@@ -65,3 +66,13 @@ def test_words_of_scripts_without_blanks_are_highlighted() -> None:
     assert "\x1b[1;31m京\x1b[0m" in "\n".join(lines(Hit("7", 1.5, "東京"), "京", color=True))
     assert lines(Hit("7", 1.5, "何もない\n" * 9 + "大阪の猫"), "大阪")[-1].strip() == "大阪の猫"
     assert lines(Hit("7", 1.5, "ﾀﾜｰ"), "東")[1].strip() == "ﾀﾜｰ", "what is not highlighted stays as it is"
+
+
+def test_control_characters_are_shown_as_escapes() -> None:
+    hit = Hit("7\x1b]0;owned\x07", 1.5, "clear \x1b[2J\tscreen \x9b31m \u202erev", {"title": "a\nb\rc"})
+    shown = lines(hit, "screen")
+    assert shown[0].endswith(r"7\x1b]0;owned\x07  a\nb\rc")
+    assert shown[1].split() == ["clear", r"\x1b[2J", "screen", r"\x9b31m", r"\u202erev"]
+    assert len(shown) == 2
+    match = Match("\x1b[2J", "\x07", 0.5)
+    assert "\x1b" not in format_explanation([match]) and "\x07" not in format_explanation([match])

@@ -115,6 +115,32 @@ def test_explain_sums_up_to_the_score(checkpoint: Path, tmp_path: Path) -> None:
         pooled.explain("a lazy dog", max(range(len(ORDINARY)), key=lambda i: len(ORDINARY[i])).__str__())
 
 
+@pytest.mark.parametrize("pool_factor", [0, -1, 2.5, 2.0, float("nan"), "2", None, True])
+def test_a_pool_factor_that_is_no_positive_integer(checkpoint: Path, tmp_path: Path, pool_factor: Any) -> None:
+    sentence = "pool_factor must be an integer of at least 1, got "
+    with pytest.raises(UserError, match=sentence):
+        Searcher.build(tmp_path / "new", checkpoint, iter(ORDINARY), pool_factor=pool_factor)
+    assert not (tmp_path / "new").exists()
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY[:3])
+    with pytest.raises(UserError, match=sentence):
+        searcher.add(ORDINARY[3:4], ids=["new"], pool_factor=pool_factor)
+    with pytest.raises(UserError, match=sentence):
+        searcher.update(ORDINARY[3:4], ids=["0"], pool_factor=pool_factor)
+    assert searcher.index.get("0").text == ORDINARY[0]
+    assert len(searcher.index) == 3
+
+
+def test_a_pooled_index_scores_as_maxsim_of_the_pooled_embeddings(checkpoint: Path, tmp_path: Path) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ORDINARY, pool_factor=2, nbits=8)
+    query = searcher.model.encode_query("a lazy dog")
+    scores = searcher.model.similarity(query, searcher.model.encode_document(ORDINARY, pool_factor=2))[0]
+    hits = searcher.search("a lazy dog", k=len(ORDINARY), exact=True)
+    assert len(hits) == len(ORDINARY)
+    for hit in hits:
+        # Codes trained on a few hundred tokens change a score by a percent.
+        assert hit.score == pytest.approx(float(scores[int(hit.id)]), rel=0.02)
+
+
 def test_an_interrupted_build_encodes_only_the_rest(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +271,23 @@ def test_a_string_is_not_a_list_of_texts(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(TypeError, match="got one string"):
         Searcher.build(tmp_path / "index", checkpoint, "one text")
     assert not (tmp_path / "index").exists()
+
+
+def test_empty_texts_are_counted_and_empty_queries_refused(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    searcher = Searcher.build(tmp_path / "index", checkpoint, ["one", "", " \n", "two"])
+    assert caplog.messages == ["2 texts are empty"]
+    searcher.add(["", "three"])
+    searcher.update([" "], ids=["0"])
+    assert caplog.messages == ["2 texts are empty", "1 text is empty", "1 text is empty"]
+    for options in ({}, {"hybrid": True}, {"exact": True}):
+        with pytest.raises(UserError, match=r"\Aquery is empty; give it words"):
+            searcher.search("", **options)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"\Aquery 1 is empty"):
+            searcher.search(["one", " \t"], **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="query is empty"):
+        searcher.index.search_text([""])
 
 
 class Counting:

@@ -1,8 +1,8 @@
 """The `colbertz` command.
 
 Each subcommand is a module of this package with HELP (one line), EXAMPLES (command lines for the end of its help),
-`add_arguments(parser)` and `run(args)`. It parses, calls the library and prints. Subcommands import torch and the rest
-when they run, so help and mistyped options answer at once.
+`add_arguments(parser)` and `run(args)`, which returns an exit status or None for 0. It parses, calls the library and
+prints. Subcommands import torch and the rest when they run, so help and mistyped options answer at once.
 
 A `UserError` (the user did something wrong) and an `OSError` (no such file, a full disk) become one line on stderr and
 exit status 2. Every other exception is a bug and shows its traceback.
@@ -17,7 +17,9 @@ from importlib import import_module
 from types import ModuleType
 
 from colbertz import __version__
+from colbertz.cli.output import print_in_any_encoding
 from colbertz.errors import UserError
+from colbertz.text.printable import printable
 
 # Subcommands and their modules, in the order of the help. A new subcommand is one file and one line here.
 SUBCOMMANDS = {
@@ -40,24 +42,25 @@ SUBCOMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's) and return its exit status."""
+    print_in_any_encoding()
     args = parse(sys.argv[1:] if argv is None else argv)
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)  # some libraries, such as bm25s, set their own loggers to DEBUG
     logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
-        module_of(args.subcommand).run(args)
+        return module_of(args.subcommand).run(args) or 0
     except BrokenPipeError:
         # The reader has closed the pipe, as in `colbertz search … | head`. Python flushes stdout at exit, which would
         # fail again and print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        # On a terminal the cursor is after ^C, in a line that a bar or a prompt has begun: leave that line as it is.
+        print("\ninterrupted" if sys.stderr.isatty() else "interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def module_of(subcommand: str) -> ModuleType:

@@ -14,6 +14,7 @@ from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import require_file
 from colbertz.errors import UserError
 from colbertz.files import replaced_file
+from colbertz.text.normalize import count_empty, warn_empty
 
 if TYPE_CHECKING:
     from colbertz.ragged import Ragged
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
     texts = list(read_texts(args.texts))
     if not texts:
         raise UserError(f"{args.texts} holds no texts")
+    warn_empty(count_empty(texts))
     model = load_model(args)
     if args.side == "query":
         embeddings = model.encode_query(texts, prompt_name=args.prompt_name, batch_tokens=args.batch_tokens)

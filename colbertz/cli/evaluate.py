@@ -4,12 +4,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_model_arguments, positive, require_parent, torch_dtype
+from colbertz.cli.output import as_json, print_line
 from colbertz.errors import UserError
+from colbertz.text.printable import printable
 
 if TYPE_CHECKING:
     from colbertz.evaluation import Collection
@@ -125,14 +127,24 @@ def run(args: argparse.Namespace) -> None:
     if other_values is not None:
         differences = {name: significance.difference(values[name], other_values[name]) for name in names}
     if args.json:
-        print(json.dumps({name: estimate.mean for name, estimate in estimates.items()}))
+        if args.score:
+            print(printable(_answered(args.score, run, gains)), file=sys.stderr)
+        print_line(as_json({name: estimate.mean for name, estimate in estimates.items()}))
         return
     how = f"{args.rerank} ranked again" if args.rerank else args.index
-    origin = f"the run {args.score}" if args.score else f"{args.model}, {how}, {seconds:,.0f} s"
+    origin = _answered(args.score, run, gains) if args.score else f"{args.model}, {how}, {seconds:,.0f} s"
+    if other_run is not None:
+        origin += f"; compared with {_answered(args.compare, other_run, gains)}"
     num_documents = sum(len(part.documents) for part in collections)
     title = ", ".join(part.name for part in collections)
-    print(f"{title}: {len(gains):,} queries, {num_documents:,} documents; {origin}\n")
-    print(table(estimates, differences, args.compare))
+    print(printable(f"{title}: {len(gains):,} queries, {num_documents:,} documents; {origin}"))
+    print(f"\n{table(estimates, differences, args.compare)}")
+
+
+def _answered(path: str, run: "Run", gains: "Mapping[str, object]") -> str:
+    """A run, and how many of the judged queries it has documents for; the others count 0."""
+    num_answered = sum(bool(run.get(query_id)) for query_id in gains)
+    return f"the run {path}, which answers {num_answered:,} of {len(gains):,} queries"
 
 
 def _refuse_contradictions(args: argparse.Namespace) -> None:

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from colbertz.text.printable import printable
+
 HELP = "describe a checkpoint or an index"
 EXAMPLES = """\
   colbertz info my-index
@@ -22,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     lines = list(_about_index(args.path) if is_index else _about_checkpoint(args.path))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {printable(value)}")
 
 
 def _about_index(path: str) -> Iterator[tuple[str, str]]:

@@ -16,10 +16,13 @@ DEFAULT_MODEL = "colbertz/nano"
 
 
 def positive(text: str) -> int:
-    """A number of at least 1, as the type of an option."""
-    number = int(text)
+    """A whole number of at least 1, as the type of an option."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return number
 
 

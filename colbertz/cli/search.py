@@ -1,7 +1,6 @@
 """`colbertz search`: answer one query, the queries of a file or of stdin, or those that a person types at a prompt."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from colbertz.cli.options import (
     require_parent,
     torch_dtype,
 )
+from colbertz.cli.output import as_json, print_line
 from colbertz.corpus.documents import read_queries
 from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import read_text_lines
@@ -90,7 +90,8 @@ def _add_output_arguments(parser: "argparse._ArgumentGroup") -> None:
     parser.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Answer, and return 1 if no query found a document, as grep does."""
     if (args.queries is None) != (args.run is None):
         raise UserError("--queries and --run belong together: the queries, and the file for the answers")
     if args.text_weight is not None and not args.hybrid:
@@ -102,24 +103,27 @@ def run(args: argparse.Namespace) -> None:
         args.model = args.model or DEFAULT_MODEL
         searcher = cli_index.build(args, args.build, args.index)
         if not args.query and not args.queries:
-            return
+            return 0
     else:
         from colbertz.searcher import Searcher
 
         dtype = torch_dtype(args.dtype)
         searcher = Searcher.open(args.index, args.model, args.device, dtype, backend=args.backend)
     if args.queries:
-        _write_run(searcher, args.queries, args.run, args.k, options)
-        return
+        return 0 if _write_run(searcher, args.queries, args.run, args.k, options) else 1
+    at_prompt = not args.query and sys.stdin.isatty()
+    any_hits = at_prompt
     for query in [" ".join(args.query)] if args.query else _typed_queries():
         try:
             hits = searcher.search(query, args.k, options)
         except UserError as error:
-            if args.query or not sys.stdin.isatty():
+            if not at_prompt:
                 raise
             print(f"error: {error}", file=sys.stderr)  # at the prompt a person can try again
             continue
-        print(_answer(searcher, query, hits, args), flush=True)
+        print_line(_answer(searcher, query, hits, args))
+        any_hits = any_hits or bool(hits)
+    return 0 if any_hits else 1
 
 
 def _options(args: argparse.Namespace) -> "SearchOptions":
@@ -145,8 +149,8 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     if args.json:
         rows = [asdict(hit) for hit in hits]
         if args.explain:
-            rows = [row | {"matches": [asdict(match) for match in searcher.explain(query, row["id"])]} for row in rows]
-        return json.dumps({"query": query, "hits": rows}, ensure_ascii=False)
+            rows = [row | _matches(searcher, query, row["id"]) for row in rows]
+        return as_json({"query": query, "hits": rows})
     if not hits:
         return "no document" + (f" where {args.where}" if args.where else "")
     color = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
@@ -155,17 +159,31 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     for rank, hit in enumerate(hits, 1):
         lines.append(format_hit(rank, hit, query, width, color))
         if args.explain:
-            lines.append(format_explanation(searcher.explain(query, hit.id), width, color))
+            try:
+                lines.append(format_explanation(searcher.explain(query, hit.id), width, color))
+            except UserError as error:
+                lines.append(f"     no explanation: {error}")
     return "\n".join(lines)
 
 
-def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> None:
-    """Write a TREC run: query id, Q0, document id, rank, score, tag."""
+def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]:
+    """The fields of a hit's explanation in JSON; `matches` is null if there is none, and `no_explanation` says why."""
+    try:
+        return {"matches": [asdict(match) for match in searcher.explain(query, doc_id)]}
+    except UserError as error:
+        return {"matches": None, "no_explanation": str(error)}
+
+
+def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> bool:
+    """Write a TREC run (query id, Q0, document id, rank, score, tag), and return whether it has any documents."""
     from tqdm import tqdm
 
     from colbertz.evaluation.runs import Run, write_run
 
     rows = list(read_queries(queries))
+    for row in rows:
+        if not row.text.strip():
+            raise UserError(f"{queries}: the query {row.id!r} is empty; give it words, or leave it out")
     run: Run = {}
     with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
         for start in range(0, len(rows), _BATCH):
@@ -175,6 +193,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "S
             bar.update(len(batch))
     write_run(out, run)
     print(f"{len(rows):,} queries, {sum(map(len, run.values())):,} hits: {out}")
+    return any(run.values())
 
 
 def _typed_queries() -> Iterator[str]:

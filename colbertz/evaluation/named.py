@@ -112,8 +112,13 @@ def lengths(source: str) -> dict[str, int]:
 
 
 def _named(source: str) -> tuple[str | None, str]:
-    """The benchmark, and BEIR's or LongEmbed's name of the set; None and the source for a directory."""
-    benchmark, _, name = source.partition(":")
+    """The benchmark, and BEIR's or LongEmbed's name of the set; None and the source for a directory.
+
+    What exists is a directory, even if it is called beir:scifact.
+    """
+    benchmark, colon, name = source.partition(":")
+    if not colon or Path(source).exists():
+        return None, source
     if benchmark == "beir":
         names = {known: known for known in QUERY_LENGTHS}
     elif benchmark == "nanobeir":

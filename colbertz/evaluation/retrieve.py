@@ -1,5 +1,6 @@
 """A model's run on a test collection: by exact search, with an index, or by ranking another run again."""
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from colbertz.index import Index
 from colbertz.maxsim import maxsim, maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.ragged import Ragged
+from colbertz.text.normalize import count_empty, warn_empty
+
+_log = logging.getLogger(__name__)
 
 # Documents that are encoded and scored together: enough for the kernels to be fast.
 BLOCK_DOCUMENTS = 512
@@ -83,9 +87,17 @@ def as_run(collection: Collection, rankings: Sequence[Ranking], k: int) -> Run:
     """
     run: Run = {}
     for query_id, relevant, ranking in zip(collection.query_ids, collection.relevant, rankings):
-        scores = {collection.document_ids[doc_idx]: score for doc_idx, score in ranking}
+        scores = best_scores((collection.document_ids[doc_idx], score) for doc_idx, score in ranking)
         run[query_id] = {doc_id: scores[doc_id] for doc_id in _without_itself(query_id, relevant, scores)[:k]}
     return run
+
+
+def best_scores(hits: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The best score of each id, best first: an id that several documents have comes once."""
+    scores: dict[str, float] = {}
+    for doc_id, score in sorted(hits, key=lambda hit: -hit[1]):
+        scores.setdefault(doc_id, score)
+    return scores
 
 
 def without_themselves(collection: Collection, run: Run) -> Run:
@@ -111,9 +123,13 @@ def search(
     device: str | None = None,
     show_progress: bool | None = None,
 ) -> list[Ranking]:
-    """The `k` best documents of each query; as `retrieve`, for texts that have no ids."""
+    """The `k` best documents of each query; as `retrieve`, for texts that have no ids.
+
+    Logs how many texts are empty.
+    """
     if index not in ("exact", "plaid"):
         raise UserError(f"index must be exact or plaid, got {index!r}")
+    warn_empty(count_empty(queries) + count_empty(documents))
     # Texts that are cut are not reported: the caller chose the lengths.
     query_embeddings = model.encode(queries, "query", show_progress=False).embeddings
     blocks = encode_in_blocks(model, documents, show_progress=show_progress)
@@ -190,7 +206,8 @@ def rerank(
 ) -> Run:
     """Score the documents of another run anew: only these are ranked, for the queries of the collection.
 
-    Each document is encoded once, however many queries it is a candidate of.
+    Each document is encoded once, however many queries it is a candidate of. Candidates that the collection does not
+    have are left out, and their number is logged as a warning.
 
     Args:
         model: scores them.
@@ -200,19 +217,18 @@ def rerank(
         show_progress: a bar over the documents; None for one on a terminal.
 
     Raises:
-        UserError: if the run has none of these queries, or names a document that the collection does not have.
+        UserError: if the run has none of these queries, or the collection has none of their candidates.
     """
     texts = dict(zip(collection.query_ids, collection.queries))
     doc_idx_of = {doc_id: doc_idx for doc_idx, doc_id in enumerate(collection.document_ids)}
     query_ids = [query_id for query_id in run if query_id in texts and run[query_id]]
     if not query_ids:
         raise UserError("the run has no query of the collection")
-    missing = [doc_id for query_id in query_ids for doc_id in run[query_id] if doc_id not in doc_idx_of]
-    if missing:
-        raise UserError(f"the run names the document {missing[0]!r}, which is not in the collection")
+    candidates = {query_id: [doc_id for doc_id in run[query_id] if doc_id in doc_idx_of] for query_id in query_ids}
+    _warn_of_missing([doc_id for query_id in query_ids for doc_id in run[query_id]], doc_idx_of)
     queries_of: dict[int, list[int]] = {}  # for each candidate the places of its queries in `query_ids`
     for query_idx, query_id in enumerate(query_ids):
-        for doc_id in run[query_id]:
+        for doc_id in candidates[query_id]:
             queries_of.setdefault(doc_idx_of[doc_id], []).append(query_idx)
     doc_idx = sorted(queries_of)
     blocks = encode_in_blocks(
@@ -230,9 +246,20 @@ def rerank(
             scores[query_idx][collection.document_ids[block_doc_idx[place]]] = score
         first += len(block)
     return {
-        query_id: {doc_id: query_scores[doc_id] for doc_id in run[query_id]}
+        query_id: {doc_id: query_scores[doc_id] for doc_id in candidates[query_id]}
         for query_id, query_scores in zip(query_ids, scores)
     }
+
+
+def _warn_of_missing(candidates: Sequence[str], known: Mapping[str, int]) -> None:
+    missing = [doc_id for doc_id in candidates if doc_id not in known]
+    if len(missing) == len(candidates):
+        raise UserError(f"the collection has none of the run's documents, such as {missing[0]!r}")
+    if missing:
+        _log.warning(
+            "%d of %d candidates are not in the collection, such as %r; they are left out",
+            *(len(missing), len(candidates), missing[0]),
+        )
 
 
 def _score_block(

@@ -5,14 +5,16 @@ measures the MaxSim and the index of colbertz. Only tasks of retrieval and reran
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from colbertz.errors import UserError
 from colbertz.evaluation import Collection
-from colbertz.evaluation.retrieve import rerank, search
+from colbertz.evaluation.retrieve import best_scores, rerank, search
 from colbertz.evaluation.runs import Run
 from colbertz.models import ColBERT
 
@@ -77,7 +79,10 @@ class MtebModel:
         return ModelMeta.model_validate(unknown | known)
 
     def index(self, corpus: Iterable[Mapping[str, Any]], **_: Any) -> None:
-        """Keep the documents: rows with `id`, `text` and perhaps `title`."""
+        """Keep the documents: rows with `id`, `text` and perhaps `title`.
+
+        Of documents with the same id the one that fits a query best counts.
+        """
         self._ids, self._texts = [], []
         for row in corpus:
             title = row.get("title") or ""
@@ -110,19 +115,44 @@ class MtebModel:
             texts.append(f"{_text(row)} {row.get('instruction') or ''}".strip())
         show = None if (encode_kwargs or {}).get("show_progress_bar", True) else False
         if top_ranked is not None:
-            run: Run = {query_id: {} for query_id in ids}
-            candidates = {query_id: dict.fromkeys(top_ranked.get(query_id, ()), 0.0) for query_id in ids}
-            collection = Collection("mteb", ids, texts, self._ids, self._texts, [{}] * len(ids))
-            for query_id, scores in rerank(self.model, collection, candidates, show_progress=show).items():
-                run[query_id] = dict(sorted(scores.items(), key=lambda item: -item[1])[:top_k])
-            return run
+            return self._rerank(dict(zip(ids, texts)), top_k, top_ranked, show)
+        # Documents with the same id take places among the hits.
+        most = max(Counter(self._ids).values(), default=1)
+        depth = min(top_k * most, top_k + len(self._ids) - len(set(self._ids)))
         rankings = search(
-            self.model, texts, self._texts, top_k, index=self._index, device=self._device, show_progress=show
+            self.model, texts, self._texts, depth, index=self._index, device=self._device, show_progress=show
         )
         return {
-            query_id: {self._ids[doc_idx]: score for doc_idx, score in ranking}
+            query_id: _first(best_scores((self._ids[doc_idx], score) for doc_idx, score in ranking), top_k)
             for query_id, ranking in zip(ids, rankings)
         }
+
+    def _rerank(
+        self, queries: Mapping[str, str], top_k: int, top_ranked: Mapping[str, Sequence[str]], show: bool | None
+    ) -> Run:
+        """The `top_k` best of the documents that are given for each query."""
+        # Documents with the same id get names of their own: the first has the id.
+        names_of: dict[str, list[str]] = {}
+        id_of: dict[str, str] = {}
+        for doc_id in self._ids:
+            names = names_of.setdefault(doc_id, [])
+            names.append(f"{doc_id}\0{len(names)}" if names else doc_id)
+            id_of[names[-1]] = doc_id
+        collection = Collection(
+            "mteb", list(queries), list(queries.values()), list(id_of), self._texts, [{}] * len(queries)
+        )
+        candidates = {
+            query_id: {name: 0.0 for doc_id in top_ranked.get(query_id, ()) for name in names_of.get(doc_id, [doc_id])}
+            for query_id in queries
+        }
+        run: Run = {query_id: {} for query_id in queries}
+        for query_id, scores in rerank(self.model, collection, candidates, show_progress=show).items():
+            run[query_id] = _first(best_scores((id_of[name], score) for name, score in scores.items()), top_k)
+        return run
+
+
+def _first(scores: Mapping[str, float], count: int) -> dict[str, float]:
+    return dict(islice(scores.items(), count))
 
 
 def _text(row: Mapping[str, Any]) -> str:

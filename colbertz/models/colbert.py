@@ -34,7 +34,7 @@ from colbertz.models.encoding import (
 from colbertz.models.onnx.export import export
 from colbertz.models.onnx.runtime import OnnxEncoder
 from colbertz.models.onnx.runtime import load as load_onnx
-from colbertz.models.pooling import pool_tokens
+from colbertz.models.pooling import Pooling, check_pooling, pool_tokens
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, SettingOverrides, Side, Tokens
 from colbertz.models.workers import encode_on_devices
@@ -241,7 +241,8 @@ class ColBERT(nn.Module):
         show_progress: bool | None = None,
         devices: Sequence[str] | None = None,
         pool_factor: int = 1,
-        protected_tokens: int = 1,
+        protected_tokens: int | None = None,
+        pooling: Pooling = "ward",
     ) -> Encoded:
         """Embed texts and count those that were cut, without a warning: for callers that encode part by part.
 
@@ -256,8 +257,8 @@ class ColBERT(nn.Module):
             normalize: whether embeddings get unit length.
             show_progress: a progress bar; None for one if the work is long and stderr is a terminal.
             devices: encode in one process for each of these, such as `["cuda:0", "cuda:1"]`.
-            pool_factor: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
-            protected_tokens: tokens at the start of each text that pooling leaves alone.
+            pool_factor, pooling: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
+            protected_tokens: tokens at the start that pooling keeps; None for all that every text has, with [SEP].
 
         Raises:
             TypeError: if a text is not a string.
@@ -265,6 +266,7 @@ class ColBERT(nn.Module):
         """
         if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
             raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
+        check_pooling(pool_factor, pooling, protected_tokens)
         prompt = self.settings.prompt(side, prompt_name) if prompt is None else prompt
         tokens = self.tokenizer.tokenise(list(texts), side, prompt)
         batches = batches_by_length(tokens.ids, self.device, batch_tokens)
@@ -275,9 +277,10 @@ class ColBERT(nn.Module):
             model = in_evaluation_mode(self)
             results = (model.embed(part, normalize) for part in parts)
         if pool_factor != 1:
-            results = (pool_tokens(result, pool_factor, protected_tokens) for result in results)
-        progress = f"encoding, {side} side"
-        embeddings = in_order_of_texts(batches, results, self.embedding_dim, progress, show_progress)
+            default = (1, 0) if pooling == "pylate" else self.tokenizer.tokens_of_every_document(prompt)
+            ends = default if protected_tokens is None else (protected_tokens, 0)
+            results = (pool_tokens(result, pool_factor, *ends, pooling) for result in results)
+        embeddings = in_order_of_texts(batches, results, self.embedding_dim, f"encoding, {side} side", show_progress)
         return Encoded(embeddings, tokens.num_truncated)
 
     def warn_truncated(self, num_truncated: int, side: Side, num_texts: int | None = None) -> None:
@@ -346,13 +349,10 @@ class ColBERT(nn.Module):
         show_progress: bool | None = None,
         devices: Sequence[str] | None = None,
         pool_factor: int = 1,
-        protected_tokens: int = 1,
+        protected_tokens: int | None = None,
+        pooling: Pooling = "ward",
     ) -> Tensor | Ragged:
-        """Embed documents. As `encode_query`, and:
-
-        Args:
-            pool_factor, protected_tokens: as for `encode`.
-        """
+        """Embed documents, as `encode_query` does; `pool_factor`, `protected_tokens` and `pooling` as for `encode`."""
         options = DocumentOptions(
             prompt=prompt,
             prompt_name=prompt_name,
@@ -362,6 +362,7 @@ class ColBERT(nn.Module):
             devices=devices,
             pool_factor=pool_factor,
             protected_tokens=protected_tokens,
+            pooling=pooling,
         )
         return self._encode_with_warning(texts, "document", options)
 
@@ -386,7 +387,10 @@ def _usable(device: torch.device | str) -> torch.device:
         UserError: if they cannot.
     """
     try:
-        return torch.empty(0, device=device).device
+        usable = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without that backend
         reason = str(error).split(". ")[0].splitlines()[0]
         raise UserError(f"device {device} cannot be used here ({reason}); cpu always can") from error
+    if usable.type == "meta":
+        raise UserError("device meta cannot be used here (its tensors hold no numbers); cpu always can")
+    return usable

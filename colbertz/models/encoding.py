@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from colbertz.errors import UserError
+from colbertz.models.pooling import Pooling
 from colbertz.ragged import Ragged
 
 # Tokens in one forward pass, by device type: as many as fit in a CPU's cache, or keep a GPU busy.
@@ -39,7 +40,8 @@ class DocumentOptions(QueryOptions, total=False):
     """The keyword arguments of `ColBERT.encode_document`."""
 
     pool_factor: int
-    protected_tokens: int
+    protected_tokens: int | None
+    pooling: Pooling
 
 
 @dataclass(frozen=True)

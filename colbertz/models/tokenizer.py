@@ -19,6 +19,11 @@ from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
 
+# Tokens of the longest text that may be read; stands for "no limit" in files, too.
+LONGEST = 10**9
+# Tokens up to which queries may be filled. Every query gets that long, so a mistyped number would exhaust the memory.
+_LONGEST_EXPANSION = 32_768
+
 
 @dataclass(frozen=True)
 class ColBERTSettings:
@@ -60,8 +65,15 @@ class ColBERTSettings:
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
             if not isinstance(length, int) or length < 4:
                 raise UserError(f"{side}_length must be an integer of at least 4, got {length!r}")
+            if length > LONGEST:
+                raise UserError(f"{side}_length must be at most {LONGEST}, got {length}")
             if not isinstance(prefix, str):
                 raise UserError(f'{side}_prefix must be a string ("" for none), got {prefix!r}')
+        if self.do_query_expansion and self.query_length > _LONGEST_EXPANSION:
+            raise UserError(
+                f"query_length is {self.query_length}, and every query would be filled up to it; "
+                f"with query expansion it must be at most {_LONGEST_EXPANSION}"
+            )
 
     def overridden(self, overrides: Mapping[str, Any]) -> "ColBERTSettings":
         """The settings with some of them replaced.
@@ -241,6 +253,24 @@ class ColBERTTokenizer:
         ids = _ragged(rows)
         scored = ~torch.isin(ids.values, self.skiplist) if len(self.skiplist) else None
         return Tokens(ids, scored=scored, num_truncated=num_truncated)
+
+    def tokens_of_every_document(self, prompt: str | None = None) -> tuple[int, int]:
+        """How many scored tokens are the same in all documents: at the start and at the end.
+
+        [CLS], the prefix and the prompt at the start, [SEP] at the end, as far as the model has them.
+
+        Args:
+            prompt: text put before each document; None for the configured one.
+        """
+        # Two texts of one token each, which differ.
+        tokens = self.documents(["a", "9"], prompt)
+        if tokens.scored is not None:
+            tokens = Tokens(tokens.ids.select(tokens.scored))
+        first, second = (text.tolist() for text in tokens.ids)
+        shorter = min(len(first), len(second))
+        at_start = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+        at_end = next((i for i in range(shorter - at_start) if first[-1 - i] != second[-1 - i]), shorter - at_start)
+        return at_start, at_end
 
     def _encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> tuple[list[list[int]], int]:
         """The token ids of each text, with prompt and prefix, and how many texts were cut."""

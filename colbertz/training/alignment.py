@@ -15,7 +15,8 @@ from colbertz.errors import UserError
 from colbertz.files import write_atomically
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.hub import resolve
-from colbertz.models.checkpoint.read import read_json, read_source
+from colbertz.models.checkpoint.json_files import read_json
+from colbertz.models.checkpoint.read import read_source
 from colbertz.models.tokenizer import ColBERTSettings
 from colbertz.training.config import ModelConfig
 

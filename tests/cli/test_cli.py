@@ -1,6 +1,7 @@
 """The command line itself: entry points, help, what becomes of errors."""
 
 import argparse
+import os
 import re
 import shlex
 import subprocess
@@ -206,3 +207,30 @@ def test_help_of_train_begins_with_what_to_do(capsys: pytest.CaptureFixture[str]
     assert "--optim.lr" in options
     for option in re.split(r"\n  (?=--)", options)[1:]:
         assert not re.match(r"\S+(, \S+)*( \S+)?\s+\((required|type)", option), f"has no help: {option}"
+
+
+def test_ctrl_c_leaves_the_line_before_it_whole() -> None:
+    """On a terminal, where a bar or a prompt has begun a line, the message stands on a line of its own."""
+    program = (
+        "import sys; from colbertz import cli; module = cli.module_of('info')\n"
+        "def run(args): sys.stderr.write('storing: 45%'); raise KeyboardInterrupt\n"
+        "module.run = run; sys.exit(cli.main(['info', 'x']))"
+    )
+    master, terminal = os.openpty()
+    done = subprocess.run([sys.executable, "-c", program], stderr=terminal, cwd=ROOT)
+    os.close(terminal)
+    shown = os.read(master, 1000).decode()
+    os.close(master)
+    assert done.returncode == 130
+    assert shown.splitlines() == ["storing: 45%", "interrupted"]
+    piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert piped.stderr == "storing: 45%interrupted\n"
+
+
+def test_tables_in_ascii() -> None:
+    program = (
+        "from colbertz.cli.output import print_in_any_encoding as start; start(); print('──0.5–0.6 → é 東 \\ud800')"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.stdout == "--0.5-0.6 > \\xe9 \\u6771 \\ud800\n"

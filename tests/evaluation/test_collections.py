@@ -87,6 +87,25 @@ def test_corpus_and_queries_may_be_in_other_formats(tmp_path: Path, suffix: str)
     assert (collection.documents, collection.queries, collection.relevant) == (["one"], ["two"], [{"d1": 1.0}])
 
 
+@pytest.mark.parametrize("name", ["beir", "nanobeir", "longembed", "beir:scifact", "beir:mine"])
+def test_a_folder_with_the_name_of_a_benchmark_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What exists wins over a name of the hub."""
+    folder = tmp_path / name
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": 1, "text": "x"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": 2, "text": "y"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n2\t1\t1\n")
+    monkeypatch.chdir(tmp_path)
+    assert named.load(name, None).relevant == [{"1": 1.0}]
+    assert named.lengths(name) == {}
+    folder.rename(tmp_path / "elsewhere")
+    if ":" not in name:
+        with pytest.raises(FileNotFoundError, match=f"there is no directory {name}"):
+            named.load(name, None)
+
+
 def test_a_missing_split_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv.gz"):

@@ -11,7 +11,7 @@ import pytest
 
 from colbertz.cli import main
 from colbertz.evaluation import Collection, evaluate, measures, runs
-from colbertz.evaluation.retrieve import encode_in_blocks, rerank, retrieve
+from colbertz.evaluation.retrieve import as_run, encode_in_blocks, rerank, retrieve, search
 from colbertz.models import ColBERT
 from colbertz.training.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, SourceConfig, TrainingConfig
 from colbertz.training.loop import train
@@ -127,8 +127,29 @@ def test_a_query_does_not_find_itself_when_a_run_is_ranked_again(
 def test_a_run_of_another_collection_is_refused(model: ColBERT, collection: Collection) -> None:
     with pytest.raises(ValueError, match="no query of the collection"):
         rerank(model, collection, {"other": {"d1": 1.0}})
-    with pytest.raises(ValueError, match="the document 'x', which is not in the collection"):
+    with pytest.raises(ValueError, match="the collection has none of the run's documents, such as 'x'"):
         rerank(model, collection, {"q0": {"x": 1.0}})
+
+
+def test_candidates_that_the_collection_lacks_are_left_out_and_counted(
+    model: ColBERT, collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = collection.query_ids[:2]
+    whole = rerank(model, collection, {first: {"d1": 1.0, "d2": 1.0}}, show_progress=False)
+    assert not caplog.records
+    given = {first: {"d1": 1.0, "x": 1.0, "d2": 1.0}, second: {"y": 1.0}}
+    assert rerank(model, collection, given, show_progress=False) == {**whole, second: {}}
+    assert caplog.messages == ["2 of 4 candidates are not in the collection, such as 'x'; they are left out"]
+
+
+def test_an_id_of_several_documents_keeps_the_best_score() -> None:
+    twice = Collection("c", ["q"], ["query"], ["a", "b", "a"], ["1", "2", "3"], [{"a": 1.0}])
+    assert as_run(twice, [[(2, 0.9), (1, 0.5), (0, 0.1)]], 5) == {"q": {"a": 0.9, "b": 0.5}}
+
+
+def test_empty_texts_are_counted(model: ColBERT, caplog: pytest.LogCaptureFixture) -> None:
+    search(model, ["what"], ["one", "", " \n", "two"], 2, show_progress=False)
+    assert caplog.messages == ["2 texts are empty"]
 
 
 # -- colbertz eval -----------------------------------------------------------------------------------------------
@@ -148,7 +169,15 @@ def test_the_command_searches_writes_scores_reranks_and_compares(
         assert sum(row[name] for row in values) / 10 == pytest.approx(mean)
 
     assert main([*command, "--score", str(first), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == means
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == means
+    assert captured.err == f"the run {first}, which answers 10 of 10 queries\n"
+    part = tmp_path / "part.trec"
+    run = runs.read_run(str(first))
+    runs.write_run(part, {**{query_id: run[query_id] for query_id in list(run)[:3]}, "stranger": {"d1": 1.0}})
+    assert main([*command, "--score", str(part), "--compare", str(first)]) == 0
+    shown = capsys.readouterr().out
+    assert f"the run {part}, which answers 3 of 10 queries; compared with the run {first}, which answers 10" in shown
     options = ["--model", str(checkpoint), "--query-length", "8", "--measures", "P@1"]
     assert main([*command, *options, "--rerank", str(first), "--run", str(again), "--compare", str(first)]) == 0
     shown = capsys.readouterr().out

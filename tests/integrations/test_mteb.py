@@ -128,6 +128,39 @@ def test_instructions_are_read_and_conversations_refused(model: ColBERT) -> None
         wrapped.search([{"id": "q", "text": ["red", "green"]}], top_k=1)
 
 
+@pytest.mark.parametrize("index", ["exact", "plaid"])
+def test_documents_with_one_id_keep_the_best_score_and_missing_candidates_are_left_out(
+    index: Any, model: ColBERT, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        ("a", "red green"),
+        ("b", "cold warm"),
+        ("a", "wet dry"),
+        ("c", "old new"),
+        ("b", "big small"),
+        ("a", "flat"),
+    ]
+    wrapped = MtebModel(model, "us/tiny", index=index)
+    wrapped.index([{"id": doc_id, "text": text} for doc_id, text in rows])
+    queries = {"q": "red green", "r": "big small"}
+    scores = model.similarity(model.encode_query(list(queries.values())), model.encode_document([t for _, t in rows]))
+    expected = {
+        query_id: {doc_id: max(s for (i, _), s in zip(rows, row) if i == doc_id) for doc_id in "abc"}
+        for query_id, row in zip(queries, scores.tolist())
+    }
+    given = [{"id": query_id, "text": text} for query_id, text in queries.items()]
+    run = wrapped.search(given, top_k=3)
+    if index == "exact":
+        for query_id in queries:
+            assert run[query_id] == pytest.approx(expected[query_id], abs=1e-5)
+            assert list(run[query_id].values()) == sorted(run[query_id].values(), reverse=True)
+    assert all(row.keys() == set("abc") for row in run.values())
+    ranked = wrapped.search(given, top_k=2, top_ranked={"q": ["a", "gone", "b"], "r": ["2"]})
+    assert ranked["q"] == pytest.approx({doc_id: expected["q"][doc_id] for doc_id in "ab"}, abs=1e-5)
+    assert ranked["r"] == {}
+    assert "2 of 7 candidates are not in the collection, such as 'gone'; they are left out" in caplog.messages
+
+
 def test_the_revision_depends_on_weights_and_settings(mteb: Any, model: ColBERT, checkpoint: Path) -> None:
     meta = MtebModel(model, "us/tiny").mteb_model_meta
     assert meta == MtebModel(model, "us/tiny").mteb_model_meta

@@ -5,14 +5,17 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import write_weights
 from published import bare_modernbert, colbert_zero, colbertv2, edit_json, pickle_weights, shard
 from safetensors.torch import load_file
 
-from colbertz import ColBERT
+from colbertz import ColBERT, Ragged
+from colbertz.errors import UserError
 from colbertz.models import CheckpointError
+from colbertz.models.pooling import pool_tokens
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def change_weights(directory: Path, file: str = "model.safetensors", **changes: 
     write_weights(directory / file, weights)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99", "xpu", "meta"])
 def test_an_unusable_device(device):
     with pytest.raises(ValueError, match=f"device {device} cannot be used here") as caught:
         ColBERT.from_pretrained("colbertz/nano", device)
@@ -382,11 +385,38 @@ def test_an_unknown_prompt(directory):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"pool_factor": 0}, {"pool_factor": -1}, {"protected_tokens": -1, "pool_factor": 2}]
+    "settings",
+    [
+        *({"pool_factor": value} for value in (0, -1, 2.0, 2.5, float("nan"), float("inf"), "2", None, True, [2])),
+        *({"protected_tokens": value, "pool_factor": 2} for value in (-1, 1.5, "1", True)),
+        *({"protected_tokens": -1, "pool_factor": factor} for factor in (0, 1)),
+        *({"pooling": value, "pool_factor": factor} for value in ("mean", None) for factor in (1, 2)),
+    ],
 )
 def test_invalid_pooling(directory, settings):
-    with pytest.raises(ValueError, match="pool_factor"):
-        ColBERT.from_pretrained(directory, "cpu").encode_document(["text"], **settings)
+    """Settings of pooling are refused before anything is encoded, and by name, also where they would have no effect."""
+    model = ColBERT.from_pretrained(directory, "cpu")
+    calls = [
+        lambda: model.encode_document(["text"], **settings),
+        lambda: model.encode_document("text", **settings),
+        lambda: model.encode_document([], **settings),
+        lambda: model.encode(["text"], "document", **settings),
+        lambda: pool_tokens(Ragged.from_lengths(torch.eye(3), [3]), **settings),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"^(pool_factor|protected_tokens|pooling) must be") as caught:
+            call()
+        message = str(caught.value)
+        assert message.split()[0] in settings
+        assert repr(settings[message.split()[0]]) in message
+        assert "\n" not in message
+
+
+def test_integers_of_numpy_are_pool_factors(directory):
+    model = ColBERT.from_pretrained(directory, "cpu")
+    texts = ["a text of a few words"]
+    expected = model.encode_document(texts, pool_factor=2)
+    assert torch.equal(model.encode_document(texts, pool_factor=np.int64(2)).values, expected.values)
 
 
 @pytest.mark.parametrize("batch_tokens", [0, -1])

@@ -14,7 +14,6 @@ from torch import nn
 
 from colbertz import ColBERT, Ragged
 from colbertz.models.encoding import DocumentOptions, QueryOptions, in_evaluation_mode
-from colbertz.models.pooling import pool_tokens
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +113,31 @@ def test_unnormalised(model):
     torch.testing.assert_close(nn.functional.normalize(raw, dim=1), model.encode_document(ORDINARY).values)
 
 
-def test_pooling_tokens_that_are_equal():
-    """Rounding gives equal tokens a distance below zero, which made scipy's linkage fail."""
-    token = torch.nn.functional.normalize(torch.randn(1, 48, generator=torch.Generator().manual_seed(0)), dim=1)
-    document = Ragged.from_list([(token * (1 + 1e-7)).repeat(9, 1)])
-    [pooled] = pool_tokens(document, pool_factor=2)
-    torch.testing.assert_close(pooled[-1:], token, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("pool_factor", [2, 3])
 def test_pooling(model, pool_factor):
-    whole, pooled = model.encode_document(REAL), model.encode_document(REAL, pool_factor=pool_factor)
+    whole = model.encode_document(REAL)
+    pooled = model.encode_document(REAL, pool_factor=pool_factor, protected_tokens=1)
     for before, after in zip(whole, pooled):
         assert len(after) <= 1 + max(1, (len(before) - 1) // pool_factor)
         assert torch.equal(before[0], after[0])
     assert model.encode_document(ORDINARY[0], pool_factor=pool_factor).dim() == 2
+
+
+@pytest.mark.parametrize("prompt", [None, "", "search_query: "])
+def test_pooling_keeps_the_tokens_that_every_document_has(model, prompt):
+    """[CLS], the prefix and the prompt at the start, [SEP] at the end."""
+    texts = [text for text in ORDINARY if len(text.split()) > 4]
+    whole = model.encode_document(texts, prompt=prompt)
+    pooled = model.encode_document(texts, prompt=prompt, pool_factor=2)
+    prompt_words = model.settings.prompt("document") if prompt is None else prompt
+    tokens = model.tokenizer.documents([""], prompt)
+    [alone] = tokens.ids.select(tokens.scored)
+    start, end = model.tokenizer.tokens_of_every_document(prompt)
+    assert (start + end, end) == (len(alone), 1), f"[CLS], prefix, {prompt_words!r}, [SEP]"
+    for before, after in zip(whole, pooled):
+        assert torch.equal(before[:start], after[:start])
+        assert torch.equal(before[-1], after[-1])
+        assert len(after) == start + end + (len(before) - start - end) // 2
 
 
 def test_similarity(model):

@@ -35,6 +35,15 @@ def checked_queries(queries: Ragged, dim: int, device: torch.device | str = "cpu
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raise TypeError for one string in place of a list of queries."""
+    """Check the texts of queries.
+
+    Raises:
+        UserError: for an empty text, which has nothing to search for.
+        TypeError: for one string in place of a list of queries.
+    """
     if isinstance(texts, str):
         raise TypeError(f"queries must be a list of strings, got the string {texts!r}")
+    for position, text in enumerate(texts):
+        if isinstance(text, str) and not text.strip():
+            number = f" {position}" if len(texts) > 1 else ""
+            raise UserError(f"query{number} is empty; give it words, or leave it out")

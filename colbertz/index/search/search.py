@@ -76,6 +76,7 @@ def search_both(
     """
     if isinstance(texts, str) or len(texts) != len(queries):
         raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
+    check_texts(texts)
     check_count("k", k)
     depth = max(k, options.fusion_depth or _FUSION_DEPTH)
     queries = _on_device(snapshot, queries, placed)

@@ -4,7 +4,6 @@ Second phase of loading. The parts are an encoder, a chain of projections, and a
 """
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError, Source
+from colbertz.models.checkpoint.names import of_encoder, unwrapped
 from colbertz.models.checkpoint.read import Contents, Dense
 from colbertz.models.encoders.base import Encoder, EncoderConfig, family_of
 from colbertz.models.projection import Projection
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _EMBEDDING_DIM = 128
 # Parts of whole models that sit on an encoder and that a ColBERT has no use for.
 _HEADS = ("head.", "decoder.", "cls.", "pooler.", "classifier.", "linear.", "embeddings.position_ids", "lm_head.")
+# Keys of config.json that say that the weights are quantised.
+_QUANTISATION = ("quantization_config", "compression_config")
 # Standard deviation of new rows of the embedding matrix, as a share of that of the old rows.
 _NEW_ROW_NOISE = 0.1
 # The special tokens that a tokenizer for training from scratch must have.
@@ -65,7 +67,7 @@ def assemble(
     last = projections[-1].out_features if projections else None
     if last is None or (embedding_dim is not None and embedding_dim != last):
         in_features, out_features = last or encoder.config.hidden_size, embedding_dim or _EMBEDDING_DIM
-        projections.append(_new_projection(in_features, out_features, dtype, seed))
+        projections.append(_new_projection(source, in_features, out_features, dtype, seed))
     _check_chain(source, encoder, projections)
     settings = source.settings.overridden(overrides)
     if source.layout == "sentence-transformers":
@@ -74,7 +76,7 @@ def assemble(
         settings = replace(settings, skiplist_words=tuple(known))
     settings.check_lengths(encoder.max_positions)
     tokenizer = ColBERTTokenizer(contents.tokenizer, settings, contents.special_tokens)
-    _grow_vocabulary(encoder, tokenizer.vocab_size, seed)
+    _grow_vocabulary(source, encoder, tokenizer, seed)
     return Parts(encoder, projections, tokenizer)
 
 
@@ -110,6 +112,13 @@ def encoder_config(source: Source) -> EncoderConfig:
     Raises:
         CheckpointError: if its family is unknown, or it has something that the family does not support.
     """
+    for key in _QUANTISATION:
+        if source.config.get(key):
+            method = source.config[key].get("quant_method") if isinstance(source.config[key], dict) else None
+            raise CheckpointError(
+                f"{source.encoder / FILES.config}: {key} ({method or 'no quant_method'}) says that the weights are "
+                "quantised, which is not supported; load the original model, or dequantise this one and save it"
+            )
     try:
         return family_of(source.config.get("model_type")).config.from_dict(source.config)
     except (TypeError, ValueError) as error:
@@ -123,50 +132,56 @@ def _encoder(contents: Contents, dtype: torch.dtype) -> Encoder:
     source, config = contents.source, encoder_config(contents.source)
     with torch.device("meta"):
         encoder = family_of(config.model_type).module(config)
-    tensors = {_name_in_encoder(name): tensor for name, tensor in contents.tensors.items()}
-    used = _load_weights(cast(nn.Module, encoder), tensors, source.encoder, dtype)
+    module = cast(nn.Module, encoder)
+    embedding = next(name for name, p in module.named_parameters() if p is encoder.token_embeddings.weight)
+    tied = source.config.get("tie_word_embeddings") is not False
+    plain = unwrapped(contents.tensors, source.encoder)
+    tensors = of_encoder(plain, module.state_dict(), embedding, tied, source.encoder)
+    used = _load_weights(module, tensors, source.encoder, dtype)
     unused = sorted(name for name in set(tensors) - used if not name.startswith(_HEADS))
     if unused:
         logger.warning("%s: %d tensors are not used, the first is %s", source.encoder, len(unused), unused[0])
     return encoder.eval()
 
 
-def _name_in_encoder(name: str) -> str:
-    """The name of a tensor in the encoder alone: whole models put "model." or "bert." before it.
-
-    BERT's first checkpoints called a LayerNorm's weight and bias gamma and beta, and transformers 5 writes that again.
-    """
-    for prefix in ("model.", "bert."):
-        name = name.removeprefix(prefix)
-    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
-
-
 def _load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path, dtype: torch.dtype) -> set[str]:
     """Give `module` the tensors of its parameters, cast to `dtype`, and return their names.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing or has another shape.
+        CheckpointError: naming the first tensor that is missing, has another shape, or holds integers.
     """
     state = {}
     for name, parameter in module.state_dict().items():
         if name not in tensors:
-            raise CheckpointError(f"{origin} lacks tensor {name}; is config.json of the same model as the weights?")
+            raise CheckpointError(
+                f"{origin} lacks tensor {name}, its first is {min(tensors, default='missing too')}; "
+                "is config.json of the same model as the weights?"
+            )
         if tensors[name].shape != parameter.shape:
             raise CheckpointError(
                 f"{origin}: tensor {name} has shape {tuple(tensors[name].shape)}, "
                 f"config.json asks for {tuple(parameter.shape)}"
+            )
+        if not tensors[name].is_floating_point():
+            raise CheckpointError(
+                f"{origin}: tensor {name} is of type {str(tensors[name].dtype).removeprefix('torch.')}; quantised "
+                "weights are not supported, load the original model, or dequantise this one and save it"
             )
         state[name] = tensors[name].to(dtype)
     module.load_state_dict(state, assign=True)
     return set(state)
 
 
-def _grow_vocabulary(encoder: Encoder, vocab_size: int, seed: int) -> None:
+def _grow_vocabulary(source: Source, encoder: Encoder, tokenizer: ColBERTTokenizer, seed: int) -> None:
     """Add rows to the embedding matrix for new tokens: the mean of the old rows with a little seeded noise."""
-    old = encoder.token_embeddings.weight.data
+    old, vocab_size = encoder.token_embeddings.weight.data, tokenizer.vocab_size
     if vocab_size <= len(old):
         return
-    logger.info("adding %d rows to the token embeddings (seed %d)", vocab_size - len(old), seed)
+    new_tokens = sorted(token for token, i in tokenizer.backend.get_vocab().items() if i >= len(old))
+    # An encoder alone has no embeddings of the prefixes yet; a trained model should have one of every token.
+    level = logging.WARNING if source.has_projection else logging.INFO
+    message = "%s has no embeddings of %d tokens, so untrained ones are added (seed %d); the first token is %r"
+    logger.log(level, message, source.encoder, vocab_size - len(old), seed, new_tokens[0])
     noise = torch.randn(vocab_size - len(old), old.shape[1], generator=torch.Generator().manual_seed(seed))
     new = old.float().mean(0) + noise * old.float().std() * _NEW_ROW_NOISE
     encoder.token_embeddings.weight = nn.Parameter(torch.cat([old, new.to(old.dtype)]))
@@ -189,12 +204,13 @@ def _projection(dense: Dense, dtype: torch.dtype) -> Projection:
             projection = Projection(**{"bias": True, **{key: config[key] for key in known if key in config}})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    _load_weights(projection, dense.tensors, dense.origin, dtype)
+    _load_weights(projection, unwrapped(dense.tensors, dense.origin), dense.origin, dtype)
     return projection
 
 
 def _stanford_projection(contents: Contents, dtype: torch.dtype) -> Projection:
-    origin, tensors = contents.source.encoder, contents.tensors
+    origin = contents.source.encoder
+    tensors = unwrapped(contents.tensors, origin)
     if "linear.weight" not in tensors:
         raise CheckpointError(f"{origin} lacks tensor linear.weight, the projection of a Stanford ColBERT")
     with torch.device("meta"):
@@ -204,8 +220,17 @@ def _stanford_projection(contents: Contents, dtype: torch.dtype) -> Projection:
     return projection
 
 
-def _new_projection(in_features: int, out_features: int, dtype: torch.dtype, seed: int) -> Projection:
-    logger.info("adding an untrained projection %d → %d (seed %d)", in_features, out_features, seed)
+def _new_projection(source: Source, in_features: int, out_features: int, dtype: torch.dtype, seed: int) -> Projection:
+    logger.warning(
+        "%s %s: an untrained projection %d → %d (seed %d) is added; train the model before you search with it",
+        source.encoder,
+        "ends in another embedding_dim"
+        if source.has_projection
+        else "is no ColBERT, it has no projection to embeddings",
+        in_features,
+        out_features,
+        seed,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Projection(in_features, out_features).to(dtype)

@@ -5,18 +5,18 @@ encoders. colbertz writes PyLate's layout, which the others read. Nothing here r
 the content of the JSON files.
 """
 
+import logging
 import string
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from colbertz.errors import UserError
-from colbertz.models.tokenizer import ColBERTSettings
+from colbertz.models.tokenizer import LONGEST, ColBERTSettings
+
+logger = logging.getLogger(__name__)
 
 Layout = Literal["pylate", "sentence-transformers", "stanford", "encoder"]
-
-# Stands for "no limit" where a file gives none.
-_NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class CheckpointFiles:
     vocabulary: str = "vocab.txt"
     tokenizer_config: str = "tokenizer_config.json"
     special_tokens: str = "special_tokens_map.json"
+    added_tokens: str = "added_tokens.json"
+    adapter: str = "adapter_config.json"
     modules: str = "modules.json"
     transformer: str = "sentence_bert_config.json"
     settings: str = "config_sentence_transformers.json"
@@ -96,7 +98,7 @@ def locate_modules(directory: Path, modules: list[Any]) -> Modules:
         CheckpointError: if a module is not supported, or there is no encoder.
     """
     origin = directory / FILES.modules
-    encoder, projections, mask = None, [], None
+    encoder, projections, mask, pooled = None, [], None, False
     for module in modules:
         if not isinstance(module, dict):
             raise CheckpointError(f"{origin} should list objects with path and type, found {module!r}")
@@ -105,11 +107,17 @@ def locate_modules(directory: Path, modules: list[Any]) -> Modules:
         if kind == "Transformer":
             encoder = path
         elif kind == "Dense":
+            if pooled:
+                logger.warning(
+                    "%s: %s was trained on one vector a text, after Pooling, and not on tokens", origin, path.name
+                )
             projections.append(path)
         elif kind == "MultiVectorMask":
             mask = path
-        # A ColBERT always normalises and never pools a text to one embedding, so these two need no module.
-        elif kind not in ("Normalize", "Pooling"):
+        elif kind == "Pooling":
+            pooled = True
+        # A ColBERT always normalises, and it never pools a text to one embedding.
+        elif kind != "Normalize":
             raise CheckpointError(f"{origin}: module type {module.get('type')!r} is not supported")
     if encoder is None:
         raise CheckpointError(f"{origin} lists no Transformer module")
@@ -161,7 +169,7 @@ def sentence_transformers_settings(
         raise CheckpointError(
             f"{directory / FILES.modules}: MultiVectorMask {mask} is not supported, only a document skiplist"
         )
-    limit = min(length or _NO_LIMIT for length in (transformer.get("max_seq_length"), *longest))
+    limit = min(length or LONGEST for length in (transformer.get("max_seq_length"), LONGEST, *longest))
     values = {
         "query_prefix": "",
         "document_prefix": "",

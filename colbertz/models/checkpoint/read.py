@@ -4,18 +4,18 @@ First phase of loading; assemble.py is the second. Errors name file, field and r
 executed.
 """
 
-import json
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from colbertz.models.checkpoint.json_files import read_json, read_json_if_there
 from colbertz.models.checkpoint.layouts import (
     FILES,
     CheckpointError,
@@ -25,9 +25,17 @@ from colbertz.models.checkpoint.layouts import (
     sentence_transformers_settings,
     stanford_settings,
 )
+from colbertz.models.checkpoint.tokenizer_files import read_tokenizer_files
 
-# What BERT's vocab.txt implies where no other file names the tokens.
-_BERT_SPECIAL_TOKENS = {"mask_token": "[MASK]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+# Weights are computed with in these types; quantised ones are in int8, uint8 or float8.
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Tensors that bitsandbytes, GPTQ, AWQ, compressed-tensors and FP8 checkpoints put beside quantised weights.
+_QUANTISED = re.compile(
+    r"\.(SCB|weight_format|(weight|input|output)_(scale|scale_inv|zero_point)|weight_packed|weight_shape|qweight|qzeros"
+    r"|scales|g_idx|(nested_)?(absmax|quant_map))$|\.quant_state\."
+)
+# Tensors of adapters, which change the weights that they stand beside.
+_ADAPTER = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|ia3_l|modules_to_save)(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -77,29 +85,40 @@ def read_source(directory: Path) -> Source:
             f"{directory} is not a checkpoint: it has neither {FILES.modules} nor {FILES.config}; "
             "give the directory that save_pretrained wrote or that the hub shows"
         )
+    _refuse_adapter(directory)
     config = read_json(directory / FILES.config)
     if (config.get("architectures") or [None])[0] == "HF_ColBERT":
         path = directory / FILES.stanford
-        return Source("stanford", directory, config, settings=stanford_settings(path, _read_json_if_there(path)))
+        return Source("stanford", directory, config, settings=stanford_settings(path, read_json_if_there(path)))
     return Source("encoder", directory, config)
 
 
 def _read_modules(directory: Path) -> Source:
     """PyLate's and sentence-transformers' layout: a list of modules, each in a folder of its own."""
-    saved = _read_json_if_there(directory / FILES.settings)
+    saved = read_json_if_there(directory / FILES.settings)
     modules = locate_modules(directory, read_json(directory / FILES.modules, kind=list))
+    _refuse_adapter(modules.encoder)
     mask = {} if modules.mask is None else read_json(modules.mask / FILES.config)
-    transformer = _read_json_if_there(modules.encoder / FILES.transformer)
+    transformer = read_json_if_there(modules.encoder / FILES.transformer)
     if saved.get("model_type") != "MultiVectorEncoder":
         settings = pylate_settings(directory / FILES.settings, saved, transformer)
         config = read_json(modules.encoder / FILES.config)
         return Source("pylate", modules.encoder, config, modules.projections, settings)
-    tokenizer = _read_json_if_there(directory / FILES.tokenizer_config)
+    tokenizer = read_json_if_there(directory / FILES.tokenizer_config)
     root_config = read_json(directory / FILES.config)
     longest = [tokenizer.get("model_max_length"), root_config.get("max_position_embeddings")]
     settings = sentence_transformers_settings(directory, saved, transformer, mask, longest)
     config = read_json(modules.encoder / FILES.config)
     return Source("sentence-transformers", modules.encoder, config, modules.projections, settings)
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """Refuse an encoder that an adapter beside it changes."""
+    if (directory / FILES.adapter).is_file():
+        raise CheckpointError(
+            f"{directory / FILES.adapter}: adapters (LoRA) are not supported; merge it into the weights with peft's "
+            "merge_and_unload, then save the model"
+        )
 
 
 def read_contents(source: Source) -> Contents:
@@ -113,34 +132,8 @@ def read_contents(source: Source) -> Contents:
     """
     tensors = read_tensors(source.encoder)
     projections = [Dense(path, read_json(path / FILES.config), read_tensors(path)) for path in source.projections]
-    tokenizer, special_tokens = _read_tokenizer_files(source.encoder)
+    tokenizer, special_tokens = read_tokenizer_files(source.encoder, source.config)
     return Contents(source, tensors, projections, tokenizer, special_tokens)
-
-
-# -- JSON --------------------------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The content of a JSON file whose top level must be of type `kind`.
-
-    Raises:
-        CheckpointError: if the file is missing, no JSON, or of another type.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); copy or download it again") from None
-    if not isinstance(content, kind):
-        raise CheckpointError(f"{path} should hold a JSON {kind.__name__}, found {type(content).__name__}")
-    return content
-
-
-def _read_json_if_there(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is none."""
-    content: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return content
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -150,7 +143,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of a directory: one safetensors file, its shards, or a `.bin` that holds nothing but tensors.
 
     Raises:
-        CheckpointError: if there are none, a file is damaged, or a weight is NaN or infinite.
+        CheckpointError: if there are none, a file is damaged, or a weight is quantised, of an adapter, NaN or infinite.
     """
     for file in (FILES.weights, FILES.weights_index, FILES.weights_pickled, FILES.weights_pickled_index):
         path = directory / file
@@ -162,11 +155,26 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         )
     tensors = _read_shards(path) if path.suffix == ".json" else _read_tensor_file(path)
     for key, tensor in tensors.items():
+        _refuse_quantised(path, key, tensor)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"{path}: tensor {key} has NaN or infinite values; the training that wrote it diverged"
             )
     return tensors
+
+
+def _refuse_quantised(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse weights that are not what a layer multiplies with: quantised ones, and adapters."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if _QUANTISED.search(name) or (tensor.is_floating_point() and tensor.dtype not in _FLOATS) or tensor.is_complex():
+        raise CheckpointError(
+            f"{path}: tensor {name} ({dtype}) belongs to quantised weights, which are not supported; "
+            "load the original model, or dequantise this one and save it"
+        )
+    if _ADAPTER.search(name):
+        raise CheckpointError(
+            f"{path}: tensor {name} belongs to an adapter (LoRA), which is not supported; merge it into the weights"
+        )
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:
@@ -183,12 +191,20 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Those that safetensors' `save_model` left out, as its metadata says, are there again."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        aliases = file.metadata() or {}
+    return tensors | {name: tensors[kept] for name, kept in aliases.items() if kept in tensors and name not in tensors}
+
+
 def _read_tensor_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _read_safetensors(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
@@ -201,40 +217,3 @@ def _read_tensor_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"{path} is not a dictionary of tensors")
     return tensors
-
-
-# -- tokenizer ---------------------------------------------------------------------------------------------------------
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer.json.
-
-    Raises:
-        CheckpointError: if it cannot be read.
-    """
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the only type that the tokenizers library raises
-        raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
-
-
-def _read_tokenizer_files(directory: Path) -> tuple[Tokenizer, dict[str, str]]:
-    """The tokenizer of a directory, and its special tokens by their roles."""
-    config = _read_json_if_there(directory / FILES.tokenizer_config)
-    special_tokens: dict[str, str] = {}
-    for roles in (_read_json_if_there(directory / FILES.special_tokens), config):
-        for role, token in roles.items():
-            text = token.get("content") if isinstance(token, dict) else token
-            if role.endswith("_token") and isinstance(text, str):
-                special_tokens[role] = text
-    if (directory / FILES.tokenizer).is_file():
-        return read_tokenizer(directory / FILES.tokenizer), special_tokens
-    vocabulary = directory / FILES.vocabulary
-    if not vocabulary.is_file():
-        raise CheckpointError(
-            f"{directory} has no {FILES.tokenizer} (nor a {FILES.vocabulary}); add the tokenizer's files"
-        )
-    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
-
-    word_pieces = BertWordPieceTokenizer(str(vocabulary), lowercase=config.get("do_lower_case", True))
-    return Tokenizer.from_str(word_pieces.to_str()), {**_BERT_SPECIAL_TOKENS, **special_tokens}

@@ -15,10 +15,20 @@ from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields
+from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields, refuse
 from colbertz.models.encoders.packing import Packing
 from colbertz.models.onnx.graph import Graph
 from colbertz.ragged import Ragged
+
+# Keys that change what transformers 4 or 5 computes, and the values that leave it as it is here. `pruned_heads` and
+# `position_embedding_type` are of transformers 4, `per_layer_config` is of 5.
+_SUPPORTED = {
+    "position_embedding_type": "absolute",
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+    "per_layer_config": {},
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,7 @@ class BertConfig:
         check_activation("hidden_act", self.hidden_act)
         if self.extra.get("is_decoder"):
             raise UserError("is_decoder is true, but a retrieval encoder must see both sides; use another checkpoint")
-        if self.extra.get("position_embedding_type", "absolute") != "absolute":
-            raise UserError(
-                f"position_embedding_type {self.extra['position_embedding_type']!r} is not supported, only 'absolute'"
-            )
+        refuse(self.extra, _SUPPORTED)
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "BertConfig":

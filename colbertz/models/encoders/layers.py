@@ -38,18 +38,35 @@ def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """The entries of `values` that the dataclass `cls` has a field for.
 
     Raises:
-        UserError: if a number, a flag or a name is of another type, or a size is not positive.
+        UserError: if a number, a flag or a name is of another type or null, a size is not positive, or another number
+            is out of its range.
     """
     picked: dict[str, Any] = {}
     for field in fields(cls):
-        value = values.get(field.name)
-        if value is None:
+        if field.name not in values:
             continue
+        value = values[field.name]
         kind: Any = field.type
         types = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}.get(kind)
         if types and (not isinstance(value, types) or (isinstance(value, bool) and kind is not bool)):
             raise UserError(f"{field.name} should be of type {kind.__name__}, found {value!r}")
         if kind is int and value < 1:
             raise UserError(f"{field.name} must be at least 1, found {value}")
+        if kind is float and not 0 <= value < float("inf"):
+            raise UserError(f"{field.name} must be a number that is not negative, found {value}")
+        if kind is float and "dropout" in field.name and value > 1:
+            raise UserError(f"{field.name} must be between 0 and 1, found {value}")
         picked[field.name] = value
     return picked
+
+
+def refuse(config: dict[str, Any], supported: dict[str, Any]) -> None:
+    """Raise UserError for a key that would change the computation in a way that the encoders do not support.
+
+    Args:
+        config: the content of a config.json.
+        supported: key to the only value that is supported; null and a missing key stand for that value.
+    """
+    for key, value in supported.items():
+        if config.get(key) not in (None, value):
+            raise UserError(f"{key} is {config[key]!r:.80}, only {value!r} is supported")

@@ -16,11 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields
+from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields, refuse
 from colbertz.models.encoders.packing import Packing, compute_dtype
 from colbertz.models.encoders.rotary import rotary_table, rotate
 from colbertz.models.onnx.graph import FLOAT, MASKED, Graph
 from colbertz.ragged import Ragged
+
+# The kinds of layers in `layer_types`, and the key of the theta of each in transformers 4.
+_THETAS = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
+# What `rope_parameters` may say about a kind of layer beside its theta.
+_ROPE = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,16 @@ class ModernBertConfig:
                 f"rotary positions need an even head dimension, got {self.hidden_size} / {self.num_attention_heads}"
             )
         check_activation("hidden_activation", self.hidden_activation)
+        head_dim = self.hidden_size // self.num_attention_heads
+        refuse(self.extra, {"head_dim": head_dim, "per_layer_config": {}, "pruned_heads": {}})
+        for key in ("global_rope_theta", "local_rope_theta"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"{key} must be positive, found {getattr(self, key)}")
         every = self.global_attn_every_n_layers
         kinds = self.layer_types or tuple(
             "sliding_attention" if i % every else "full_attention" for i in range(self.num_hidden_layers)
         )
-        if len(kinds) != self.num_hidden_layers or set(kinds) - {"sliding_attention", "full_attention"}:
+        if len(kinds) != self.num_hidden_layers or any(kind not in _THETAS for kind in kinds):
             raise UserError(
                 f"layer_types must name sliding_attention or full_attention for each of {self.num_hidden_layers} layers"
             )
@@ -82,21 +92,19 @@ class ModernBertConfig:
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "ModernBertConfig":
         """Read a Hugging Face `config.json`. Keys that the encoder does not use are kept in `extra` for writing."""
-        config = dict(config)
-        rope = config.pop("rope_parameters", None) or {}
-        if config.get("rope_scaling"):
-            raise UserError(f"rope_scaling is {config['rope_scaling']!r}, only unscaled rotary positions are supported")
-        for kind, key in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
-            if "rope_theta" in rope.get(kind, {}):
-                config[key] = rope[kind]["rope_theta"]
-            if rope.get(kind, {}).get("rope_type", "default") != "default":
-                raise UserError(
-                    f"rope_parameters.{kind}.rope_type is {rope[kind]['rope_type']!r}, only 'default' is supported"
-                )
-        if "local_rope_theta" in config and config["local_rope_theta"] is None:
-            config["local_rope_theta"] = config.get("global_rope_theta", cls.global_rope_theta)
-        if config.get("layer_types"):
-            config["layer_types"] = tuple(config["layer_types"])
+        config = {**config, **_thetas(config)}
+        config.pop("rope_parameters", None)
+        if "sliding_window" in config:
+            # Half of the window, in transformers 5; it counts more than `local_attention`.
+            half = config.pop("sliding_window")
+            if not isinstance(half, int) or isinstance(half, bool) or half < 1:
+                raise UserError(f"sliding_window must be an integer of at least 1, found {half!r}")
+            config["local_attention"] = 2 * half
+        kinds = config.pop("layer_types", None)
+        if kinds is not None:
+            if not isinstance(kinds, list | tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
+                raise UserError(f"layer_types must be a list with a name for each layer, found {kinds!r}")
+            config["layer_types"] = tuple(kinds)
         known = pick_fields(cls, config)
         return cls(**known, extra={k: v for k, v in config.items() if k not in known})
 
@@ -109,6 +117,34 @@ class ModernBertConfig:
             "sliding_attention": {"rope_type": "default", "rope_theta": self.local_rope_theta},
         }
         return {**self.extra, **sizes, "model_type": self.model_type, "architectures": [self.architecture]}
+
+
+def _thetas(config: dict[str, Any]) -> dict[str, Any]:
+    """`global_rope_theta` and `local_rope_theta`, which `rope_parameters` may give instead.
+
+    Raises:
+        UserError: if the rotary positions are of a kind that is not supported.
+    """
+    if config.get("rope_scaling"):
+        raise UserError(f"rope_scaling is {config['rope_scaling']!r}, only unscaled rotary positions are supported")
+    rope = config.get("rope_parameters")
+    rope = {} if rope is None else rope
+    if not isinstance(rope, dict) or not all(kind in _THETAS and isinstance(rope[kind], dict) for kind in rope):
+        raise UserError(f"rope_parameters must have an object for each of {' and '.join(_THETAS)}, found {rope!r:.200}")
+    thetas = {key: config[key] for key in _THETAS.values() if key in config}
+    for kind, parameters in rope.items():
+        for key, value in parameters.items():
+            if key == "rope_theta":
+                thetas[_THETAS[kind]] = value
+            elif key not in _ROPE or value != _ROPE[key]:
+                raise UserError(
+                    f"rope_parameters.{kind}.{key} is {value!r:.80}, only a rope_theta and the rope_type 'default' are "
+                    "supported"
+                )
+    if "local_rope_theta" in thetas and thetas["local_rope_theta"] is None:
+        # transformers 4 takes null for "as in global layers".
+        thetas["local_rope_theta"] = thetas.get("global_rope_theta", ModernBertConfig.global_rope_theta)
+    return thetas
 
 
 def _norm(config: ModernBertConfig) -> nn.LayerNorm:

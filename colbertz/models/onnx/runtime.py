@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError, require
 from colbertz.models.checkpoint.hub import resolve
+from colbertz.models.checkpoint.json_files import read_json
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
-from colbertz.models.checkpoint.read import read_json, read_tokenizer
+from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
 

@@ -1,0 +1,92 @@
+"""Token pooling: what is clustered, what stands for a cluster, and what it costs on a collection."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from colbertz import ColBERT, Ragged, maxsim
+from colbertz.evaluation import metrics
+from colbertz.evaluation.named import load
+from colbertz.models.pooling import pool_tokens
+
+SQUAD = Path("/work/shared/data/squad")
+
+
+def unit_vectors(*sizes: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(*sizes, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_pooling_tokens_that_are_equal() -> None:
+    """Rounding gives equal tokens a distance below zero, which made scipy's linkage fail."""
+    token = unit_vectors(1, 48)
+    document = Ragged.from_list([(token * (1 + 1e-7)).repeat(9, 1)])
+    for pooling in ("ward", "pylate"):
+        [pooled] = pool_tokens(document, pool_factor=2, pooling=pooling)
+        torch.testing.assert_close(pooled[-1:], token, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool_factor", [2, 3, 4])
+def test_a_cluster_becomes_a_weighted_mean_of_unit_length(pool_factor: int) -> None:
+    """Clusters and means as calculated in float64 by scipy's Ward on the vectors themselves."""
+    from scipy.cluster import hierarchy
+
+    document = F.normalize(unit_vectors(41, 16) + 0.5 * unit_vectors(16, seed=1), dim=1)
+    [pooled] = pool_tokens(Ragged.from_list([document]), pool_factor, protected_tokens=3, protected_at_end=2)
+    assert torch.equal(pooled[:3], document[:3])
+    assert torch.equal(pooled[-2:], document[-2:])
+    rest = document[3:-2].double().numpy()
+    labels = hierarchy.fcluster(hierarchy.linkage(rest, "ward"), len(rest) // pool_factor, "maxclust")
+    center = rest.mean(0) / np.linalg.norm(rest.mean(0))
+    weights = (1 - rest @ center) ** 2
+    expected = np.stack([weights[labels == label] @ rest[labels == label] for label in np.unique(labels)])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(pooled[3:-2].numpy(), expected, atol=1e-5)
+
+
+def test_means_have_the_length_of_their_tokens() -> None:
+    """Unit vectors stay unit vectors; others keep their scale, and clusters depend on directions only."""
+    document = unit_vectors(30, 16)
+    [pooled] = pool_tokens(Ragged.from_list([document]), 3)
+    torch.testing.assert_close(pooled.norm(dim=1), torch.ones(len(pooled)))
+    [scaled] = pool_tokens(Ragged.from_list([document * 7]), 3)
+    torch.testing.assert_close(scaled, pooled * 7)
+
+
+@pytest.mark.parametrize("document", [torch.tensor([[1.0, 0], [-1.0, 0]]), torch.zeros(4, 2), torch.zeros(0, 2)])
+def test_no_mean_is_a_rounding_error(document: torch.Tensor) -> None:
+    """Opposite tokens have no mean direction, so one of them is kept; zeros stay zeros, and nothing becomes NaN."""
+    [pooled] = pool_tokens(Ragged.from_list([document]), 4, protected_tokens=0)
+    assert len(pooled) == min(len(document), 1)
+    assert torch.equal(pooled.norm(dim=1), document[: len(pooled)].norm(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_short_documents_and_protected_tokens_are_kept(dtype: torch.dtype) -> None:
+    documents = Ragged.from_list([unit_vectors(length, 8).to(dtype) for length in (0, 1, 2, 3, 5, 6, 12)])
+    pooled = pool_tokens(documents, 2, protected_tokens=4, protected_at_end=1)
+    assert pooled.dtype == dtype
+    assert pooled.lengths.tolist() == [0, 1, 2, 3, 5, 6, 8]
+    for before, after in zip(list(documents)[:6], pooled):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SQUAD.is_dir(), reason="shared/data is not on this machine")
+def test_factor_2_costs_little_quality() -> None:
+    """benchmarks/pooling.py measures more; PyLate's pooling loses 0.1 here."""
+    collection = load(str(SQUAD), "dev").some_queries(400)
+    model = ColBERT.from_pretrained("colbertz/nano", "cpu")
+    queries = model.encode_query(collection.queries)
+    whole = model.encode_document(collection.documents)
+    pooled = pool_tokens(whole, 2, *model.tokenizer.tokens_of_every_document())
+
+    def quality(documents: Ragged) -> float:
+        best = maxsim(queries, documents).topk(10, dim=1).indices.tolist()
+        rankings = [[collection.document_ids[i] for i in row] for row in best]
+        return metrics.ndcg(rankings, collection.relevant, 10)
+
+    assert len(pooled.values) < 0.53 * len(whole.values)
+    assert quality(pooled) >= quality(whole) - 0.02
