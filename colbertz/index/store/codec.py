@@ -1,6 +1,6 @@
 """The codec of a PLAID index: a token is its nearest centroid and a few bits for each dimension of what is left.
 
-    residual r = x - c, one of 2^nbits buckets for each dimension of r, decoded vector normalize(c + w[bucket])
+    residual r = x / ‖x‖ - c, a bucket of 2^nbits for each dimension of r, decoded vector ‖x‖ · normalize(c + w[bucket])
 
 Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files and packing are those of Stanford's ColBERT and
 fast-plaid. The choice of buckets differs: theirs hold the same number of residuals each, these have the least squared
@@ -32,6 +32,8 @@ MAX_SAMPLE = 1 << 22
 _HELD_OUT = 50_000
 # Rounds of Lloyd's algorithm for the buckets. It converges slowly where residuals have long tails.
 _BUCKET_ROUNDS = 200
+# Rows whose norm differs from 1 by less are taken to be of unit length: rounding to float16 or bfloat16 does less.
+_UNIT_TOLERANCE = 1e-3
 # The files of a codec's folder.
 FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
 
@@ -43,7 +45,7 @@ class Encoded:
     Attributes:
         codes: (N,) uint16, or uint32 above 65,536 centroids.
         residuals: (N, E · nbits / 8) uint8.
-        inverse_norms: (N,) float32, 1 / norm of centroid + residual.
+        inverse_norms: (N,) float32, 1 / norm of centroid + residual, times the token's norm where that is not 1.
     """
 
     codes: np.ndarray
@@ -106,7 +108,17 @@ class Codec:
         return weights
 
     def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
-        """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32."""
+        """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32.
+
+        Vectors are coded at unit length, and their norms multiply the inverse norms, so that decoding restores them.
+        """
+        units, norms = unit_rows(embeddings)
+        encoded, distances = self._encode_units(units)
+        if norms is not None:
+            encoded = replace(encoded, inverse_norms=encoded.inverse_norms * norms.cpu().numpy())
+        return encoded, distances
+
+    def _encode_units(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
         if embeddings.device.type != "cpu":
             return self._encode_on_gpu(embeddings)
         tokens = embeddings.to("cpu", torch.float32).contiguous()
@@ -146,7 +158,7 @@ class Codec:
         return Encoded(arrays[0].astype(self.code_dtype), *arrays[1:3]), arrays[3]
 
     def decode(self, codes: np.ndarray, residuals: np.ndarray, inverse_norms: np.ndarray) -> Tensor:
-        """The (N, E) float32 vectors of norm 1 that coded tokens stand for."""
+        """The (N, E) float32 vectors that coded tokens stand for."""
         out = np.empty((len(codes), self.embedding_dim), np.float32)
         inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte, inverse_norms)
         run([functools.partial(residuals_cpu.decode, *part, *inputs, out) for part in parts(len(codes))])
@@ -173,7 +185,7 @@ class Codec:
         count = min(len(far), room, max(1, round(len(far) / tokens_per_centroid)))
         if not count:
             return self
-        new = kmeans.train(far.to("cpu", torch.float32), count, seed=0).half().float()
+        new = kmeans.train(unit_rows(far)[0].to("cpu", torch.float32), count, seed=0).half().float()
         return replace(self, centroids=torch.cat([self.centroids, new]))
 
     def save(self, folder: Path) -> None:
@@ -209,6 +221,19 @@ class Codec:
             shapes = ", ".join(str(array.shape) for array in arrays[:3])
             raise UserError(f"{folder} holds no codec: centroids, cutoffs and weights have the shapes {shapes}")
         return cls(centroids, cutoffs, weights, average, float(threshold.reshape(-1)[0]))
+
+
+def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows (N, E) at unit length, and their norms (N,) float32.
+
+    Rows whose norm is 1 up to rounding are not changed, and their norm counts as 1. If all are, the norms are None.
+    """
+    norms = torch.linalg.vector_norm(embeddings, dim=1, dtype=torch.float32)
+    is_unit = (norms - 1).abs() < _UNIT_TOLERANCE
+    if bool(is_unit.all()):
+        return embeddings, None
+    norms = torch.where(is_unit, 1, norms)
+    return embeddings.float() / norms.clamp(min=1e-12)[:, None], norms
 
 
 def packed_bytes(dim: int, nbits: int) -> int:
@@ -247,6 +272,7 @@ def train(
 
     The tokens that measure the residuals take no part in k-means, unless the sample is too small for that.
     """
+    sample = unit_rows(sample)[0]
     num_held_out = min(len(sample) // 20, _HELD_OUT)
     held_out, training = sample[:num_held_out], sample[num_held_out:]
     centroids = kmeans.train(training, num_centroids(num_tokens, len(training)), seed, on_progress).cpu()

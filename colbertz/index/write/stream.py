@@ -249,7 +249,7 @@ def checked(
 
     Raises:
         TypeError: if they are not a Ragged.
-        UserError: for another dimension, documents without tokens, NaN and infinite values.
+        UserError: for another dimension, documents without tokens, NaN and infinite values, and rows of zeros.
     """
 
     def named(position: int) -> str:
@@ -274,7 +274,20 @@ def checked(
             f"{named(broken)} has embeddings that are NaN, infinite or too large for float16;"
             " look for NaN weights in the model, or normalise the embeddings"
         )
+    zero = _first_text(embeddings, (rows == 0).all(1))
+    if zero is not None:
+        raise UserError(
+            f"{named(zero)} has a token whose embedding is zero in float16, so it has no direction; leave such tokens"
+            " out"
+        )
     return Ragged(rows, embeddings.offsets.cpu())
+
+
+def _first_text(embeddings: Ragged, flags: torch.Tensor) -> int | None:
+    """The position of the first text with a token that is flagged, (num_tokens,) bool; None if there is none."""
+    if not bool(flags.any()):
+        return None
+    return int(torch.searchsorted(embeddings.offsets.cpu(), int(flags.nonzero()[0]), right=True)) - 1
 
 
 def _half(embeddings: Ragged) -> tuple[torch.Tensor, int | None]:
@@ -283,8 +296,7 @@ def _half(embeddings: Ragged) -> tuple[torch.Tensor, int | None]:
     # The sum of absolute values is finite exactly if all values are, and is much quicker to compute than a mask.
     if bool(rows.abs().sum(1, dtype=torch.float32).isfinite().all()):
         return rows, None
-    broken = int((~rows.isfinite().all(1)).nonzero()[0])
-    return rows, int(torch.searchsorted(embeddings.offsets.cpu(), broken, right=True)) - 1
+    return rows, _first_text(embeddings, ~rows.isfinite().all(1))
 
 
 def chunked(batches: Iterable[Batch], max_tokens: int, keep_after_error: bool = False) -> Iterator[Batch]:

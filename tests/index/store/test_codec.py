@@ -65,15 +65,19 @@ def test_coding_is_that_of_the_reference(coding: tuple[Codec, Tensor, Tensor]) -
     codes = torch.from_numpy(encoded.codes.astype(np.int64))
     scores = tokens @ codec.centroids.T
     torch.testing.assert_close(scores.gather(1, codes[:, None]), scores.gather(1, nearest[:, None]))
-    expected = reference.encode_residuals(tokens, codec.centroids, codes, codec.bucket_cutoffs)
+    # A token is coded at unit length, and its norm is part of its inverse norm.
+    units, lengths = codecs.unit_rows(tokens)
+    lengths = torch.ones(len(tokens)) if lengths is None else lengths
+    torch.testing.assert_close(lengths, tokens.norm(dim=1), atol=1e-3, rtol=0)
+    expected = reference.encode_residuals(units, codec.centroids, codes, codec.bucket_cutoffs)
     assert torch.equal(torch.from_numpy(encoded.residuals), expected)
-    torch.testing.assert_close(torch.from_numpy(distances), (tokens - codec.centroids[codes]).norm(dim=1))
+    torch.testing.assert_close(torch.from_numpy(distances), (units - codec.centroids[codes]).norm(dim=1))
     vectors = reference.decode_residuals(codec.centroids, codes, expected, codec.bucket_weights)
     norms = 1 / vectors.norm(dim=1)
-    torch.testing.assert_close(torch.from_numpy(encoded.inverse_norms), norms)
+    torch.testing.assert_close(torch.from_numpy(encoded.inverse_norms), norms * lengths)
     torch.testing.assert_close(torch.from_numpy(codec.inverse_norms(encoded.codes, encoded.residuals)), norms)
     decoded = codec.decode(encoded.codes, encoded.residuals, encoded.inverse_norms)
-    torch.testing.assert_close(decoded, vectors * norms[:, None])
+    torch.testing.assert_close(decoded, vectors * (norms * lengths)[:, None])
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 5), st.integers(0, 2**16))

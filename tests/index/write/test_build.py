@@ -83,6 +83,8 @@ def test_an_index_is_replaced_only_with_overwrite(documents: Ragged, tmp_path: P
 
 BROKEN = random_ragged([2, 3, 4])
 BROKEN.values[4, 1] = float("nan")
+ZERO = random_ragged([2, 3, 4])
+ZERO.values[3] = 0
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,7 @@ BROKEN.values[4, 1] = float("nan")
         (BROKEN, {}, ValueError, "document 1 has embeddings that are NaN"),
         (random_ragged([3, 2]).map(lambda v: v * 1e6), {}, ValueError, "document 0 .*too large for float16"),
         (random_ragged([3, 0, 2]), {}, ValueError, "document 1 has no tokens"),
+        (ZERO, {}, ValueError, "document 1 has a token whose embedding is zero"),
         ([], {}, ValueError, "at least one document"),
         (lambda first: [], {}, ValueError, "at least one document"),
         (Ragged.from_lengths(torch.zeros(0, DIM), []), {}, ValueError, "at least one document"),
