@@ -160,7 +160,7 @@ def test_a_killed_build_from_whole_documents_embeds_only_the_rest(index: Index, 
     ("documents", "error", "message"),
     [
         (DOCUMENTS[:2], ValueError, "there are embeddings of 1 documents for 2 documents"),
-        ([DOCUMENTS[0], DOCUMENTS[0]], ValueError, "there are embeddings of 1 documents for 2 documents"),
+        ([DOCUMENTS[0], DOCUMENTS[0]], ValueError, "documents 0 and 1 have the same id 'd0'"),
         (["a text"], TypeError, r"documents must be objects of colbertz\.Document, got str"),
         ([], ValueError, "an index needs at least one document"),
     ],
