@@ -142,7 +142,7 @@ def test_mining_with_bad_input(
         source = write_rows(tmp_path / "bad.jsonl", rows)
         assert message in error_of(capsys, *command, "--pairs", source)
     for line, message in (
-        ("q0\td0", "train.tsv, line 2: expected query id, document id and score, found 'q0\\td0'"),
+        ("q0\td0", "line 2: expected query id, document id and score, in the 3 columns of the header, found 'q0\\td0'"),
         ("q0\td99\t1", "train.tsv names is there, such as 'd99'"),
         ("q0\td0\t0", "train.tsv has no relevant document"),
     ):
