@@ -198,8 +198,10 @@ assert_type(maxsim_candidates(texts, texts, texts), Ragged)
 @pytest.mark.slow
 def test_types_are_exact_under_mypy_strict(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(USER_SCRIPT)
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path, "script.py"]
-    environment = os.environ | {"MYPYPATH": str(Path(__file__).parents[1])}
+    root = Path(__file__).parents[1]
+    config = ["--config-file", root / "pyproject.toml", "--cache-dir", tmp_path]
+    command = [sys.executable, "-m", "mypy", "--strict", *config, "script.py"]
+    environment = os.environ | {"MYPYPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout
 

@@ -44,10 +44,10 @@ def lengths_of(count: int) -> Tensor:
 
 
 def model(config: ModernBertConfig) -> ColBERT:
-    """Random weights; no projection, and a tokenizer is never asked for."""
+    """Random weights, no projection, and a stand-in for the tokenizer, which nothing here uses."""
     encoder = ModernBert(config)
     encoder.reset_parameters()
-    tokenizer: Any = None
+    tokenizer: Any = object()
     return ColBERT(encoder, [], tokenizer).eval().to(common.DEVICE, DTYPE)
 
 

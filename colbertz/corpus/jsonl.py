@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbertz.corpus.lines import BLANKS, decoded, name_of, read_lines
-from colbertz.corpus.rows import BadRow, OnBad, Row, refuse, shown
+from colbertz.corpus.rows import BadRow, HalfCharacter, OnBad, Row, refuse, shown
 
 if TYPE_CHECKING:
     from colbertz.corpus.indexed import IndexedRows
@@ -68,12 +68,12 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _refuse_half_characters(row: dict[str, Any], where: str) -> None:
-    r"""Raise BadRow for strings that UTF-8 cannot hold: escapes such as \ud83d without the other half."""
+    r"""Raise HalfCharacter for strings that UTF-8 cannot hold: escapes such as \ud83d without the other half."""
     for key, value in row.items():
         try:
             json.dumps({key: value}, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
-            raise BadRow(
+            raise HalfCharacter(
                 f"{where}: has {half!r}, half a character, under {key!r}; write the text again from its bytes"
             ) from None

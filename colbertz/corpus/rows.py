@@ -15,6 +15,10 @@ class BadRow(UserError):
     """A row that cannot be used. Readers put its file and its place there in front of the message."""
 
 
+class HalfCharacter(BadRow):
+    """A row with half of a surrogate pair in a string: JSON can hold it, UTF-8 cannot."""
+
+
 class Row(NamedTuple):
     """A row of a file.
 

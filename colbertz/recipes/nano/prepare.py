@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from colbertz.corpus.formats import find_file, read_rows
+from colbertz.corpus.rows import HalfCharacter
 from colbertz.distillation.teachers import bm25_teacher
 from colbertz.errors import UserError
 from colbertz.evaluation import read_beir
@@ -144,7 +145,14 @@ def _refuse_same_names(names: Sequence[str]) -> None:
 def _read(path: Path) -> Iterator[Pair]:
     """The pairs of a file; those with an unusable text are left out, and their number is printed."""
     num_left_out = 0
-    for row, where in read_rows(str(path)):
+
+    def leave_out(error: Exception) -> None:
+        nonlocal num_left_out
+        if not isinstance(error, HalfCharacter):
+            raise error
+        num_left_out += 1
+
+    for row, where in read_rows(str(path), leave_out):
         query, document = row.get("query"), row.get("document")
         if not isinstance(query, str) or not isinstance(document, str):
             raise UserError(f"{where}: `query` and `document` must be strings, found {query!r:.60}, {document!r:.60}")
