@@ -6,8 +6,13 @@ from pathlib import Path
 # Set before huggingface_hub is imported: a test that tries to download must fail at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
+
+# How long an example takes depends on what else the machine does: no test fails because of it.
+hypothesis.settings.register_profile("without-deadline", deadline=None)
+hypothesis.settings.load_profile("without-deadline")
 
 # Set before triton is imported: without a GPU kernels run in its interpreter, on CPU tensors.
 if not torch.cuda.is_available():
