@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from colbertz.errors import UserError
-from colbertz.models import ColBERT
+from colbertz.models import CheckpointError, ColBERT
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.read import read_source
+from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
 from colbertz.models.encoders.base import family_of
 from colbertz.training import alignment
 from colbertz.training.config import ModelConfig
@@ -73,8 +73,8 @@ def _from_scratch(config: ModelConfig, seed: int, settings: dict[str, Any]) -> C
     if not path.is_file():
         raise FileNotFoundError(f"there is no tokenizer file {str(path)!r} (model.tokenizer)")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
+        tokenizer = read_tokenizer(path)
+    except CheckpointError as error:
         raise UserError(f"model.tokenizer {str(path)!r} is not a tokenizer.json: {error}") from None
     family = family_of(config.encoder).config
     names = {field.name for field in fields(family)}
