@@ -4,8 +4,8 @@
     2. The lists of the probed cells give each document a first score: over query tokens, the sum of the best probed
        centroid's score less that of the best centroid not probed. A token for which no list holds the document adds 0.
     3. The best `n_full_scores` documents get the MaxSim of their centroids.
-    4. The best of these get MaxSim with residuals, in integers, in waves, until less than a two-hundredth of the best k
-       is expected among the documents that are left (refine.py).
+    4. The best of these get MaxSim with residuals, in integers, until less than a two-hundredth of the best k is
+       expected among the documents that are left (refine.py).
     5. The best of these get exact MaxSim over decoded vectors, which is the score that is returned, by the same rule.
 
 The loops are in kernels/cpu/plaid.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
-from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
+from colbertz.index.search.plan import DEFAULT_LIMITS, TOLERANCE, Effort, Limits, Plan, plan_for
 from colbertz.index.search.refine import Scored, refine
 from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Masks, Snapshot
@@ -34,8 +34,6 @@ from colbertz.kernels.cpu.threads import parts, run
 from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 
-# Expected share of the best k that stages 4 and 5 each may miss.
-TOLERANCE = 0.005
 # Documents scored exactly at a time: k, a quarter more and 2, and at least this many.
 _EXACT_WAVE = 12
 # Largest value of the int16 and of the int8 table of centroid scores.

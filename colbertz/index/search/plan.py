@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from colbertz.index.search.options import SearchOptions
 from colbertz.index.store.snapshot import Snapshot
 
-# Documents scored exactly on a GPU, or anywhere if no more are allowed: k, a quarter more, and these.
+# Expected share of the best k that stages 4 and 5 each may miss.
+TOLERANCE = 0.005
+# Documents scored exactly first on a GPU, or anywhere if no more are allowed: k, a quarter more, and these.
 EXACT_BEYOND_K = 12
-# Documents scored with residuals at a time.
+# Documents scored with residuals first.
 WAVE = 128
 # Cells probed for each query token by a search with any effort.
 BASE_PROBES = 8
@@ -54,7 +56,7 @@ class Effort:
     Attributes:
         n_ivf_probe: cells probed for each query token.
         n_full_scores: documents that get the MaxSim of their centroids, and more if they are short. As many of them get
-            residuals too as are needed, on a GPU the best quarter.
+            residuals too as are needed.
     """
 
     n_ivf_probe: int
@@ -71,16 +73,14 @@ class Plan:
         n_base: documents of the base, the candidates that a search with any effort has.
         n_full_scores: candidates that each level chooses.
         all_pass: every document is a candidate, and the walk only chooses the base.
-        n_residual: documents scored with residuals on a GPU, where all sizes are fixed in advance.
-        n_exact: documents scored exactly on a GPU.
-        wave: documents scored with residuals first on a CPU, which stops by the scores (refine.py).
+        n_exact: documents scored exactly first on a GPU; if there are no more, they skip the stages before.
+        wave: documents scored with residuals first; how many follow depends on the scores (refine.py).
     """
 
     levels: tuple[int, ...]
     n_base: int
     n_full_scores: int
     all_pass: bool
-    n_residual: int
     n_exact: int
     wave: int
 
@@ -100,7 +100,7 @@ def plan_for(
     if effort.n_ivf_probe == num_centroids and effort.n_full_scores >= num_allowed:
         return None
     if num_allowed <= max(limits.all_exact, n_exact):
-        return Plan((), num_allowed, num_allowed, True, num_allowed, num_allowed, num_allowed)
+        return Plan((), num_allowed, num_allowed, True, num_allowed, num_allowed)
     # Time goes by tokens: of short texts, more documents go through each stage.
     more = max(1.0, limits.budget_tokens * num_documents / snapshot.manifest.num_tokens)
     n_base = int(max(limits.base, 8 * k) * more)
@@ -119,7 +119,6 @@ def plan_for(
         n_base,
         n_full_scores,
         all_pass,
-        max(n_full_scores // 4, 2 * k),
         n_exact,
         int(WAVE * more),
     )

@@ -79,11 +79,13 @@ def refine(
     positions = _best(in_base, before, wave)
     while len(positions):
         score_again(positions)
-        num_done = np.count_nonzero(done)
+        num_done = int(np.count_nonzero(done))
         if num_done == len(before):
             break
         line, kth = _fit(before[done], after[done], k)
-        worthy = worth_scoring(before[in_base], done[in_base], line.slope, line.intercept, line.deviation, kth, tolerance)
+        worthy = worth_scoring(
+            before[in_base], done[in_base], line.slope, line.intercept, line.deviation, kth, tolerance
+        )
         positions = _best(in_base[worthy], before, num_done)
     of_base = done.copy()
     if num_done < len(before):
