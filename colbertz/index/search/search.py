@@ -115,7 +115,7 @@ def _rank_by_maxsim(
             ranked = gpu.search(placed, batch, k, None if options.exact else effort, allowed, limits)
         elif options.exact:
             ranked = exact_search(snapshot, batch, k, allowed, limits)
-        elif options.once and snapshot.manifest.num_tokens <= limits.once_tokens:
+        elif _brute_force_is_faster(snapshot, options, limits):
             ranked = exact_search(snapshot, batch, k, allowed, limits, "torch")
         else:
             from colbertz.index.search import cascade  # loads numba
@@ -124,6 +124,12 @@ def _rank_by_maxsim(
         for position, ranking in zip(positions, ranked):
             rankings[position] = ranking
     return rankings
+
+
+def _brute_force_is_faster(snapshot: Snapshot, options: SearchOptions, limits: Limits) -> bool:
+    """Whether a process that searches once finishes earlier by brute force than with compiled kernels."""
+    default_effort = options.n_ivf_probe is None and options.n_full_scores is None
+    return options.once and default_effort and snapshot.manifest.num_tokens <= limits.once_tokens
 
 
 def _rank_by_words(snapshot: Snapshot, texts: Sequence[str], k: int, groups: Sequence[Group]) -> list[Ranking]:
