@@ -231,10 +231,14 @@ def test_bad_rows_and_missing_files_of_longembed_are_named(longembed: Path) -> N
     write_rows(longembed / "qmsum" / "queries.jsonl", [{"qid": "q1"}])
     with pytest.raises(ValueError, match=r"queries.jsonl, line 1: `text` must be a string, found None"):
         named.load(str(longembed / "qmsum"), None)
-    for part, id in (("corpus", "doc_id"), ("queries", "qid")):
-        write_rows(longembed / "qmsum" / f"{part}.jsonl", [{id: "q1", "text": "a"}, {id: "q1", "text": "b"}])
-        with pytest.raises(ValueError, match=rf"{part}.jsonl, line 2: the .* id 'q1' comes twice; .* line 1 too"):
-            named.load(str(longembed / "qmsum"), None)
+    twice, message = {"text": "a"}, "{}.jsonl, line 2: the {} id 'q1' comes twice; it is in .* line 1 too"
+    write_rows(longembed / "qmsum" / "queries.jsonl", [twice | {"qid": "q1"}] * 2)
+    with pytest.raises(ValueError, match=message.format("queries", "query")):
+        named.load(str(longembed / "qmsum"), None)
+    write_rows(longembed / "qmsum" / "queries.jsonl", [twice | {"qid": "q1"}])
+    write_rows(longembed / "qmsum" / "corpus.jsonl", [twice | {"doc_id": "q1"}] * 2)
+    with pytest.raises(ValueError, match=message.format("corpus", "document")):
+        named.load(str(longembed / "qmsum"), None)
     (longembed / "qmsum" / "corpus.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"qmsum has no corpus\.jsonl"):
         named.load(str(longembed / "qmsum"), None)
