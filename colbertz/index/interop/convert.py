@@ -131,5 +131,6 @@ def _write(snapshot: Snapshot, root: Path, block_tokens: int) -> None:
         trained_on=old.trained_on,
         model=old.model,
         fingerprint=old.fingerprint,
+        encoding=old.encoding,
     )
     commit(root, manifest, [codec_folder, segment_folder])

@@ -28,6 +28,7 @@ from colbertz.index.interop import convert as converting
 from colbertz.index.interop import metadata_db, open_foreign
 from colbertz.index.store.detect import detect, require_own
 from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.manifest import Encoding
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
 DIM = 16
@@ -75,7 +76,8 @@ def build(root: Path, nbits: int = 4) -> Path:
         metadata=METADATA,
         nbits=nbits,
         model="a/b",
-        fingerprint=[0.1],
+        fingerprint=[0.1] * DIM,
+        encoding=Encoding("torch", "bfloat16"),
     )
     return root
 
@@ -95,7 +97,10 @@ def contents(snapshot: Snapshot) -> dict[str, Any]:
         "average": codec.avg_residual.tolist(),
         "threshold": codec.cluster_threshold,
         "documents": list(snapshot.live_documents()),
-        "manifest": (manifest.next_number, manifest.trained_on, manifest.model, list(manifest.fingerprint or [])),
+        "manifest": (
+            *(manifest.next_number, manifest.trained_on, manifest.model),
+            *(manifest.fingerprint, manifest.encoding),
+        ),
         "far": snapshot.estimated_num_far(),
     }
 
