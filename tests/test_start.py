@@ -41,6 +41,8 @@ def test_a_search_of_a_small_index_imports_only_what_it_uses(checkpoint: Path, t
     assert imported >= {"colbertz", "tokenizers"}
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["search", "--help"], ["search", "--indx", "x"], ["index", "--nbits", "3"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["search", "--help"], ["search", "--indx", "x"], ["index", "--nbits", "3"]]
+)
 def test_help_and_wrong_arguments_import_nothing_else(argv: list[str]) -> None:
     assert modules_of(argv) == {"colbertz"}
