@@ -31,6 +31,7 @@ class Limits:
             longer fit a cache, or memory.
         block_tokens: document tokens that brute force decodes at a time: 64 MB of float32 at 128 dimensions.
         query_tokens: query tokens that brute force scores at a time.
+        once_tokens: document tokens that PyTorch's operators score in less time than the compiled kernels take to load.
         table_bytes: bytes of a GPU batch's table of centroid scores, and of its table of first scores, at most.
         base: documents that get the MaxSim of their centroids in a search with any effort; 8 · k if that is more.
         budget_tokens: counts of documents are meant for documents of this many tokens. Where the mean is lower, so
@@ -41,6 +42,7 @@ class Limits:
     longest_query: int = 1024
     block_tokens: int = 131_072
     query_tokens: int = 16_384
+    once_tokens: int = 131_072
     table_bytes: int = 1 << 28
     base: int = 512
     budget_tokens: int = 128

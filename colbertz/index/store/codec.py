@@ -22,20 +22,21 @@ from torch import Tensor
 
 from colbertz.errors import UserError
 from colbertz.index.store import kmeans
-from colbertz.kernels.cpu import residuals as residuals_cpu
+from colbertz.index.store.manifest import CODEC_FILES, NBITS
+from colbertz.kernels import cpu
+from colbertz.kernels.cpu import bits
 from colbertz.kernels.cpu.threads import parts, run
 
-NBITS = (1, 2, 4, 8)
 # The most tokens that centroids are found from: 2 GB of float32 at 128 dimensions.
 MAX_SAMPLE = 1 << 22
 # The most tokens of the sample that measure residuals and take no part in k-means; never more than a twentieth of it.
 _HELD_OUT = 50_000
 # Rounds of Lloyd's algorithm for the buckets. It converges slowly where residuals have long tails.
 _BUCKET_ROUNDS = 200
+# Tokens decoded at a time: 512 KB of float32 at 128 dimensions, which stay in the cache.
+_DECODED_AT_ONCE = 1024
 # Rows whose norm differs from 1 by less are taken to be of unit length: rounding to float16 or bfloat16 does less.
 _UNIT_TOLERANCE = 1e-3
-# The files of a codec's folder.
-FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Codec:
     @functools.cached_property
     def weights_of_byte(self) -> np.ndarray:
         """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
-        weights: np.ndarray = self.bucket_weights.numpy()[residuals_cpu.buckets_of_byte(self.nbits)]
+        weights: np.ndarray = self.bucket_weights.numpy()[bits.buckets_of_byte(self.nbits)]
         return weights
 
     def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
@@ -126,11 +127,11 @@ class Codec:
         packed = np.empty((len(tokens), packed_bytes(self.embedding_dim, self.nbits)), np.uint8)
         inverse_norms, distances = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.float32)
         inputs = (self.centroids.numpy(), codes, self.bucket_cutoffs.numpy(), self.bucket_weights.numpy())
-        reversed_bits = residuals_cpu.reversed_bits(self.nbits)
+        reversed_bits = bits.reversed_bits(self.nbits)
         run(
             [
                 functools.partial(
-                    residuals_cpu.encode,
+                    cpu.residuals.encode,
                     tokens.numpy(),
                     *part,
                     *inputs,
@@ -160,16 +161,32 @@ class Codec:
     def decode(self, codes: np.ndarray, residuals: np.ndarray, inverse_norms: np.ndarray) -> Tensor:
         """The (N, E) float32 vectors that coded tokens stand for."""
         out = np.empty((len(codes), self.embedding_dim), np.float32)
-        inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte, inverse_norms)
-        run([functools.partial(residuals_cpu.decode, *part, *inputs, out) for part in parts(len(codes))])
+        centroids, per_byte = self.centroids.numpy(), self.weights_of_byte.shape[1]
+
+        def decode(first: int, last: int) -> None:
+            for begin in range(first, last, _DECODED_AT_ONCE):
+                block = slice(begin, min(begin + _DECODED_AT_ONCE, last))
+                vectors = out[block]
+                weights = vectors.reshape(len(vectors), -1, per_byte)
+                # Every byte is a valid index; with mode="clip" NumPy writes straight to `out`.
+                np.take(self.weights_of_byte, residuals[block], axis=0, out=weights, mode="clip")
+                vectors += centroids[codes[block]]
+                vectors *= inverse_norms[block, None]
+
+        run([functools.partial(decode, *part) for part in parts(len(codes))])
         return torch.from_numpy(out)
 
     def inverse_norms(self, codes: np.ndarray, residuals: np.ndarray) -> np.ndarray:
         """1 / norm of centroid + residual of coded tokens, (N,) float32."""
         out = np.empty(len(codes), np.float32)
         inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte)
-        run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
+        run([functools.partial(cpu.residuals.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
         return out
+
+    def has_norm(self, encoded: Encoded) -> np.ndarray:
+        """Which tokens stand for vectors that are not of unit length, (N,) bool."""
+        norms = encoded.inverse_norms / self.inverse_norms(encoded.codes, encoded.residuals)
+        return np.abs(norms - 1) > _UNIT_TOLERANCE / 2
 
     def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
         """Add centroids for tokens (N, E) that are far from all centroids.
@@ -189,7 +206,7 @@ class Codec:
         return replace(self, centroids=torch.cat([self.centroids, new]))
 
     def save(self, folder: Path) -> None:
-        """Write the files `FILES` into `folder`, which is created if it does not exist."""
+        """Write the files `CODEC_FILES` into `folder`, which is created if it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         half = self.centroids.half()
         exact = torch.equal(half.float(), self.centroids)
@@ -200,7 +217,7 @@ class Codec:
             self.avg_residual,
             torch.tensor([self.cluster_threshold], dtype=torch.float32),
         )
-        for name, array in zip(FILES, arrays):
+        for name, array in zip(CODEC_FILES, arrays):
             np.save(folder / name, array.numpy(), allow_pickle=False)
 
     @classmethod
@@ -210,7 +227,7 @@ class Codec:
         Raises:
             UserError: if the arrays do not fit each other.
         """
-        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in FILES]
+        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in CODEC_FILES]
         centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
         if (
             centroids.dim() != 2
