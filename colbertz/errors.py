@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from numbers import Real
 from types import ModuleType, NoneType
+from typing import Any
 
 
 class UserError(ValueError):
@@ -41,18 +42,18 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
-def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
+def check_number(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> None:
     """Check an argument that is a number, such as a weight or a temperature.
 
     Raises:
         TypeError: if it is not a number; True and False are none.
         UserError: if it is NaN, or not from `least` to `most`.
     """
-    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    bounds = f" from {least} to {most}" if most < math.inf else f" of at least {least}" if least > -math.inf else ""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number {bounds}, got {value!r:.80}")
-    if not least <= value <= most:
-        raise UserError(f"{name} must be a number {bounds}, got {value!r}")
+        raise TypeError(f"{name} must be a number{bounds}, got {value!r:.80}")
+    if not least <= float(value) <= most:
+        raise UserError(f"{name} must be a number{bounds}, got {value!r}")
 
 
 def check_path(name: str, value: object) -> None:
@@ -71,8 +72,8 @@ def check_show_progress(value: object) -> None:
     check_type("show_progress", value, (bool, NoneType), "True, False or None")
 
 
-def check_type(name: str, value: object, kinds: type | tuple[type, ...], words: str) -> None:
-    """Raise TypeError, with what the argument must be in words, unless it is of one of these types."""
+def check_type(name: str, value: object, kinds: Any, words: str) -> None:
+    """Raise TypeError, with what the argument must be in words, unless it is of these kinds, as for `isinstance`."""
     if not isinstance(value, kinds):
         raise TypeError(f"{name} must be {words}, got {type(value).__name__}: {value!r:.80}")
 

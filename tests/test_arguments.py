@@ -623,7 +623,7 @@ rows(
     scores=NOT_TENSORS,
     positives=NOT_TENSORS,
     keys=NOT_TENSORS[1:],
-    margin=[-1.0, math.nan, "x", True],
+    margin=[math.nan, "x", True],
 )
 LISTS_OF_SCORES: dict[str, list[Any]] = {name: [*NOT_RAGGED, SCORES[:1]] for name in ("student", "teacher")}
 rows(

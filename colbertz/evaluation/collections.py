@@ -90,8 +90,8 @@ def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> C
     if len(queries) != len(documents):
         raise UserError(f"queries and documents must be as many, got {len(queries)} and {len(documents)}")
     for position, pair in enumerate(zip(queries, documents)):
-        for name, text in zip(("queries", "documents"), pair):
-            check_type(f"{name}[{position}]", text, str, "a string")
+        for column, text in zip(("queries", "documents"), pair):
+            check_type(f"{column}[{position}]", text, str, "a string")
     query_texts: dict[str, str] = {}
     document_texts: dict[str, str] = {}
     doc_ids: dict[str, str] = {}

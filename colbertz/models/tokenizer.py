@@ -56,6 +56,13 @@ class ColBERTSettings:
     do_strip: bool = True
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except TypeError as error:  # the values may come from a file, and then no caller's code is wrong
+            raise UserError(str(error)) from None
+        object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
+
+    def _check(self) -> None:
         words, prompts = self.skiplist_words, self.prompts
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise UserError(f"skiplist_words must be a list of strings, got {words!r}")
@@ -64,7 +71,6 @@ class ColBERTSettings:
         for name in ("do_query_expansion", "attend_to_expansion_tokens", "do_lower_case", "do_strip"):
             check_type(name, getattr(self, name), bool, "true or false")
         check_type("default_prompt_name", self.default_prompt_name, (str, NoneType), "a string or None")
-        object.__setattr__(self, "skiplist_words", tuple(words))
         for side in ("query", "document"):
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
             check_integer(f"{side}_length", length, 4)

@@ -86,7 +86,7 @@ def false_negatives(
     _check_scores(scores, positives)
     check_type("keys", keys, (Tensor, NoneType), "a tensor or None")
     if margin is not None:
-        check_number("margin", margin, 0)
+        check_number("margin", margin)
     dropped = torch.zeros_like(scores, dtype=torch.bool)
     if keys is not None:
         for column in keys.unbind(1):
