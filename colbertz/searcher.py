@@ -147,11 +147,7 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        check_path("path", path)
-        check_type("model", model, (ColBERT, str, Path), "a ColBERT, a directory or a hub id")
-        check_type("location", location, (str, Path, NoneType), "a path, a hub id or None")
-        check_type("documents", documents, Iterable, "documents or texts")
-        refuse_string("documents", documents)
+        _check_building(path, model, documents, location)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
@@ -348,6 +344,15 @@ class Searcher:
         token_ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
         backend = self.model.tokenizer.backend
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
+
+
+def _check_building(path: object, model: object, documents: object, location: object) -> None:
+    """Raise TypeError for arguments that `Searcher.build` cannot use."""
+    check_path("path", path)
+    check_type("model", model, (ColBERT, str, Path), "a ColBERT, a directory or a hub id")
+    check_type("location", location, (str, Path, NoneType), "a path, a hub id or None")
+    check_type("documents", documents, Iterable, "documents or texts")
+    refuse_string("documents", documents)
 
 
 def _fingerprint(model: ColBERT) -> list[float]:
