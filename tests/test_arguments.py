@@ -360,6 +360,7 @@ OPTIONS: dict[str, list[Any]] = {
     "fusion_depth": NOT_COUNTS,
     "exact": [0, *NOT_BOOLS],
     "hybrid": [1, *NOT_BOOLS],
+    "once": [1, *NOT_BOOLS],
     "where": [7, ["x"], math.nan],
     "parameters": [7, None, [1]],
     "subset": [7, "id", [1], math.nan],
