@@ -26,7 +26,8 @@ from colbertz.document import Document
 from colbertz.index.interop import convert as converting
 from colbertz.index.interop import metadata_db, open_foreign
 from colbertz.index.store.detect import detect, require_own
-from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.document_writer import write_documents
+from colbertz.index.store.documents import Documents
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
 DIM = 16

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from colbertz.document import Document
 from colbertz.index.search.filters import matching
-from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.document_writer import write_documents
+from colbertz.index.store.documents import Documents
 
 
 def segment(path: Path, documents: list[Document]) -> Documents:
@@ -68,7 +69,23 @@ def matches(segments: list[Documents], where: str, parameters: Any = ()) -> list
         ("lang = 'en' -- trailing comment", (), [[0, 2], []]),
         ("lang = 'en' /* \" */ and year < 2020", (), [[0], []]),
         ("lang = '\"year\"' or lang = 'it''s'", (), [[], []]),
-        ("date(year || '-01-01') = '2019-01-01'", (), [[0], []]),
+        ("date(2458485 + (year - 2019) * 365) < '2020-01-01'", (), [[0], []]),
+        ("case when year > 2020 then lang when ok then 'x' else null end = 'en'", (), [[2], []]),
+        ("case lang when 'de' then 1 else 0 end", (), [[1], []]),
+        ("cast(year as text) = '2021' collate nocase", (), [[1], []]),
+        ("'red' in (select value from json_each(tags))", (), [[0], []]),
+        ("'RED' collate nocase in (select t.value from json_each(tags) as t where t.key > 0)", (), [[0], []]),
+        ("id in (select \"value\" from json_each(?))", ['["a", "c", "0", "z"]'], [[0, 2], [0]]),
+        ("year in (2019, -1, ?, \"two words\")", [2023], [[0], [0]]),
+        ("year not in (2019) and lang not like 'd%' and year not between 0 and 9", (), [[2], []]),
+        ("exists (select * from json_tree(metadata) where atom = 'Ada')", (), [[2], []]),
+        ("(select max(length(value)) from json_each(tags)) = 3", (), [[0], []]),
+        ("(select (select count(*) from json_each(tags) where value = t.value) from json_each(tags) t)", (), [[0], []]),
+        ("lang isnull or ok is not null and not ok", (), [[1], [0]]),
+        ("lang not null and year is not 2019", (), [[1, 2], []]),
+        ("text like '%e B%' escape '\\' and - year < ~ 0 and year % 2 and year << 1 > 3 | 4", (), [[1], []]),
+        ("0x7e7 = year or 1.5e3 > year or year = .5", (), [[], [0]]),
+        ("x'61' = id", (), [[], []]),
         ("1", (), [[0, 1, 2], [0]]),
         ("true", (), [[0, 1, 2], [0]]),
         ("null", (), [[], []]),
@@ -98,6 +115,25 @@ def test_expressions(where: str, parameters: Any, expected: list[list[int]], seg
         ("year = ?", [2**70], ValueError, "too large"),
         ("lang = ?", ["\ud800"], ValueError, "surrogates"),
         ("lang = '\ud800'", (), ValueError, "surrogates"),
+        ("\ud800 = 1", (), ValueError, "no document has a field"),
+        ("(" * 51 + "1" + ")" * 51, (), ValueError, "stand in each other more than 50 times"),
+        ("1" + " or lower(id) = '1'" * 51, (), ValueError, "more than 50 calls"),
+        ("1" + " or 1" * 2000, (), ValueError, "maximum depth 1000"),
+        ("id = '" + "a" * 100_000 + "'", (), ValueError, "it has 100,007 characters and may have 100,000"),
+        ("id = ?", ["a" * 1_000_001], ValueError, "1,000,001 characters and may have 1,000,000"),
+        ("text like ?", ["a" * 501], ValueError, "LIKE or GLOB pattern too complex"),
+        ("instr(text, 'x')", (), ValueError, "a filter cannot call 'instr'; it can call abs, acos"),
+        ("lower(id, id) = 1", (), ValueError, "lower is called with 2 arguments and takes 1"),
+        ("round() = 1", (), ValueError, "round is called with 0 arguments and takes 1 to 2"),
+        ("lang || 'x' = 'enx'", (), ValueError, "cannot put strings together"),
+        ("order = 1", (), ValueError, "no document has a field 'order'"),
+        ("case = 1", (), ValueError, 'syntax error near =; names that are words of SQL.* in "double quotes"'),
+        ("year in (year + 1)", (), ValueError, "syntax error"),
+        ("year in (lower(lang))", (), ValueError, "holds numbers, strings, parameters and names"),
+        ("id in (select lower(value) from json_each(tags))", (), ValueError, "selects value or key"),
+        ("id in (select atom from json_tree(tags))", (), ValueError, r"from json_each\(…\) only"),
+        ("tags.value = 1", (), ValueError, "before a dot stands the name of a json_each"),
+        ("exists (select 1 from json_each(tags) t where t.rowid = 1)", (), ValueError, "one of its columns"),
         ("lang = '\0'", (), ValueError, "null character"),
         (None, (), TypeError, "must be a string with an SQL expression, got None"),
         ("text ->> '$.x' = 1", (), ValueError, "malformed JSON"),
@@ -163,10 +199,40 @@ def test_a_variable_that_hides_a_quote_does_not_break_out(segments: list[Documen
 
 def test_a_runaway_expression_is_stopped(segments: list[Documents]) -> None:
     many = "[" + ",".join("1" * 1000) + "]"
-    joined = "(select count(*) from json_each(:l) a, json_each(:l) b, json_each(:l) c, json_each(:l) d) > 0"
+    joined = "a.value + b.value + c.value = 0"
+    for name in "cba":
+        joined = f"exists (select 1 from json_each(:l) {name} where {joined})"
     with pytest.raises(ValueError, match=r"was stopped after 0\.2 seconds"):
         matching(segments, joined, {"l": many}, max_seconds=0.2)
     assert matches(segments, "1") == [[0, 1, 2], [0]], "the limit is gone with the filter"
+
+
+WORDS_OF_SQL = "true false null and or not in is like between case when end select from where exists cast collate"
+OTHER_NAMES = ["value", "key", "rowid2", "order", "j1", "fields", "a.b", "it's", 'a"b', "a`b", "[a]", "a]b", "été", "日本"]
+
+
+@pytest.mark.parametrize("name", [*WORDS_OF_SQL.split(), *OTHER_NAMES, "two words", "", "--", "/*", "?", "current_date"])
+def test_any_name_can_be_a_field(name: str, tmp_path: Path) -> None:
+    """A field called `true` could not be filtered: SQLite took its name for the constant."""
+    segments = [
+        segment(tmp_path / "1.sqlite", [Document("a", None, {name: 5}), Document("b", None, {name: 0})]),
+        segment(tmp_path / "2.sqlite", [Document("c", None, {"other": 1})]),
+    ]
+    as_sql = '"' + name.replace('"', '""') + '"'
+    assert matches(segments, f"{as_sql} = 5") == [[0], []]
+    assert matches(segments, f"{as_sql}") == [[0], []]
+    assert matches(segments, f"{as_sql} is null") == [[], [0]]
+    assert matches(segments, f"not {as_sql} and true is not null and '1' is not false") == [[1], []]
+    assert matches(segments, f"exists (select 1 from json_each('[5]') as \"t t\" where \"T T\".value = {as_sql})") == (
+        [[0, 1], [0]] if name == "value" else [[], []] if name == "key" else [[0], []]
+    )
+
+
+def test_constants_are_constants_beside_fields_of_their_name(tmp_path: Path) -> None:
+    segments = [segment(tmp_path / "1.sqlite", [Document("a", None, {"true": 0, "false": 1, "NULL": 2})])]
+    assert matches(segments, "true") == [[0]]
+    assert matches(segments, "false or null is not null") == [[]]
+    assert matches(segments, '5 is true and "NULL" = 2 and "False" = 1') == [[0]]
 
 
 def test_more_fields_than_a_statement_may_have(tmp_path: Path) -> None:
