@@ -104,11 +104,14 @@ def parse(where: str) -> Expression:
             f"it has {len(where):,} characters and may have {MAX_CHARACTERS:,}; pass a long list as one parameter of"
             " JSON: id in (select value from json_each(?))"
         )
-    parser = _Parser(list(_tokens(where)))
+    parser = _Parser(_tokens(where))
     parser.expression()
     if parser.next.kind != "end":
         parser.fail()
     return Expression(" ".join(parser.pieces), parser.fields)
+
+
+_END = _Token("end", "", "its end")
 
 
 def _tokens(where: str) -> Iterator[_Token]:
@@ -123,7 +126,6 @@ def _tokens(where: str) -> Iterator[_Token]:
             yield _Token(kind, source[1:-1].replace(quote * 2, quote), source)
         elif kind != "space":
             yield _Token(kind, fold(source) if kind == "word" else source, source)
-    yield _Token("end", "", "its end")
 
 
 class _Parser:
@@ -135,11 +137,13 @@ class _Parser:
         next: the first token that was not read.
     """
 
-    def __init__(self, tokens: list[_Token]) -> None:
+    def __init__(self, tokens: Iterator[_Token]) -> None:
         self.pieces: list[str] = []
         self.fields: list[str] = []
         self._columns: dict[str, str] = {}
-        self._tokens = tokens
+        # Tokens are read when they are needed, so that most mistakes are found after a few of them.
+        self._unread = tokens
+        self._tokens: list[_Token] = []
         self._place = 0
         self._depth = 0
         self._calls = 0
@@ -148,14 +152,20 @@ class _Parser:
 
     @property
     def next(self) -> _Token:
-        return self._tokens[self._place]
+        return self._token(0)
+
+    def _token(self, ahead: int) -> _Token:
+        """The token that comes `ahead` tokens later; the last one stands for all after the end."""
+        while len(self._tokens) <= self._place + ahead:
+            self._tokens.append(next(self._unread, _END))
+        return self._tokens[self._place + ahead]
 
     def fail(self, advice: str = 'names that are words of SQL, or no plain words, go in "double quotes"') -> NoReturn:
         raise UserError(f"syntax error near {self.next.source:.40}; {advice}")
 
     def _at(self, *texts: str, ahead: int = 0) -> bool:
         """Whether a word or sign of these comes next, or `ahead` tokens later."""
-        token = self._tokens[min(self._place + ahead, len(self._tokens) - 1)]
+        token = self._token(ahead)
         return token.kind in ("word", "sign") and token.text in texts
 
     def _accept(self, *texts: str) -> bool:
@@ -341,7 +351,7 @@ class _Parser:
 
     def _item(self, values: bool) -> None:
         """Read what a subquery selects."""
-        if values and self._tokens[self._place + (2 if self._at(".", ahead=1) else 0)].text not in ("value", "key"):
+        if values and self._token(2 if self._at(".", ahead=1) else 0).text not in ("value", "key"):
             self.fail("a subquery after in selects value or key")
         if values:
             self._name()

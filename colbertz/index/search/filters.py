@@ -1,7 +1,7 @@
 """Which documents a condition on their metadata selects, written as an SQL expression: `year > ? and lang = 'en'`.
 
-`expression.py` reads the expression, which comes from the user, and refuses what has no bounded cost. Here its fields are
-replaced by columns, and SQLite evaluates it: first for an empty table in memory, which finds mistakes before any
+`expression.py` reads the expression, which comes from the user, and refuses what has no bounded cost. Here its fields
+are replaced by columns, and SQLite evaluates it: first for an empty table in memory, which finds mistakes before any
 document is read, then for the segments, which are open for reading only.
 """
 
@@ -21,7 +21,7 @@ from colbertz.index.store.documents import OWN_COLUMNS, Documents, fold, quoted,
 # within subqueries can take longer.
 MAX_SECONDS = 60.0
 # SQLite's instructions between two looks at the clock: few, because one may compare a long text with a pattern.
-_CLOCK_INTERVAL = 100
+_CLOCK_INTERVAL = 30
 # Characters of all parameters together, or bytes.
 MAX_PARAMETERS = 1_000_000
 # Fields that a message lists.

@@ -52,7 +52,7 @@ CREATE TABLE lengths (first INTEGER PRIMARY KEY, lengths BLOB);
 
 # Limits of SQLite for statements with text of a user. The time of LIKE and GLOB is a text's length times the pattern's.
 _LIMITS = {
-    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 500,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 1000,
     sqlite3.SQLITE_LIMIT_VDBE_OP: 1_000_000,
     sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 30_000,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colbertz.document import Document
+from colbertz.errors import UserError
 from colbertz.index.search.filters import matching
 from colbertz.index.store.document_writer import write_documents
 from colbertz.index.store.documents import Documents
@@ -75,8 +76,8 @@ def matches(segments: list[Documents], where: str, parameters: Any = ()) -> list
         ("cast(year as text) = '2021' collate nocase", (), [[1], []]),
         ("'red' in (select value from json_each(tags))", (), [[0], []]),
         ("'RED' collate nocase in (select t.value from json_each(tags) as t where t.key > 0)", (), [[0], []]),
-        ("id in (select \"value\" from json_each(?))", ['["a", "c", "0", "z"]'], [[0, 2], [0]]),
-        ("year in (2019, -1, ?, \"two words\")", [2023], [[0], [0]]),
+        ('id in (select "value" from json_each(?))', ['["a", "c", "0", "z"]'], [[0, 2], [0]]),
+        ('year in (2019, -1, ?, "two words")', [2023], [[0], [0]]),
         ("year not in (2019) and lang not like 'd%' and year not between 0 and 9", (), [[2], []]),
         ("exists (select * from json_tree(metadata) where atom = 'Ada')", (), [[2], []]),
         ("(select max(length(value)) from json_each(tags)) = 3", (), [[0], []]),
@@ -121,7 +122,7 @@ def test_expressions(where: str, parameters: Any, expected: list[list[int]], seg
         ("1" + " or 1" * 2000, (), ValueError, "maximum depth 1000"),
         ("id = '" + "a" * 100_000 + "'", (), ValueError, "it has 100,007 characters and may have 100,000"),
         ("id = ?", ["a" * 1_000_001], ValueError, "1,000,001 characters and may have 1,000,000"),
-        ("text like ?", ["a" * 501], ValueError, "LIKE or GLOB pattern too complex"),
+        ("text like ?", ["a" * 201], ValueError, "LIKE or GLOB pattern too complex"),
         ("instr(text, 'x')", (), ValueError, "a filter cannot call 'instr'; it can call abs, acos"),
         ("lower(id, id) = 1", (), ValueError, "lower is called with 2 arguments and takes 1"),
         ("round() = 1", (), ValueError, "round is called with 0 arguments and takes 1 to 2"),
@@ -208,10 +209,27 @@ def test_a_runaway_expression_is_stopped(segments: list[Documents]) -> None:
 
 
 WORDS_OF_SQL = "true false null and or not in is like between case when end select from where exists cast collate"
-OTHER_NAMES = ["value", "key", "rowid2", "order", "j1", "fields", "a.b", "it's", 'a"b', "a`b", "[a]", "a]b", "été", "日本"]
+OTHER_NAMES = [
+    "value",
+    "key",
+    "rowid2",
+    "order",
+    "j1",
+    "fields",
+    "a.b",
+    "it's",
+    'a"b',
+    "a`b",
+    "[a]",
+    "a]b",
+    "été",
+    "日本",
+]
 
 
-@pytest.mark.parametrize("name", [*WORDS_OF_SQL.split(), *OTHER_NAMES, "two words", "", "--", "/*", "?", "current_date"])
+@pytest.mark.parametrize(
+    "name", [*WORDS_OF_SQL.split(), *OTHER_NAMES, "two words", "", "--", "/*", "?", "current_date"]
+)
 def test_any_name_can_be_a_field(name: str, tmp_path: Path) -> None:
     """A field called `true` could not be filtered: SQLite took its name for the constant."""
     segments = [
@@ -223,7 +241,7 @@ def test_any_name_can_be_a_field(name: str, tmp_path: Path) -> None:
     assert matches(segments, f"{as_sql}") == [[0], []]
     assert matches(segments, f"{as_sql} is null") == [[], [0]]
     assert matches(segments, f"not {as_sql} and true is not null and '1' is not false") == [[1], []]
-    assert matches(segments, f"exists (select 1 from json_each('[5]') as \"t t\" where \"T T\".value = {as_sql})") == (
+    assert matches(segments, f'exists (select 1 from json_each(\'[5]\') as "t t" where "T T".value = {as_sql})') == (
         [[0, 1], [0]] if name == "value" else [[], []] if name == "key" else [[0], []]
     )
 
@@ -274,3 +292,115 @@ def test_equals_python(
         return
     expected = [[i for i, y in enumerate(part) if y is not None and OPERATORS[operator](y, bound)] for part in parts]
     assert matches(segments, f"year {operator} ?", [bound]) == expected
+
+
+# A condition as SQL, and what it is for a document: true, false, or None for SQL's null.
+Condition = tuple[str, Callable[[dict[str, Any]], bool | None]]
+
+
+def compared(operator: str, left: Any, right: Any) -> bool | None:
+    return None if left is None or right is None else OPERATORS[operator](left, right)
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> Condition:
+    name = draw(st.sampled_from(["n", "true", "two words"]))
+    quoted, bound = f'"{name}"', draw(st.integers(-3, 3))
+    kind = draw(st.sampled_from(["compare", "arithmetic", "null", "between", "in", "json", "like"]))
+    operator = draw(st.sampled_from(sorted(OPERATORS)))
+    if kind == "compare":
+        return f"{quoted} {operator} {bound}", lambda d: compared(operator, d[name], bound)
+    if kind == "arithmetic":
+        other = "n"
+        sql = f"abs({quoted} - {other}) * 2 {operator} {bound}"
+        return (
+            sql,
+            lambda d: (
+                None if d[name] is None or d[other] is None else compared(operator, abs(d[name] - d[other]) * 2, bound)
+            ),
+        )
+    if kind == "null":
+        return f"{quoted} is not null", lambda d: d[name] is not None
+    if kind == "between":
+        high = draw(st.integers(-3, 3))
+        return (
+            f"{quoted} not between {bound} and {high}",
+            lambda d: None if d[name] is None else not bound <= d[name] <= high,
+        )
+    if kind == "in":
+        items = draw(st.lists(st.integers(-3, 3), min_size=1, max_size=4))
+        return f"{quoted} in ({', '.join(map(str, items))})", lambda d: None if d[name] is None else d[name] in items
+    if kind == "json":
+        sql = f"exists (select 1 from json_each(list) as t where t.value {operator} {bound})"
+        return sql, lambda d: any(OPERATORS[operator](item, bound) for item in d["list"])
+    part = draw(st.text("abA", max_size=2))
+    return f"text like '%{part}%'", lambda d: part.lower() in d["text"].lower()
+
+
+def combined(conditions: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
+    def both(pair: tuple[Condition, Condition]) -> Condition:
+        (left, holds), (right, also) = pair
+        # SQL's null is neither true nor false: it decides nothing.
+        return (
+            f"({left}) and ({right})",
+            lambda d: False if holds(d) is False or also(d) is False else None if None in (holds(d), also(d)) else True,
+        )
+
+    def negation(condition: Condition) -> Condition:
+        sql, holds = condition
+        return f"not ({sql})", lambda d: None if holds(d) is None else not holds(d)
+
+    def either(pair: tuple[Condition, Condition]) -> Condition:
+        (left, holds), (right, also) = pair
+        return (
+            f"{left} or {right}",
+            lambda d: True if holds(d) or also(d) else None if None in (holds(d), also(d)) else False,
+        )
+
+    pairs = st.tuples(conditions, conditions)
+    return pairs.map(both) | conditions.map(negation) | pairs.map(either).map(lambda c: (f"({c[0]})", c[1]))
+
+
+numbers = st.none() | st.integers(-3, 3)
+RECORDS = st.fixed_dictionaries(
+    {
+        "n": numbers,
+        "true": numbers,
+        "two words": numbers,
+        "list": st.lists(st.integers(-3, 3), max_size=3),
+        "text": st.text("abA ", max_size=4),
+    }
+)
+
+
+@given(
+    records=st.lists(RECORDS, min_size=1, max_size=8),
+    condition=st.recursive(comparisons(), combined, max_leaves=6),
+)
+def test_any_condition_equals_python(
+    records: list[dict[str, Any]], condition: Condition, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    where, holds = condition
+    documents = [
+        Document(f"{i}", record["text"], {key: value for key, value in record.items() if key != "text"})
+        for i, record in enumerate(records)
+    ]
+    found = matches([segment(tmp_path_factory.mktemp("d") / "d.sqlite", documents)], where)
+    assert found == [[i for i, record in enumerate(records) if holds(record)]]
+
+
+PIECES = "( ) , . ' \" ` [ ] -- /* */ ? :a 1 'x' n text and or not in is null like between case when end select".split()
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from([*PIECES, *"from json_each exists cast as lower max || -> = < - \0 \ud800 é".split()])
+    )
+)
+def test_anything_is_a_filter_or_a_mistake(pieces: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "one document.sqlite"
+    documents = Documents(path, 1) if path.exists() else segment(path, [Document("a", "x", {"n": 1})])
+    try:
+        assert matches([documents], " ".join(pieces)) in ([[]], [[0]])
+    except UserError as error:
+        assert "filter " in str(error)
