@@ -12,9 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows of one product of `linear`, as many as a batch of documents has by default.
-MAX_ROWS = 2048
-
 
 def _uses_onednn(*tensors: Tensor) -> bool:
     return (
@@ -56,16 +53,7 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x` (N, in) times `weight` (out, in) transposed, plus `bias` (out,): (N, out), as `F.linear` computes it.
-
-    oneDNN compiles and keeps a product for each number of rows, so more rows than MAX_ROWS are computed in parts.
-    """
-    if x.dim() == 2 and x.device.type == "cpu" and not torch.compiler.is_compiling() and len(x) > MAX_ROWS:
-        return torch.cat([_linear(rows, weight, bias) for rows in x.split(MAX_ROWS)])
-    return _linear(x, weight, bias)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x` (N, in) times `weight` (out, in) transposed, plus `bias` (out,): (N, out), as `F.linear` computes it."""
     if not _uses_onednn(x, weight) or x.dim() != 2 or x.numel() == 0:
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():

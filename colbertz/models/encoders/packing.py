@@ -119,14 +119,11 @@ def _fill(ids: Ragged, positions: Tensor, lengths: list[int]) -> tuple[Ragged, T
 
 
 def _rounded_up(num_tokens: int) -> int:
-    """Round the size of a batch up to one that other batches have too: oneDNN compiles and keeps one kernel per shape.
+    """Round the size of a batch up to one that other batches have too: oneDNN compiles one kernel per shape.
 
-    There are 40 sizes up to 2,048 tokens, and `kernels.cpu.linear` computes larger batches in parts of 2,048 and one of
-    these sizes. So a process that encodes batches of ever new sizes stops growing (benchmarks/long_lived.py).
-
-    The filler is one more text, to which no other attends: at most 15 tokens, or an eighth of a batch.
+    The filler is one more text, to which no other attends: at most 15 tokens, or 6 % of a batch.
     """
-    step = min(256, max(16, 1 << max(num_tokens.bit_length() - 4, 0)))
+    step = min(256, max(16, 1 << max(num_tokens.bit_length() - 5, 0)))
     return -(-num_tokens // step) * step
 
 
