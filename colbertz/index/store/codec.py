@@ -174,6 +174,11 @@ class Codec:
         run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
         return out
 
+    def has_norm(self, encoded: Encoded) -> np.ndarray:
+        """Which tokens stand for vectors that are not of unit length, (N,) bool."""
+        norms = encoded.inverse_norms / self.inverse_norms(encoded.codes, encoded.residuals)
+        return np.abs(norms - 1) > _UNIT_TOLERANCE / 2
+
     def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
         """Add centroids for tokens (N, E) that are far from all centroids.
 
