@@ -148,7 +148,7 @@ def make_snapshot(
     inverse_norms = codec.inverse_norms(codes, residuals)
     stored = _store(documents)
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths))
-    segment = Segment(arrays, Checks.passed(str(root), len(doclens), num_cells), None, stored)
+    segment = Segment(arrays, Checks.passed(str(root), len(doclens), num_cells), (), None, stored)
     return Snapshot(manifest, codec, (segment,), offsets_of([len(doclens)]))
 
 

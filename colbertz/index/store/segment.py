@@ -1,5 +1,6 @@
 """A segment: documents that were added together, coded, with an inverted list for each cell. It never changes."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,27 @@ class Checks(NamedTuple):
         return cls(name, num_cells, none, none[:, 0], done, np.ones(num_cells, np.uint8))
 
 
+class Stamp(NamedTuple):
+    """What the operating system says of a file.
+
+    Attributes:
+        path: its name.
+        file: numbers of the device and the inode: which file it is.
+        size: in bytes.
+        modified: nanoseconds.
+    """
+
+    path: str
+    file: tuple[int, int]
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: str) -> "Stamp":
+        about = os.stat(path)  # noqa: PTH116 (Path.stat takes twice as long, and each search calls this)
+        return cls(path, (about.st_dev, about.st_ino), about.st_size, about.st_mtime_ns)
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """An open segment.
@@ -77,12 +99,14 @@ class Segment:
     Attributes:
         arrays: the coded tokens and the inverted lists.
         checks: see `require_tokens`.
+        stamps: the mapped files as they were when they were opened, see `require_untouched`.
         live: (num_documents,) bool, false for deleted documents; None if none is deleted.
         documents: ids, texts and metadata.
     """
 
     arrays: SegmentArrays
     checks: Checks
+    stamps: tuple["Stamp", ...]
     live: np.ndarray | None
     documents: Documents
 
@@ -129,6 +153,23 @@ class Segment:
         )
         self._refuse("the list of cell", bad)
 
+    def require_untouched(self) -> None:
+        """Check that no program has written to the mapped files since they were opened.
+
+        Another file of the same name, as a rename makes it, does no harm: the old one stays mapped. But a program that
+        copies over a file changes what is mapped, and where the file becomes shorter, reading it ends the process.
+
+        Raises:
+            UserError: if a file has another size or time of modification and is still the same file.
+        """
+        for stamp in self.stamps:
+            try:
+                now = Stamp.of(stamp.path)
+            except OSError:
+                continue
+            if now.file == stamp.file and now != stamp:
+                raise UserError(f"{stamp.path} was written to while it was open; open the index again")
+
     def _refuse(self, what: str, bad: int) -> None:
         if bad >= 0:
             raise UserError(
@@ -173,6 +214,7 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
     tokens, documents = info.num_tokens, info.num_documents
     row = packed_bytes(codec.embedding_dim, codec.nbits)
     # Centroids may have been added to the codec after this segment was written, but codes have room for all.
+    stamps = tuple(Stamp.of(str(path)) for path in (files.codes, files.residuals, files.inverse_norms, files.ivf))
     codes = _read(files.codes, (tokens,), "<u2", "<u4", mapped=True)
     residuals = _read(files.residuals, (tokens, row), "u1", mapped=True)
     inverse_norms = _read(files.inverse_norms, (tokens,), "<f4", mapped=True)
@@ -195,7 +237,7 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
         *(np.zeros(documents, np.uint8), np.zeros(num_cells, np.uint8)),
     )
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets)
-    return Segment(arrays, required, _live(root, info), Documents(files.documents, documents))
+    return Segment(arrays, required, stamps, _live(root, info), Documents(files.documents, documents))
 
 
 def _live(root: Path, info: SegmentInfo) -> np.ndarray | None:

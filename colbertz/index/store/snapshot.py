@@ -62,6 +62,11 @@ class Snapshot:
         """The mask of each segment that leaves out its deleted documents."""
         return tuple(segment.live for segment in self.segments)
 
+    def require_untouched(self) -> None:
+        """Check that no program has written to the mapped files; see `Segment.require_untouched`."""
+        for segment in self.segments:
+            segment.require_untouched()
+
     # -- from ids to doc_idx and back ------------------------------------------------------------------------------
 
     def find(self, ids: Sequence[str]) -> dict[str, int]:

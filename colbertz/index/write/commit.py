@@ -108,7 +108,7 @@ def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
     named = {manifest.codec, *(segment.name for segment in manifest.segments)} if manifest else set()
     for folder in [*root.iterdir()]:
         if _FOLDER.fullmatch(folder.name) and folder.name not in named:
-            shutil.rmtree(folder)
+            _remove_folder(folder)
     if manifest:
         for file in root.glob("segment-*/deleted-*.npy"):
             if str(file.relative_to(root)) not in manifest.files:
@@ -125,12 +125,20 @@ def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
             file.unlink()
 
 
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder; of a symbolic link, only the link, because what it points to may belong to something else."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
 def remove_build(root: Path) -> None:
     """Remove build/, and the file with its progress last: only by that file the folder is known to be colbertz's."""
     for path in (root / BUILD).iterdir():
         if path.is_dir():
-            shutil.rmtree(path)
-    shutil.rmtree(root / BUILD)
+            _remove_folder(path)
+    _remove_folder(root / BUILD)
 
 
 def commit(root: Path, manifest: Manifest, new_folders: Iterable[Path], new_files: Iterable[Path] = ()) -> Manifest:

@@ -397,7 +397,7 @@ def test_residuals_are_mapped_if_one_file_holds_them(source: Path, tmp_path: Pat
     residuals = open_foreign(tmp_path / "theirs").segments[0].arrays.residuals
     while isinstance(residuals, np.ndarray):
         residuals = residuals.base
-    assert isinstance(residuals, mmap.mmap)
+    assert isinstance(residuals, memoryview) and isinstance(residuals.obj, mmap.mmap)
 
 
 def test_lists_are_made_where_there_are_none_and_may_be_longer_than_the_centroids(source: Path, tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ QUERIES = texts(6, seed=2)
 
 def answers(root: Path) -> list[Any]:
     """Of searches by all stages and by brute force."""
-    index = Index.open(root)
+    return searched(Index.open(root))
+
+
+def searched(index: Index) -> list[Any]:
     found = [index.search(QUERIES, 5, n_ivf_probe=4, n_full_scores=60), index.search(QUERIES[:1], 5, exact=True)]
     return [[(hit.id, hit.score) for hit in hits] for result in found for hits in result]
 
@@ -199,6 +202,28 @@ def test_what_is_no_file(make: Callable[[Path], None], name: str, root: Path, ex
         (root / name).unlink()
         make(root / name)
         assert outcome(lambda: answers(root), expected) == REFUSED
+
+
+@pytest.mark.parametrize("size", [200, 1 << 20])
+def test_copying_over_an_open_index_is_noticed(size: int, root: Path, expected: list[Any]) -> None:
+    """It ended the process with SIGBUS where the file became shorter, and gave other scores where it did not."""
+    index = Index.open(root)
+    assert searched(index) == expected
+
+    def overwritten() -> Any:
+        (root / SEGMENT / "residuals.npy").write_bytes(bytes(size))  # the same inode
+        return searched(index)
+
+    def renamed() -> Any:
+        (root / SEGMENT / "fresh").write_bytes(bytes(size))
+        (root / SEGMENT / "fresh").rename(root / SEGMENT / "residuals.npy")
+        return searched(index)
+
+    for change, end in ((overwritten, REFUSED), (renamed, SAME)):
+        with restored(root):
+            index = Index.open(root)
+            searched(index)
+            assert outcome(change, expected) == end
 
 
 def test_the_checksum_of_numbers() -> None:
