@@ -213,7 +213,6 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
     files = SegmentFiles(root / info.name)
     tokens, documents = info.num_tokens, info.num_documents
     row = packed_bytes(codec.embedding_dim, codec.nbits)
-    # Centroids may have been added to the codec after this segment was written, but codes have room for all.
     stamps = tuple(Stamp.of(str(path)) for path in (files.codes, files.residuals, files.inverse_norms, files.ivf))
     codes = _read(files.codes, (tokens,), "<u2", "<u4", mapped=True)
     residuals = _read(files.residuals, (tokens, row), "u1", mapped=True)
@@ -231,7 +230,7 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
     if info.has_checksums:
         document_checksums = _read(files.document_checksums, (documents, 3), "<u4", mapped=True)
         list_checksums = _read(files.list_checksums, (num_cells,), "<u4")
-    # A code without a list cannot be: a segment has lists for all centroids that its codes may name.
+    # Codes must have a list. Centroids that were added to the codec later have none, and no code of this segment.
     required = Checks(
         *(str(files.folder), num_cells, document_checksums, list_checksums),
         *(np.zeros(documents, np.uint8), np.zeros(num_cells, np.uint8)),
