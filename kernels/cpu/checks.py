@@ -4,9 +4,7 @@ A number that points outside an array makes the kernels of a search read or writ
 makes another score. Reading a whole index when it is opened would find both, but takes minutes; the parts that a query
 needs take microseconds.
 
-The checksum of whole numbers x₀, x₁, … is Σ xᵢ · (2i + 1) modulo 2³². The factors are odd, so that a flipped bit always
-changes it, and different, so that numbers in other places do too. It is the only checksum here that a compiler
-vectorises.
+The checksums are those of sums.py.
 
 Legend: `state` has a byte for each document or list, whose bits say which checks were passed.
 """
@@ -14,9 +12,7 @@ Legend: `state` has a byte for each document or list, whose bits say which check
 import numba
 import numpy as np
 
-# Bits of a document's state.
-CODES = 1
-RESIDUALS = 2
+from .sums import CODES, RESIDUALS
 
 
 @numba.njit(nogil=True, cache=True)
@@ -28,41 +24,6 @@ def checksum(numbers, first, last):  # type: ignore[no-untyped-def]
         total = np.uint32(total + np.uint32(np.uint32(numbers[i]) * factor))
         factor = np.uint32(factor + np.uint32(2))
     return total
-
-
-def words(rows: np.ndarray) -> np.ndarray:
-    """Packed residuals (N, row bytes) as (N, row bytes / 4) uint32 if four bytes divide a row, for a quicker sum."""
-    return rows.view(np.uint32) if rows.shape[1] % 4 == 0 else rows
-
-
-def bytes_checksum(content: np.ndarray) -> int:
-    """The checksum of bytes (n,) uint8, in words of four bytes; the last is filled up with zeros."""
-    if len(content) % 4:
-        content = np.concatenate([content, np.zeros(-len(content) % 4, np.uint8)])
-    return int(checksum(content.view(np.uint32), 0, len(content) // 4))
-
-
-@numba.njit(nogil=True, cache=True)
-def document_checksums(  # type: ignore[no-untyped-def]
-    offsets,  # (num_documents + 1,) int64
-    codes,  # (document tokens,) unsigned
-    residuals,  # (document tokens, row) uint32 or uint8, from `words`
-    norm_bits,  # (document tokens,) uint32, the inverse norms' bits
-    checksums,  # (num_documents, 3) uint32 out: of the codes, of the residuals, of the inverse norms
-):
-    row, packed = residuals.shape[1], residuals.reshape(-1)
-    for i in range(len(offsets) - 1):
-        first, last = offsets[i], offsets[i + 1]
-        checksums[i, 0] = checksum(codes, first, last)
-        checksums[i, 1] = checksum(packed, first * row, last * row)
-        checksums[i, 2] = checksum(norm_bits, first, last)
-
-
-@numba.njit(nogil=True, cache=True)
-def list_checksums(lists, list_offsets, checksums):  # type: ignore[no-untyped-def]
-    """Write the checksum of each list to `checksums` (cells,) uint32."""
-    for cell in range(len(checksums)):
-        checksums[cell] = checksum(lists, list_offsets[cell], list_offsets[cell + 1])
 
 
 @numba.njit(nogil=True, cache=True)

@@ -21,7 +21,7 @@ import torch
 from colbertz.errors import UserError
 from colbertz.index.store.checksums import checksum
 from colbertz.index.store.manifest import sealed
-from colbertz.kernels.cpu import checks
+from colbertz.kernels.cpu import sums
 
 # What a trial may end with.
 SAME = "the right answer"
@@ -140,9 +140,7 @@ def _recompute_parts(folder: Path) -> None:
     for bounds, arrays in ((offsets, (codes, residuals, norms)), (list_offsets, (ivf,))):
         if (np.diff(bounds) < 0).any() or any(len(array) != bounds[-1] for array in arrays):
             return
-    documents, lists = np.empty((len(doclens), 3), np.uint32), np.empty(len(lengths), np.uint32)
-    words = checks.words(residuals)
-    checks.document_checksums(offsets, codes, words, norms.astype(np.float32).view(np.uint32), documents)
-    checks.list_checksums(ivf, list_offsets, lists)
+    documents = sums.document_checksums(offsets, codes, residuals, norms)
+    lists = sums.checksums(ivf, list_offsets)
     np.save(folder / "document_checksums.npy", documents)
     np.save(folder / "list_checksums.npy", lists)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from colbertz.files import sha256
-from colbertz.kernels.cpu.checks import bytes_checksum
+from colbertz.kernels.cpu.sums import bytes_checksum
 
 # Bytes of a page.
 _PAGE = 4096

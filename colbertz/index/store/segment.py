@@ -14,8 +14,8 @@ from colbertz.index.store.arrays import read_array
 from colbertz.index.store.codec import Codec, Encoded, packed_bytes
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
-from colbertz.kernels.cpu import checks
-from colbertz.kernels.cpu.lists import count_postings, fill_postings
+from colbertz.kernels import cpu
+from colbertz.kernels.cpu import sums
 from colbertz.ragged import Ragged
 
 
@@ -66,7 +66,7 @@ class Checks(NamedTuple):
     @classmethod
     def passed(cls, name: str, num_documents: int, num_cells: int) -> "Checks":
         """Of arrays that were checked as a whole."""
-        done = np.full(num_documents, checks.CODES | checks.RESIDUALS, np.uint8)
+        done = np.full(num_documents, sums.CODES | sums.RESIDUALS, np.uint8)
         none = np.empty((0, 3), np.uint32)
         return cls(name, num_cells, none, none[:, 0], done, np.ones(num_cells, np.uint8))
 
@@ -120,7 +120,7 @@ class Segment:
             UserError: if a code is of no centroid, or the codes are not those that were written.
         """
         arrays, needed = self.arrays, self.checks
-        bad = checks.bad_codes(
+        bad = cpu.checks.bad_codes(
             *(local_idx, first, last, arrays.offsets, arrays.codes),
             *(needed.num_centroids, needed.documents, needed.documents_done),
         )
@@ -134,8 +134,8 @@ class Segment:
         """
         self.require_codes(local_idx, first, last)
         arrays, needed = self.arrays, self.checks
-        bad = checks.bad_residuals(
-            *(local_idx, first, last, arrays.offsets, checks.words(arrays.residuals)),
+        bad = cpu.checks.bad_residuals(
+            *(local_idx, first, last, arrays.offsets, sums.words(arrays.residuals)),
             *(arrays.inverse_norms.view(np.uint32), needed.documents, needed.documents_done),
         )
         self._refuse("the residuals of document", bad)
@@ -147,7 +147,7 @@ class Segment:
             UserError: if a list is not of ascending numbers of documents, or is not what was written.
         """
         arrays, needed = self.arrays, self.checks
-        bad = checks.bad_list(
+        bad = cpu.checks.bad_list(
             *(cells.reshape(-1), arrays.ivf, arrays.ivf_offsets, len(self)),
             *(needed.lists, needed.lists_done),
         )
@@ -184,7 +184,6 @@ class Segment:
 
     def encoded(self, local_idx: np.ndarray) -> Encoded:
         """The coded tokens of these documents. Consecutive documents are not copied."""
-        self.require_tokens(local_idx, 0, len(local_idx))
         begins, lengths = self.arrays.offsets[local_idx], self.doclens(local_idx)
         tokens: slice | np.ndarray
         if len(local_idx) and (np.diff(local_idx) == 1).all():
@@ -192,7 +191,26 @@ class Segment:
         else:
             tokens = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
         codes, residuals, inverse_norms = self.arrays[:3]
-        return Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
+        encoded = Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
+        self._require(local_idx, encoded)
+        return encoded
+
+    def _require(self, local_idx: np.ndarray, encoded: Encoded) -> None:
+        """Do what `require_tokens` does, without compiled kernels: with those documents' tokens."""
+        needed, passed = self.checks, sums.CODES | sums.RESIDUALS
+        if (needed.documents_done[local_idx] == passed).all():
+            return
+        offsets = offsets_of(self.doclens(local_idx))
+        bad = (encoded.codes >= needed.num_centroids) | ~(
+            (encoded.inverse_norms >= 0) & (encoded.inverse_norms < np.inf)
+        )
+        wrong = np.add.reduceat(bad, offsets[:-1], dtype=np.int64) > 0
+        if len(needed.documents):
+            found = sums.document_checksums(offsets, encoded.codes, encoded.residuals, encoded.inverse_norms)
+            wrong |= (found != needed.documents[local_idx]).any(1)
+        if wrong.any():
+            self._refuse("the tokens of document", int(local_idx[wrong.argmax()]))
+        needed.documents_done[local_idx] = passed
 
     def decode(self, codec: Codec, local_idx: np.ndarray) -> Ragged:
         """The decoded embeddings of these documents, float32."""
@@ -283,8 +301,8 @@ def invert(codes: np.ndarray, offsets: np.ndarray, num_cells: int) -> tuple[np.n
         The local_idx of the documents in each cell, (num_postings,) int32, and the number of documents in each cell,
         (num_cells,) int32.
     """
-    lengths = count_postings(codes, offsets, num_cells)
+    lengths = cpu.lists.count_postings(codes, offsets, num_cells)
     starts = offsets_of(lengths)
     lists = np.empty(int(starts[-1]), np.int32)
-    fill_postings(codes, offsets, starts[:-1].copy(), lists)
+    cpu.lists.fill_postings(codes, offsets, starts[:-1].copy(), lists)
     return lists, lengths.astype(np.int32)

@@ -18,18 +18,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from colbertz.errors import UserError, check_integer, check_type
+from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.files import sha256, sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
-from colbertz.index.store.documents import DocumentWriter, write_documents
+from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.store.segment import offsets_of
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
@@ -115,6 +116,12 @@ def build(
     check_integer("seed", seed, 0)
     check_integer("chunk_tokens", chunk_tokens, 1)
     check_type("overwrite", overwrite, bool, "True or False")
+    for name, text in (("model", model), ("recipe", recipe)):
+        check_type(name, text, (str, NoneType), "a string or None")
+    check_type("encoding", encoding, (Encoding, NoneType), "an Encoding or None")
+    if fingerprint is not None:
+        check_type("fingerprint", fingerprint, Iterable, "a list of numbers")
+    check_show_progress(show_progress)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)

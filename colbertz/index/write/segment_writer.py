@@ -18,11 +18,11 @@ import torch
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.codec import Codec, Encoded, packed_bytes
-from colbertz.index.store.documents import DocumentWriter, write_documents
+from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.write.stream import checked
-from colbertz.kernels.cpu import checks
+from colbertz.kernels.cpu.sums import checksums, document_checksums
 from colbertz.ragged import Ragged
 
 # Bytes before the values of an array: numpy pads its headers to this size, unless there are dozens of dimensions.
@@ -187,7 +187,9 @@ class SegmentWriter:
     def _append(self, encoded: Encoded, doclens: list[int]) -> np.ndarray:
         self._tokens.write(encoded)
         self._doclens += doclens
-        self._checksums.append(_document_checksums(encoded, offsets_of(doclens)))
+        self._checksums.append(
+            document_checksums(offsets_of(doclens), encoded.codes, encoded.residuals, encoded.inverse_norms)
+        )
         return self._checksums[-1]
 
     def _write_lists(self) -> None:
@@ -199,8 +201,7 @@ class SegmentWriter:
         np.save(self._files.ivf, lists, allow_pickle=False)
         np.save(self._files.ivf_lengths, lengths, allow_pickle=False)
         np.save(self._files.document_checksums, np.concatenate(self._checksums), allow_pickle=False)
-        list_checksums = np.empty(len(lengths), np.uint32)
-        checks.list_checksums(lists, offsets_of(lengths), list_checksums)
+        list_checksums = checksums(lists, offsets_of(lengths))
         np.save(self._files.list_checksums, list_checksums, allow_pickle=False)
 
 
@@ -224,7 +225,7 @@ def stored_checksums(folder: Path, codec: Codec, doclens: Sequence[int]) -> np.n
     offsets = offsets_of(doclens)
     whole = int(np.searchsorted(offsets, min(map(len, arrays)), side="right")) - 1
     codes, residuals, inverse_norms = (np.asarray(array[: offsets[whole]]) for array in arrays)
-    return _document_checksums(Encoded(codes, residuals, inverse_norms), offsets[: whole + 1])
+    return document_checksums(offsets[: whole + 1], codes, residuals, inverse_norms)
 
 
 def _token_files(files: SegmentFiles, codec: Codec) -> list[tuple[Path, np.dtype, tuple[int, ...]]]:
@@ -235,20 +236,6 @@ def _token_files(files: SegmentFiles, codec: Codec) -> list[tuple[Path, np.dtype
         (files.residuals, np.dtype(np.uint8), (row,)),
         (files.inverse_norms, np.dtype(np.float32), ()),
     ]
-
-
-def _document_checksums(encoded: Encoded, offsets: np.ndarray) -> np.ndarray:
-    """The checksums of documents' codes, residuals and inverse norms, (num_documents, 3) uint32.
-
-    Args:
-        encoded: the documents' tokens.
-        offsets: (num_documents + 1,) int64, the first token of each document.
-    """
-    out = np.empty((len(offsets) - 1, 3), np.uint32)
-    codes, residuals, norms = map(np.ascontiguousarray, (encoded.codes, encoded.residuals, encoded.inverse_norms))
-    norms = norms.astype(np.float32, copy=False)
-    checks.document_checksums(offsets, codes, checks.words(residuals), norms.view(np.uint32), out)
-    return out
 
 
 class _TokenWriter:

@@ -14,7 +14,7 @@ import torch
 from damage import REFUSED, SAME, edit_array, flip, flips, outcome, recompute_checksums, restored
 
 from colbertz import Index, Ragged
-from colbertz.kernels.cpu import checks
+from colbertz.kernels.cpu import checks, sums
 
 DIM = 32
 SEGMENT, CODEC = "segment-000001", "codec-000001"
@@ -232,9 +232,12 @@ def test_the_checksum_of_numbers() -> None:
         numbers = generator.integers(0, 256, 1001).astype(dtype) * dtype(np.iinfo(dtype).max // 255)
         expected = sum(int(x) * (2 * i + 1) for i, x in enumerate(numbers[7:990])) % (1 << 32)
         assert checks.checksum(numbers, 7, 990) == expected
+        parts = sums.checksums(numbers[7:990], np.array([0, 0, 983, 983]))
+        assert parts.tolist() == [0, expected, 0]
+        assert sums.checksums(numbers, np.array([0, 7, 990, 1001])).tolist()[1] == expected
     content = generator.integers(0, 256, 4096, np.uint8)
-    whole = checks.bytes_checksum(content)
+    whole = sums.bytes_checksum(content)
     for place in range(4096):
         content[place] ^= 1 << place % 8
-        assert checks.bytes_checksum(content) != whole
+        assert sums.bytes_checksum(content) != whole
         content[place] ^= 1 << place % 8
