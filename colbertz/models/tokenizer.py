@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from colbertz.errors import UserError
+from colbertz.models.library_errors import library_errors
 from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
@@ -185,10 +186,11 @@ class ColBERTTokenizer:
         Raises:
             UserError: if there is no token to fill queries with.
         """
-        self.backend = Tokenizer.from_str(backend.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
+        with library_errors("the tokenizer cannot be used"):
+            self.backend = Tokenizer.from_str(backend.to_str())
+            self.backend.no_padding()
+            self.backend.no_truncation()
+            self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
         self.settings = settings
         self.special_tokens = special_tokens
         filler = next(
@@ -204,12 +206,27 @@ class ColBERTTokenizer:
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
         # A word that is no token stands for [UNK], as in PyLate, so that documents have as many embeddings as there.
         self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
-        self._backends = {side: self._truncating(side) for side in ("query", "document")}
+        with library_errors("the tokenizer cannot be used"):
+            self._backends = {side: self._truncating(side) for side in ("query", "document")}
+        self._check_around_texts()
 
     @property
     def vocab_size(self) -> int:
         """Rows that the embedding matrix needs, added tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def _check_around_texts(self) -> None:
+        """Refuse a tokenizer that puts too many tokens around texts, or some that are not in its vocabulary."""
+        with library_errors("the tokenizer cannot be used"):
+            around = self.backend.encode("").ids
+        if any(token >= self.vocab_size for token in around):
+            raise UserError(f"the tokenizer puts the ids {around} around texts, but has {self.vocab_size} tokens")
+        shortest = min(self.settings.query_length, self.settings.document_length)
+        if len(around) >= shortest - 1:
+            raise UserError(
+                f"the tokenizer puts {len(around)} tokens around a text, which leaves none of {shortest} for the text; "
+                "give a larger query_length and document_length"
+            )
 
     def _truncating(self, side: Side) -> Tokenizer:
         """A copy that truncates to the length of one side; a shared one would have to be changed for each call."""
@@ -292,7 +309,9 @@ class ColBERTTokenizer:
         backend, prefix = self._backends[side], self._prefix_id(side)
         max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
-        for encoding in backend.encode_batch_fast(inputs):
+        with library_errors("the tokenizer failed on these texts; its tokenizer.json asks for something impossible"):
+            encodings = backend.encode_batch_fast(inputs)
+        for encoding in encodings:
             row = encoding.ids
             num_truncated += len(row) == max_length and bool(encoding.overflowing)
             rows.append(row if prefix is None else [*row[:1], prefix, *row[1:]])

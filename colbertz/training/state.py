@@ -7,6 +7,7 @@ one before it is used.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from colbertz.errors import UserError
-from colbertz.files import replaced_directory, sha256
+from colbertz.files import remove_leftovers, replaced_directory, sha256
 from colbertz.training.distributed import World, gather_rows
 
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
+# Names of the directories of checkpoints.
+_STEP = r"step-\d{8}"
 
 
 @dataclass
@@ -102,9 +106,13 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
         return
     folder = output / "checkpoints"
     with replaced_directory(folder / f"step-{progress.step:08}") as directory:
-        save_file(tensors, directory / _TENSORS)
+        try:
+            save_file(tensors, directory / _TENSORS)
+        except SafetensorError as error:
+            raise OSError(f"{directory / _TENSORS} cannot be written: {error}") from error
         about = {"progress": asdict(progress), "sha256": sha256(directory / _TENSORS)}
         (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    remove_leftovers(folder, _STEP)
     for old in checkpoints(output)[:-keep]:
         shutil.rmtree(old)
 
@@ -130,7 +138,8 @@ def load(output: Path, trained: Trained, world: World) -> Progress:
 
 def checkpoints(output: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(output.glob("checkpoints/step-*"))
+    found = output.glob("checkpoints/step-*")
+    return sorted(path for path in found if re.fullmatch(_STEP, path.name) and not path.is_symlink())
 
 
 def whole(tensor: Tensor) -> Tensor:

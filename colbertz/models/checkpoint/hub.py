@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from colbertz.files import restore_directory
 from colbertz.models.checkpoint.layouts import FILES
 
 # The model that comes with the package, by the name it would have on the hub, and its directory.
@@ -24,6 +25,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     if str(path_or_hub_id) == PACKAGED:
         return _PACKAGED_DIRECTORY
     path = Path(path_or_hub_id).expanduser()
+    restore_directory(path)
     if path.is_dir():
         return path
     name = str(path_or_hub_id)

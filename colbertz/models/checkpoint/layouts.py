@@ -2,7 +2,7 @@
 
 PyLate and sentence-transformers (`modules.json`), Stanford (`HF_ColBERT`, `artifact.metadata`) and bare Hugging Face
 encoders. colbertz writes PyLate's layout, which the others read. Nothing here reads a file: read.py does, and passes
-the content of the JSON files.
+the content of the JSON files. That content may be of any type, which is checked here.
 """
 
 import logging
@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from colbertz.errors import UserError
+from colbertz.inputs import check_inside
 from colbertz.models.tokenizer import LONGEST, ColBERTSettings
 
 logger = logging.getLogger(__name__)
+
+# Modules of a checkpoint; published ones have up to five.
+_MOST_MODULES = 32
 
 Layout = Literal["pylate", "sentence-transformers", "stanford", "encoder"]
 
@@ -99,11 +103,17 @@ def locate_modules(directory: Path, modules: list[Any]) -> Modules:
     """
     origin = directory / FILES.modules
     encoder, projections, mask, pooled = None, [], None, False
+    if len(modules) > _MOST_MODULES:
+        raise CheckpointError(f"{origin} lists {len(modules):,} modules, at most {_MOST_MODULES} are supported")
     for module in modules:
         if not isinstance(module, dict):
             raise CheckpointError(f"{origin} should list objects with path and type, found {module!r}")
         kind = str(module.get("type", "")).rpartition(".")[2]
         path = directory / str(module.get("path", ""))
+        try:
+            check_inside(directory, path)
+        except (UserError, ValueError) as error:  # ValueError: a path with a zero
+            raise CheckpointError(f"{origin}: {error}") from None
         if kind == "Transformer":
             encoder = path
         elif kind == "Dense":

@@ -14,8 +14,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from colbertz.models.checkpoint.json_files import read_json_if_there
+from colbertz.models.checkpoint.json_files import check_file, is_there, read_json, read_json_if_there
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
+from colbertz.models.checkpoint.tokenizer_limits import MOST_TOKENIZER_BYTES, check_tokenizer
+from colbertz.models.library_errors import library_errors
 
 # Names of one class of transformers: it reads vocab.txt, and its settings count more than those in tokenizer.json.
 _BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
@@ -62,17 +64,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
     Raises:
         CheckpointError: if it cannot be read, or an added token cannot have the id that the file gives it.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        # The library numbers added tokens in the order of the file and ignores the ids that stand there.
-        added = sorted(content.get("added_tokens") or [], key=lambda token: token["id"])
-        if added == content.get("added_tokens"):
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": added}))
-        ids = {token["content"]: token["id"] for token in added}
-    except Exception as error:  # the only type that the tokenizers library raises
-        raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
+    content = read_json(path, most_bytes=MOST_TOKENIZER_BYTES)
+    check_tokenizer(path, content)
+    # The library numbers added tokens in the order of the file and ignores the ids that stand there.
+    added = sorted(content.get("added_tokens") or [], key=lambda token: token["id"])
+    with library_errors(f"{path} cannot be read by the tokenizers library", CheckpointError):
+        tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": added}))
+    ids = {token["content"]: token["id"] for token in added}
     _check_ids(path, tokenizer, ids)
     return tokenizer
 
@@ -110,8 +108,8 @@ def read_tokenizer_files(directory: Path, encoder: Mapping[str, Any]) -> tuple[T
 
 def _is_bert(directory: Path, config: Mapping[str, Any], encoder: Mapping[str, Any]) -> bool:
     """Whether transformers would make a `BertTokenizer`, whose settings count more than those in tokenizer.json."""
-    has_json = (directory / FILES.tokenizer).is_file()
-    if not has_json and not (directory / FILES.vocabulary).is_file():
+    has_json = is_there(directory / FILES.tokenizer)
+    if not has_json and not is_there(directory / FILES.vocabulary):
         raise CheckpointError(
             f"{directory} has no {FILES.tokenizer} (nor a {FILES.vocabulary}); add the tokenizer's files"
         )
@@ -128,7 +126,7 @@ def _is_bert(directory: Path, config: Mapping[str, Any], encoder: Mapping[str, A
 def _base(directory: Path, config: Mapping[str, Any], is_bert: bool) -> Tokenizer:
     """The tokenizer before tokens are added to it."""
     path = directory / FILES.tokenizer
-    if path.is_file():
+    if is_there(path):
         tokenizer = read_tokenizer(path)
         if not is_bert:
             return tokenizer
@@ -142,11 +140,10 @@ def _base(directory: Path, config: Mapping[str, Any], is_bert: bool) -> Tokenize
             )
     else:
         path = directory / FILES.vocabulary
-        try:
+        check_file(path)
+        with library_errors(f"{path} cannot be read by the tokenizers library", CheckpointError):
             vocabulary = models.WordPiece.read_file(str(path))
             tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_BERT_ROLES["unk_token"]))
-        except Exception as error:  # the only type that the tokenizers library raises
-            raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
         tokenizer.decoder = decoders.WordPiece()
     clean_text = tokenizer.normalizer.clean_text if tokenizer.normalizer else True
     tokenizer.normalizer = normalizers.BertNormalizer(clean_text=clean_text, **_normalisation(directory, config))
