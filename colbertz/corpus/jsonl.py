@@ -60,6 +60,8 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(text)
     except ValueError as error:
         raise BadRow(f"{where}: not JSON: {error}") from error
+    except RecursionError:
+        raise BadRow(f"{where}: has lists or objects within each other too deeply") from None
     if not isinstance(row, dict):
         raise BadRow(f"{where}: each line must be a JSON object, {shown(row)}")
     if "\\ud" in text or "\\uD" in text:

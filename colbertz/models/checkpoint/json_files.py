@@ -4,19 +4,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from colbertz import inputs
+from colbertz import untrusted
 from colbertz.errors import UserError
 from colbertz.models.checkpoint.layouts import CheckpointError
 
 
-def read_json(path: Path, kind: type = dict, most_bytes: int = inputs.MOST_BYTES) -> Any:
+def read_json(path: Path, kind: type = dict, most_bytes: int = untrusted.MOST_BYTES) -> Any:
     """The content of a JSON file whose top level must be of type `kind`.
 
     Raises:
         CheckpointError: if the file is missing, too large, no ordinary file, no JSON, or of another type.
     """
     try:
-        content = inputs.read_json(path, most_bytes)
+        content = untrusted.read_json(path, most_bytes)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again") from None
     except UserError as error:
@@ -40,7 +40,7 @@ def is_there(path: Path) -> bool:
 def check_file(path: Path) -> None:
     """Raise CheckpointError unless the path leads to an ordinary file in its own directory."""
     try:
-        inputs.check_file(path)
+        untrusted.check_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again") from None
     except UserError as error:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from colbertz.errors import UserError
-from colbertz.inputs import check_inside
 from colbertz.models.tokenizer import LONGEST, ColBERTSettings
+from colbertz.untrusted import check_inside
 
 logger = logging.getLogger(__name__)
 

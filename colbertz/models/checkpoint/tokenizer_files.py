@@ -35,6 +35,8 @@ _BERT_ROLES = {
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a JSON object says about a token beside its text.
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+# Digits of an id.
+_MOST_DIGITS = 10
 # Settings of tokenizer_config.json of which only one value is supported, with that value.
 _SUPPORTED = {"truncation_side": "right", "split_special_tokens": False}
 
@@ -173,7 +175,7 @@ def _normalisation(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]
 def _declared(directory: Path, config: Mapping[str, Any]) -> _Declared:
     """What tokenizer_config.json says; transformers since 4.34 writes everything there."""
     path, decoder = directory / FILES.tokenizer_config, config["added_tokens_decoder"]
-    if not isinstance(decoder, dict) or not all(str(i).isdecimal() for i in decoder):
+    if not isinstance(decoder, dict) or not all(i.isdecimal() and len(i) <= _MOST_DIGITS for i in decoder):
         raise CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens, found {decoder!r:.80}")
     added = {int(i): _token(path, "added_tokens_decoder", token) for i, token in decoder.items()}
     roles, extra = _roles(config)

@@ -9,6 +9,7 @@ import yaml
 
 from colbertz.errors import UserError
 from colbertz.training.config.run import TrainingConfig
+from colbertz.untrusted import read_text
 
 # Settings that may differ between a run and the run that it resumes: they do not change the result.
 _WITHOUT_EFFECT_ON_THE_RESULT = {
@@ -22,6 +23,9 @@ _WITHOUT_EFFECT_ON_THE_RESULT = {
     "wandb",
 }
 
+# Bytes of a YAML file; PyYAML reads a megabyte in five seconds or so.
+_MOST_BYTES = 2**20
+
 
 def shipped(name: str) -> Path:
     """A file or folder of configs/: the current directory's, or the one that came with colbertz."""
@@ -33,12 +37,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
     Raises:
-        UserError: if it is not YAML in UTF-8, or holds something else.
+        FileNotFoundError: if there is no such file.
+        UserError: if it is not YAML in UTF-8, is no ordinary file, holds too much, or holds something else.
     """
+    text = read_text(path, most_bytes=_MOST_BYTES, anywhere=True)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
+        aliases = [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
+        if aliases:
+            raise UserError(
+                f"{path}, line {aliases[0].start_mark.line + 1}: aliases such as *{aliases[0].anchor} are not "
+                "supported, because a few of them can stand for billions of values; write the values out"
+            )
+        content = yaml.safe_load(text)
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # ValueError: a number or date that Python cannot hold.
+        raise UserError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split()):.300}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values, such as 'output: runs/mine', got {content!r:.60}")
     return content

@@ -26,10 +26,14 @@ _KINDS = {
 }
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, anywhere: bool = False) -> None:
     """Check, without opening it, that a path leads to an ordinary file in its own directory.
 
     Links are followed within the directory, and from a snapshot of the Hugging Face cache to the `blobs` beside it.
+
+    Args:
+        path: the file.
+        anywhere: whether a link may lead out of the directory: for a file that a user named, not one found beside it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -39,7 +43,8 @@ def check_file(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "something else")
         raise UserError(f"{path} is {kind} and not a file; remove it, or put the file there")
-    check_inside(path.parent, path)
+    if not anywhere:
+        check_inside(path.parent, path)
 
 
 def check_inside(folder: Path, path: Path) -> None:
@@ -57,18 +62,19 @@ def check_inside(folder: Path, path: Path) -> None:
         raise UserError(f"{path} leads to {real}, outside {folder}; copy what it leads to into the directory")
 
 
-def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+def read_text(path: Path, most_bytes: int = MOST_BYTES, anywhere: bool = False) -> str:
     """The content of a text file in UTF-8.
 
     Args:
         path: the file.
         most_bytes: a larger file is refused before it is read.
+        anywhere: as for `check_file`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         UserError: if it is no ordinary file (see `check_file`), is too large, or is not UTF-8.
     """
-    check_file(path)
+    check_file(path, anywhere)
     size = path.stat().st_size
     if size > most_bytes:
         raise UserError(f"{path} has {size:,} bytes, at most {most_bytes:,} are read; it is not what its name says")
