@@ -12,6 +12,7 @@ not read: the documents in them are in the chunks too.
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from colbertz.index.interop import metadata_db
 from colbertz.index.interop.foreign import (
+    REMEMBERED,
     check_doclens,
     make_codec,
     make_snapshot,
@@ -33,8 +35,6 @@ from colbertz.index.store.snapshot import Snapshot
 # Documents of a chunk, as many as fast-plaid's and next-plaid's own builders put into one.
 FAST_PLAID_CHUNK = 25_000
 NEXT_PLAID_CHUNK = 50_000
-# Fields of colbertz's manifest that metadata.json keeps, so that they are not lost when the index is converted back.
-_REMEMBERED = ("next_number", "trained_on", "model", "fingerprint")
 
 
 def read(root: Path) -> Snapshot:
@@ -149,7 +149,8 @@ def write(
     np.save(root / "ivf_lengths.npy", ivf_lengths, allow_pickle=False)
     metadata_db.write(root / metadata_db.NAME, snapshot)
     _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": len(chunks)})
-    kept = {name: getattr(snapshot.manifest, name) for name in _REMEMBERED}
+    manifest = asdict(snapshot.manifest)
+    kept = {name: manifest[name] for name in REMEMBERED}
     about: dict[str, Any] = {
         "num_chunks": len(chunks),
         "nbits": codec.nbits,

@@ -50,7 +50,12 @@ def compact(
             raise UserError(f"{root} has no documents left; build a new index in its place")
         if retrain:
             settings = Settings(
-                manifest.nbits, seed, manifest.model, manifest.fingerprint, compacted=manifest.generation
+                manifest.nbits,
+                seed,
+                manifest.model,
+                manifest.fingerprint,
+                manifest.encoding,
+                compacted=manifest.generation,
             )
             write(
                 root,

@@ -23,8 +23,8 @@ _WITHOUT_EFFECT_ON_THE_RESULT = {
     "wandb",
 }
 
-# Bytes of a YAML file; PyYAML reads a megabyte in five seconds or so.
-_MOST_BYTES = 2**20
+# Bytes of a YAML file. PyYAML is slow, and configurations have a few thousand.
+_MOST_BYTES = 2**18
 
 
 def shipped(name: str) -> Path:
@@ -38,7 +38,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: if it is not YAML in UTF-8, is no ordinary file, holds too much, or holds something else.
+        UserError: if it is not YAML in UTF-8, is no ordinary file, holds too much, has a
+            key twice, or holds something else.
     """
     text = read_text(path, most_bytes=_MOST_BYTES, anywhere=True)
     try:
@@ -56,7 +57,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split()):.300}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values, such as 'output: runs/mine', got {content!r:.60}")
+    _refuse_repeated_keys(yaml.compose(text), path)
     return content
+
+
+def _refuse_repeated_keys(node: Any, path: Path) -> None:
+    """PyYAML takes the last value of a key that comes twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _refuse_repeated_keys(child, path)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            first = lines.setdefault(key.value, line)
+            if first != line:
+                raise UserError(f"{path}, line {line}: the key {key.value!r} comes twice; it is in line {first} too")
+            _refuse_repeated_keys(value, path)
 
 
 def dump(config: TrainingConfig) -> str:
