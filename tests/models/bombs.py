@@ -388,6 +388,7 @@ def main(folder: Path, only: str) -> None:
         directory = folder / str(number) / "model"
         if start not in started:
             started[start] = start(folder / "starts" / str(len(started)) / "model")
+            load(started[start])  # what is imported and compiled now, a child need not
         shutil.copytree(started[start].parent, directory.parent)
         change(directory)
         ending, message = attempt(directory)

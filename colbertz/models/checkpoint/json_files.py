@@ -1,5 +1,6 @@
 """Reading the JSON files of checkpoints. Where an object has a key twice the last one counts, as in transformers."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def check_file(path: Path) -> None:
-    """Raise CheckpointError unless the path leads to an ordinary file in its own directory."""
+def check_file(path: Path, most_bytes: float = math.inf) -> None:
+    """Raise CheckpointError unless the path leads to an ordinary file in its own directory, of `most_bytes` at most."""
     try:
         untrusted.check_file(path)
+        if path.stat().st_size > most_bytes:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, at most {most_bytes:,} are read")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again") from None
     except UserError as error:

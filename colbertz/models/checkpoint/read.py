@@ -27,6 +27,7 @@ from colbertz.models.checkpoint.layouts import (
     stanford_settings,
 )
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer_files
+from colbertz.models.tokenizer import LONGEST
 
 # Weights are computed with in these types; quantised ones are in int8, uint8 or float8.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -104,7 +105,8 @@ def read_source(directory: Path) -> Source:
         )
     _refuse_adapter(directory)
     config = read_json(directory / FILES.config)
-    if (config.get("architectures") or [None])[0] == "HF_ColBERT":
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures[:1] == ["HF_ColBERT"]:
         path = directory / FILES.stanford
         return Source("stanford", directory, config, settings=stanford_settings(path, read_json_if_there(path)))
     return Source("encoder", directory, config)
@@ -123,7 +125,9 @@ def _read_modules(directory: Path) -> Source:
         return Source("pylate", modules.encoder, config, modules.projections, settings)
     tokenizer = read_json_if_there(directory / FILES.tokenizer_config)
     root_config = read_json(directory / FILES.config)
-    longest = [tokenizer.get("model_max_length"), root_config.get("max_position_embeddings")]
+    limits = (tokenizer.get("model_max_length"), root_config.get("max_position_embeddings"))
+    # transformers writes 1e30 for a tokenizer without a limit.
+    longest = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= LONGEST]
     settings = sentence_transformers_settings(directory, saved, transformer, mask, longest)
     config = read_json(modules.encoder / FILES.config)
     return Source("sentence-transformers", modules.encoder, config, modules.projections, settings)

@@ -142,7 +142,7 @@ def _base(directory: Path, config: Mapping[str, Any], is_bert: bool) -> Tokenize
             )
     else:
         path = directory / FILES.vocabulary
-        check_file(path)
+        check_file(path, most_bytes=MOST_TOKENIZER_BYTES)
         with library_errors(f"{path} cannot be read by the tokenizers library", CheckpointError):
             vocabulary = models.WordPiece.read_file(str(path))
             tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_BERT_ROLES["unk_token"]))
@@ -178,7 +178,7 @@ def _declared(directory: Path, config: Mapping[str, Any]) -> _Declared:
     if not isinstance(decoder, dict) or not all(i.isdecimal() and len(i) <= _MOST_DIGITS for i in decoder):
         raise CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens, found {decoder!r:.80}")
     added = {int(i): _token(path, "added_tokens_decoder", token) for i, token in decoder.items()}
-    roles, extra = _roles(config)
+    roles, extra = _roles(path, config)
     ids = {token.content: i for i, token in added.items()}
     return _Declared(path, ids, [added[i] for i in sorted(added)], roles, extra)
 
@@ -186,8 +186,8 @@ def _declared(directory: Path, config: Mapping[str, Any]) -> _Declared:
 def _declared_before(directory: Path, config: Mapping[str, Any], old: Mapping[str, Any]) -> _Declared:
     """What older files say: special_tokens_map.json (`old`), which counts more than `config`, and added_tokens.json."""
     path = directory / FILES.added_tokens
-    roles, extra = _roles(config)
-    old_roles, old_extra = _roles(old)
+    roles, extra = _roles(directory / FILES.tokenizer_config, config)
+    old_roles, old_extra = _roles(directory / FILES.special_tokens, old)
     roles = {**roles, **old_roles}
     # transformers 5 does not look at `additional_special_tokens` of the old file here.
     with_flags = extra if "extra_special_tokens" not in old else extra or old_extra
@@ -200,13 +200,16 @@ def _declared_before(directory: Path, config: Mapping[str, Any], old: Mapping[st
     return _Declared(path, ids, sorted(added, key=lambda token: ids[token.content]), roles, extra)
 
 
-def _roles(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def _roles(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The special tokens of a file: those with a role, and those without."""
     roles = {k: v for k, v in config.items() if k.endswith("_token") and isinstance(v, str | dict | None)}
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    if isinstance(extra, dict):
-        return {**roles, **extra}, []
-    return roles, list(extra)
+    if not isinstance(extra, dict | list):
+        raise CheckpointError(f"{path}: extra_special_tokens must list tokens, found {extra!r:.80}")
+    for token in (*roles.values(), *(extra.values() if isinstance(extra, dict) else extra)):
+        if token is not None:
+            _token(path, "a special token", token)
+    return ({**roles, **extra}, []) if isinstance(extra, dict) else (roles, extra)
 
 
 def _add_tokens(tokenizer: Tokenizer, declared: _Declared, roles: Mapping[str, Any]) -> dict[str, AddedToken]:

@@ -25,6 +25,8 @@ _WITHOUT_EFFECT_ON_THE_RESULT = {
 
 # Bytes of a YAML file. PyYAML is slow, and configurations have a few thousand.
 _MOST_BYTES = 2**18
+# Levels of values within values. PyYAML's time grows with their square.
+_MOST_LEVELS = 50
 
 
 def shipped(name: str) -> Path:
@@ -43,12 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     text = read_text(path, most_bytes=_MOST_BYTES, anywhere=True)
     try:
-        aliases = [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
-        if aliases:
-            raise UserError(
-                f"{path}, line {aliases[0].start_mark.line + 1}: aliases such as *{aliases[0].anchor} are not "
-                "supported, because a few of them can stand for billions of values; write the values out"
-            )
+        _refuse_bombs(text, path)
         content = yaml.safe_load(text)
     except UserError:
         raise
@@ -74,6 +71,21 @@ def _refuse_repeated_keys(node: Any, path: Path) -> None:
             if first != line:
                 raise UserError(f"{path}, line {line}: the key {key.value!r} comes twice; it is in line {first} too")
             _refuse_repeated_keys(value, path)
+
+
+def _refuse_bombs(text: str, path: Path) -> None:
+    """Raise UserError for YAML that is short and stands for very much."""
+    levels = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1
+        if levels > _MOST_LEVELS:
+            raise UserError(f"{path}, line {line}: more than {_MOST_LEVELS} levels of values within values")
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(
+                f"{path}, line {line}: aliases such as *{event.anchor} are not supported, because a few of them can "
+                "stand for billions of values; write the values out"
+            )
 
 
 def dump(config: TrainingConfig) -> str:
