@@ -136,6 +136,7 @@ def _options(args: argparse.Namespace) -> "SearchOptions":
         n_ivf_probe=args.n_ivf_probe,
         n_full_scores=args.n_full_scores,
         exact=args.exact,
+        once=bool(args.query) and args.build is None,
         where=args.where,
         subset=subset,
         device=args.index_device,

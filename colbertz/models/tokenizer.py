@@ -206,8 +206,6 @@ class ColBERTTokenizer:
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
         # A word that is no token stands for [UNK], as in PyLate, so that documents have as many embeddings as there.
         self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
-        with library_errors("the tokenizer cannot be used"):
-            self._backends = {side: self._truncating(side) for side in ("query", "document")}
         self._check_around_texts()
 
     @property
@@ -227,12 +225,6 @@ class ColBERTTokenizer:
                 f"the tokenizer puts {len(around)} tokens around a text, which leaves none of {shortest} for the text; "
                 "give a larger query_length and document_length"
             )
-
-    def _truncating(self, side: Side) -> Tokenizer:
-        """A copy that truncates to the length of one side; a shared one would have to be changed for each call."""
-        backend = Tokenizer.from_str(self.backend.to_str())
-        backend.enable_truncation(self.settings.length(side) - (self._prefix_id(side) is not None))
-        return backend
 
     def _prefix_id(self, side: Side) -> int | None:
         prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
@@ -306,14 +298,17 @@ class ColBERTTokenizer:
         inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]
         if self.settings.do_lower_case:
             inputs = [text.lower() for text in inputs]
-        backend, prefix = self._backends[side], self._prefix_id(side)
+        prefix = self._prefix_id(side)
         max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
         with library_errors("the tokenizer failed on these texts; its tokenizer.json asks for something impossible"):
-            encodings = backend.encode_batch_fast(inputs)
+            encodings = self.backend.encode_batch_fast(inputs)
         for encoding in encodings:
             row = encoding.ids
-            num_truncated += len(row) == max_length and bool(encoding.overflowing)
+            if len(row) > max_length:
+                # Cut here, not by the library, which would need a copy of the tokenizer for each side.
+                num_truncated += 1
+                row = _cut(row, encoding.special_tokens_mask, max_length)
             rows.append(row if prefix is None else [*row[:1], prefix, *row[1:]])
         return rows, num_truncated
 
@@ -322,6 +317,12 @@ class ColBERTTokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _cut(row: list[int], special: list[int], max_length: int) -> list[int]:
+    """The first `max_length` tokens, but with those at the end that the tokenizer put there, such as [SEP]."""
+    num_last = next((i for i, flag in enumerate(reversed(special)) if not flag), len(row))
+    return row[: max_length - num_last] + row[len(row) - num_last :]
 
 
 def _ragged(rows: list[list[int]]) -> Ragged:

@@ -12,8 +12,8 @@ from colbertz.errors import UnknownDocument, UserError
 from colbertz.index.store.codec import Codec, Encoded
 from colbertz.index.store.manifest import Manifest, quick_checksum
 from colbertz.index.store.segment import Segment, offsets_of, open_segment
-from colbertz.kernels.cpu import plaid as plaid_cpu
-from colbertz.kernels.cpu import residuals as residuals_cpu
+from colbertz.kernels import cpu
+from colbertz.kernels.cpu import bits
 from colbertz.ragged import Ragged
 
 # For each segment, which of its documents may be found, (num_documents,) bool; None for all of them.
@@ -41,11 +41,11 @@ class Snapshot:
 
     @functools.cached_property
     def byte_order(self) -> np.ndarray:
-        return plaid_cpu.byte_order(self.codec.embedding_dim, self.codec.nbits)
+        return cpu.plaid.byte_order(self.codec.embedding_dim, self.codec.nbits)
 
     @functools.cached_property
-    def centroids(self) -> plaid_cpu.PackedCentroids:
-        return plaid_cpu.pack_centroids(self.codec.centroids.numpy(), self.byte_order)
+    def centroids(self) -> "cpu.plaid.PackedCentroids":
+        return cpu.plaid.pack_centroids(self.codec.centroids.numpy(), self.byte_order)
 
     @functools.cached_property
     def levels(self) -> tuple[np.ndarray, float, float]:
@@ -53,7 +53,7 @@ class Snapshot:
         weights = self.codec.bucket_weights.numpy()
         low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
         levels = np.zeros(max(16, len(weights)), np.uint8)
-        levels[residuals_cpu.reversed_bits(self.codec.nbits)] = np.rint((weights - low) / step)
+        levels[bits.reversed_bits(self.codec.nbits)] = np.rint((weights - low) / step)
         return levels, low, step
 
     @functools.cached_property

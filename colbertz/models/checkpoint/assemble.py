@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError, Source
+from colbertz.models.checkpoint.meta import without_memory
 from colbertz.models.checkpoint.names import of_encoder, unwrapped
 from colbertz.models.checkpoint.read import Contents, Dense
 from colbertz.models.encoders.base import Encoder, EncoderConfig, family_of
@@ -98,7 +99,7 @@ def from_scratch(
     ids = {f"{role}_id": tokenizer.token_to_id(token) for role, token in _SPECIAL_TOKENS.items()}
     ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
     sizes = config.to_dict() | ids | {"vocab_size": wrapped.vocab_size}
-    with torch.device("meta"):
+    with without_memory():
         _checked_number(family.module(family.config.from_dict(sizes)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -135,7 +136,7 @@ def check_size(source: Source) -> int:
         CheckpointError: as `encoder_config`, and if this machine has less memory than the weights take.
     """
     config = encoder_config(source)
-    with torch.device("meta"):
+    with without_memory():
         encoder = family_of(config.model_type).module(config)
     try:
         return _checked_number(encoder)
@@ -160,7 +161,7 @@ def _checked_number(encoder: Encoder) -> int:
 
 def _encoder(contents: Contents, dtype: torch.dtype) -> Encoder:
     source, config = contents.source, encoder_config(contents.source)
-    with torch.device("meta"):
+    with without_memory():
         encoder = family_of(config.model_type).module(config)
     module = cast(nn.Module, encoder)
     embedding = next(name for name, p in module.named_parameters() if p is encoder.token_embeddings.weight)
@@ -234,7 +235,7 @@ def _projection(dense: Dense, dtype: torch.dtype) -> Projection:
         if key in config and not isinstance(config[key], kind):
             raise CheckpointError(f"{path}: {key} should be of type {kind.__name__}, found {config[key]!r:.80}")
     try:
-        with torch.device("meta"):
+        with without_memory():
             # sentence-transformers leaves `bias` out when it is true; PyLate always writes it.
             projection = Projection(**{"bias": True, **{key: config[key] for key in known if key in config}})
     except (TypeError, ValueError) as error:
@@ -250,7 +251,7 @@ def _stanford_projection(contents: Contents, dtype: torch.dtype) -> Projection:
         raise CheckpointError(f"{origin} lacks tensor linear.weight, the projection of a Stanford ColBERT")
     if tensors["linear.weight"].dim() != len(("out", "in")):
         raise CheckpointError(f"{origin}: tensor linear.weight has shape {tuple(tensors['linear.weight'].shape)}")
-    with torch.device("meta"):
+    with without_memory():
         out_features, in_features = tensors["linear.weight"].shape
         projection = Projection(in_features, out_features)
     _load_weights(projection, tensors, origin, dtype)
