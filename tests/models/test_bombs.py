@@ -46,7 +46,18 @@ def test_what_only_looks_like_a_bomb_is_loaded(outcomes: list[dict[str, str]]) -
 
 @pytest.mark.parametrize(
     "pattern",
-    [r" ?\p{L}+", r"\s+", " {2,}", r"[a-z]+|\p{N}{1,3}|[^\s\w]", "^a?b?c", r"\p{N}", "[一-龥]+", r"[\r\n]", r"a+?|b++"],
+    [
+        r" ?\p{L}+",
+        r"\s+",
+        " {2,}",
+        r"[a-z]+|\p{N}{1,3}|[^\s\w]",
+        "^a?b?c",
+        r"\p{N}",
+        "[一-龥]+",
+        "(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?!x)",
+        r"[\r\n]",
+        r"a+?|b++",
+    ],
 )
 def test_expressions_that_take_linear_time(pattern: str) -> None:
     assert is_linear(pattern)
@@ -56,7 +67,20 @@ def test_expressions_that_take_linear_time(pattern: str) -> None:
     "pattern",
     [
         *("(a+)+b", "a*b", "(a|a)*", "a+a+", ".*.*", r"(\w)\1", "(?=a+)b", "a{0,100}a{0,100}b", "a?" * 20, "[a[b]]+"),
-        *("(a", "a{1,9999}", r"\k<a>", r"\g<0>", "[a&&b]", "a|(b|c)+", r"\s+$", "(?i)a", "*"),
+        *(
+            "(a",
+            "a{1,9999}",
+            r"\k<a>",
+            r"\g<0>",
+            "[a&&b]",
+            "a|(b|c)+",
+            r"\s+$",
+            "(?=a)*",
+            r"\s+(?=a)",
+            "(?=(a))",
+            "(?i)a",
+            "*",
+        ),
     ],
 )
 def test_expressions_that_may_take_longer(pattern: str) -> None:

@@ -67,7 +67,7 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return content
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_changed_value(starts: list[Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     start = data.draw(st.sampled_from(starts))

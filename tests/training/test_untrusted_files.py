@@ -67,7 +67,7 @@ NAMES = (
 KEYS = st.sampled_from([*NAMES.split(), "loss.temperature", "keep_checkpoints", "bf16", "output", "nonsense"])
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
 def test_any_values_are_settings_or_refused(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
     content: dict[str, Any] = {"output": "runs/x", "data": {"train": "a.jsonl"}}

@@ -206,9 +206,10 @@ def _roles(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     if not isinstance(extra, dict | list):
         raise CheckpointError(f"{path}: extra_special_tokens must list tokens, found {extra!r:.80}")
-    for token in (*roles.values(), *(extra.values() if isinstance(extra, dict) else extra)):
+    unnamed = extra.items() if isinstance(extra, dict) else [("extra_special_tokens", token) for token in extra]
+    for role, token in (*roles.items(), *unnamed):
         if token is not None:
-            _token(path, "a special token", token)
+            _token(path, role, token)
     return ({**roles, **extra}, []) if isinstance(extra, dict) else (roles, extra)
 
 

@@ -48,11 +48,11 @@ _PUBLISHED = {
     rf"{_LETTERS}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_LETTERS}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-# One character or class, or an anchor, and how often it is repeated.
-_ATOM = re.compile(
-    r"(?:\\[pP]\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\[^pPxkg0-9]|\[\^?(?:\\[pP]\{\^?\w+\}|\\[^pP]|[^\[\]\\&])+\]|[^\\\[\](){}|*+?])"
-    r"(?P<times>[*+?]|\{\d+(?:,\d*)?\})?(?P<kind>[+?])?"
-)
+# A character, a class, or an anchor.
+_CHARACTER = r"(?:\\[pP]\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\[^pPxkg0-9]"
+    r"|\[\^?(?:\\[pP]\{\^?\w+\}|\\[^pP]|[^\[\]\\&])+\]|[^\\\[\](){}|*+?])"
+# One of them and how often it is repeated, or what must or must not stand before or after this place.
+_ATOM = re.compile(rf"\(\?<?[=!]{_CHARACTER}+\)|{_CHARACTER}(?P<times>[*+?]|\{{\d+(?:,\d*)?\}})?(?P<kind>[+?])?")
 
 
 def check_tokenizer(path: Path, content: dict[str, Any]) -> None:
