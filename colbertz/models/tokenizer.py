@@ -8,13 +8,14 @@ load data tokenise with a pickled copy.
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import NoneType
 from typing import Any, Literal, TypedDict
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
 from colbertz.models.library_errors import library_errors
 from colbertz.ragged import Ragged
 
@@ -56,16 +57,24 @@ class ColBERTSettings:
     do_strip: bool = True
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except TypeError as error:  # the values may come from a file, and then no caller's code is wrong
+            raise UserError(str(error)) from None
+        object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
+
+    def _check(self) -> None:
         words, prompts = self.skiplist_words, self.prompts
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise UserError(f"skiplist_words must be a list of strings, got {words!r}")
         if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
             raise UserError(f"prompts must map names to texts, got {prompts!r}")
-        object.__setattr__(self, "skiplist_words", tuple(words))
+        for name in ("do_query_expansion", "attend_to_expansion_tokens", "do_lower_case", "do_strip"):
+            check_type(name, getattr(self, name), bool, "true or false")
+        check_type("default_prompt_name", self.default_prompt_name, (str, NoneType), "a string or None")
         for side in ("query", "document"):
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
-            if not isinstance(length, int) or length < 4:
-                raise UserError(f"{side}_length must be an integer of at least 4, got {length!r}")
+            check_integer(f"{side}_length", length, 4)
             if length > LONGEST:
                 raise UserError(f"{side}_length must be at most {LONGEST}, got {length}")
             if not isinstance(prefix, str):
@@ -108,6 +117,7 @@ class ColBERTSettings:
         Raises:
             UserError: if `name` is not among the prompts.
         """
+        check_type("prompt_name", name, (str, NoneType), "a string or None")
         if name is None:
             name = side if side in self.prompts else self.default_prompt_name
         if name is not None and name not in self.prompts:
@@ -186,6 +196,8 @@ class ColBERTTokenizer:
         Raises:
             UserError: if there is no token to fill queries with.
         """
+        check_type("backend", backend, Tokenizer, "a tokenizers.Tokenizer")
+        check_type("settings", settings, ColBERTSettings, "ColBERTSettings")
         with library_errors("the tokenizer cannot be used"):
             self.backend = Tokenizer.from_str(backend.to_str())
             self.backend.no_padding()
@@ -293,6 +305,7 @@ class ColBERTTokenizer:
                 raise UserError(
                     f"text {position} has {surrogate!r}, half a character; decode it from its bytes again"
                 ) from None
+        check_type("prompt", prompt, (str, NoneType), "a string or None")
         prompt = self.settings.prompt(side) if prompt is None else prompt
         # The prompt is added before white space is removed, as in PyLate.
         inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]

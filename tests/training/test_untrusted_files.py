@@ -58,8 +58,8 @@ VALUES = (
     | st.integers(-(2**70), 2**70)
     | st.floats()
     | st.text(max_size=6)
-    | st.just([])
-    | st.just({})
+    | st.builds(list)
+    | st.builds(dict)
 )
 NAMES = (
     "seed batch_size max_steps optim optim.lr model model.init model.hidden_size loss.kind data data.train eval.every"

@@ -123,6 +123,7 @@ def with_overrides(options: SearchOptions | None, overrides: SearchKeywords) -> 
     Raises:
         UserError, TypeError: as `SearchOptions`, and TypeError for a keyword that is not one of its fields.
     """
+    check_type("options", options, (SearchOptions, NoneType), "SearchOptions or None")
     return replace(SearchOptions() if options is None else options, **overrides)
 
 

@@ -91,7 +91,7 @@ def from_scratch(
         UserError: if the encoder's family is unknown, the tokenizer lacks a special token, a length is beyond the
             encoder's positions, or the weights take more memory than this machine has.
     """
-    family = family_of(config.model_type)
+    family = family_of(getattr(config, "model_type", config))
     for role, token in _SPECIAL_TOKENS.items():
         if tokenizer.token_to_id(token) is None:
             raise UserError(f"the tokenizer has no {role} {token}")

@@ -49,8 +49,10 @@ _PUBLISHED = {
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 # A character, a class, or an anchor.
-_CHARACTER = r"(?:\\[pP]\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\[^pPxkg0-9]"
+_CHARACTER = (
+    r"(?:\\[pP]\{\^?\w+\}|\\x\{[0-9A-Fa-f]+\}|\\[^pPxkg0-9]"
     r"|\[\^?(?:\\[pP]\{\^?\w+\}|\\[^pP]|[^\[\]\\&])+\]|[^\\\[\](){}|*+?])"
+)
 # One of them and how often it is repeated, or what must or must not stand before or after this place.
 _ATOM = re.compile(rf"\(\?<?[=!]{_CHARACTER}+\)|{_CHARACTER}(?P<times>[*+?]|\{{\d+(?:,\d*)?\}})?(?P<kind>[+?])?")
 
