@@ -230,5 +230,5 @@ def _settings(origin: Path, values: dict[str, Any]) -> ColBERTSettings:
     """The settings with these values; a value of None stands for the default."""
     try:
         return replace(ColBERTSettings(), **{key: value for key, value in values.items() if value is not None})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{origin}: {error}") from error
