@@ -228,6 +228,12 @@ def test_the_tables_of_the_recipe_are_up_to_date() -> None:
         assert rows and all(row["contender"] in script.tables(rows) for row in rows)
 
 
+def test_the_table_of_recall_is_up_to_date() -> None:
+    script = program("generate_recall")
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.PLACE.search(page) and script.page(page) == page, "run make generate"
+
+
 def recipe_row(
     contender: str, collection: str, mean: float, num_seeds: int, search: str = "exact"
 ) -> dict[str, object]:
