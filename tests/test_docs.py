@@ -26,7 +26,9 @@ from colbertz.models import Tokens
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # Everything that a reader of the repository or of the site sees.
-PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))])
+PAGES = sorted(
+    [*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
+)
 PAGES.append(ROOT / "benchmarks/README.md")
 MOST_WORDS = 700  # of the README, as `wc -w` counts
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from colbertz.document import Document
 from colbertz.errors import UnknownDocument, UserError
+from colbertz.index.store.checksums import is_as_written
 from colbertz.index.store.codec import Codec, Encoded
-from colbertz.index.store.manifest import Manifest, quick_checksum
+from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.segment import Segment, offsets_of, open_segment
 from colbertz.kernels import cpu
 from colbertz.kernels.cpu import bits
@@ -60,6 +61,11 @@ class Snapshot:
     def live(self) -> Masks:
         """The mask of each segment that leaves out its deleted documents."""
         return tuple(segment.live for segment in self.segments)
+
+    def require_untouched(self) -> None:
+        """Check that no program has written to the mapped files; see `Segment.require_untouched`."""
+        for segment in self.segments:
+            segment.require_untouched()
 
     # -- from ids to doc_idx and back ------------------------------------------------------------------------------
 
@@ -195,12 +201,12 @@ def open_snapshot(root: Path) -> Snapshot:
     while True:
         try:
             for name, expected in manifest.files.items():
-                if quick_checksum(root / name) != (expected.size, expected.quick):
+                if not is_as_written(root / name, expected):
                     raise UserError(f"{root / name} is damaged: it is not what was written; build the index again")
             codec = Codec.load(root / manifest.codec)
             if (codec.embedding_dim, codec.nbits) != (manifest.embedding_dim, manifest.nbits):
                 raise UserError(f"{root} is damaged: its codec is not what its manifest says; build the index again")
-            segments = tuple(open_segment(root, info) for info in manifest.segments)
+            segments = tuple(open_segment(root, info, codec) for info in manifest.segments)
             return Snapshot(manifest, codec, segments, offsets_of([len(segment) for segment in segments]))
         except (FileNotFoundError, ValueError) as error:
             # Another process may have replaced the index, and removed files, since we read its manifest.

@@ -4,7 +4,6 @@ A writer puts new files beside the old ones, syncs them to the disk and replaces
 does not name the files that a killed writer leaves, and the next writer removes them.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,15 +15,16 @@ from types import ModuleType
 
 from colbertz.errors import UserError
 from colbertz.files import is_temporary, sync_files, sync_folder
+from colbertz.index.store.checksums import checksum
 from colbertz.index.store.detect import require_own
 from colbertz.index.store.manifest import (
     BUILD,
     MANIFEST,
     PROGRESS,
     Manifest,
-    checksum,
 )
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
+from colbertz.index.write import checked_json
 
 _FOLDER = re.compile(r"(codec|segment)-(\d{6,})")
 
@@ -108,14 +108,16 @@ def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
     named = {manifest.codec, *(segment.name for segment in manifest.segments)} if manifest else set()
     for folder in [*root.iterdir()]:
         if _FOLDER.fullmatch(folder.name) and folder.name not in named:
-            shutil.rmtree(folder)
+            _remove_folder(folder)
     if manifest:
         for file in root.glob("segment-*/deleted-*.npy"):
             if str(file.relative_to(root)) not in manifest.files:
                 file.unlink()
         progress = root / PROGRESS
+        content = checked_json.load(progress)
+        # A damaged file stays for the next build, which says so and begins anew.
         if (root / BUILD).exists() and (
-            not progress.exists() or json.loads(progress.read_text()).get("generation") == manifest.generation
+            not progress.exists() or (content is not None and content["generation"] == manifest.generation)
         ):
             remove_build(root)
     for file in root.iterdir():
@@ -123,12 +125,20 @@ def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
             file.unlink()
 
 
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder; of a symbolic link, only the link, because what it points to may belong to something else."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
 def remove_build(root: Path) -> None:
     """Remove build/, and the file with its progress last: only by that file the folder is known to be colbertz's."""
     for path in (root / BUILD).iterdir():
         if path.is_dir():
-            shutil.rmtree(path)
-    shutil.rmtree(root / BUILD)
+            _remove_folder(path)
+    _remove_folder(root / BUILD)
 
 
 def commit(root: Path, manifest: Manifest, new_folders: Iterable[Path], new_files: Iterable[Path] = ()) -> Manifest:
