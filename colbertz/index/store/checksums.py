@@ -61,7 +61,7 @@ def is_as_written(path: Path, expected: Checksum) -> bool:
     return (
         stat.S_ISREG(path.stat().st_mode)
         and quick_checksum(path) == (expected.size, expected.quick)
-        and expected.whole in (None, whole_checksum(path))
+        and (expected.whole is None or expected.whole == whole_checksum(path))
     )
 
 
