@@ -22,6 +22,8 @@ from torch import Tensor
 
 from colbertz.errors import UserError
 from colbertz.index.store import kmeans
+from colbertz.index.store.npy import save_array
+from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu import residuals as residuals_cpu
 from colbertz.kernels.cpu.threads import parts, run
 
@@ -106,6 +108,25 @@ class Codec:
         """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
         weights: np.ndarray = self.bucket_weights.numpy()[residuals_cpu.buckets_of_byte(self.nbits)]
         return weights
+
+    @functools.cached_property
+    def byte_order(self) -> np.ndarray:
+        """See `plaid_cpu.byte_order`."""
+        return plaid_cpu.byte_order(self.embedding_dim, self.nbits)
+
+    @functools.cached_property
+    def packed_centroids(self) -> plaid_cpu.PackedCentroids:
+        """The centroids in 8 bits, for the first stage of a search."""
+        return plaid_cpu.pack_centroids(self.centroids.numpy(), self.byte_order)
+
+    @functools.cached_property
+    def levels(self) -> tuple[np.ndarray, float, float]:
+        """Bucket weights in 7 bits, w ≈ low + level · step: the levels by reversed bucket, `low` and `step`."""
+        weights = self.bucket_weights.numpy()
+        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
+        levels = np.zeros(max(16, len(weights)), np.uint8)
+        levels[residuals_cpu.reversed_bits(self.nbits)] = np.rint((weights - low) / step)
+        return levels, low, step
 
     def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
         """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32.
@@ -201,7 +222,7 @@ class Codec:
             torch.tensor([self.cluster_threshold], dtype=torch.float32),
         )
         for name, array in zip(FILES, arrays):
-            np.save(folder / name, array.numpy(), allow_pickle=False)
+            save_array(folder / name, array.numpy())
 
     @classmethod
     def load(cls, folder: Path) -> "Codec":

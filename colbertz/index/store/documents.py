@@ -215,12 +215,14 @@ class Documents:
 
         Raises:
             UserError: if it is not such a file, does not hold `count` documents, or was written by a later version.
+            OSError: if the process has too many files open, for example.
         """
         # There is one connection, because a second one could not open a file that is deleted. It has a lock, because
         # not every build of SQLite lets threads share a connection, and because a filter sets its time limit on it.
         self._lock = Lock()
         self._path = path
         try:
+            path.open("rb").close()  # SQLite's error does not say why a file cannot be opened
             self._connect()
             (last,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
             columns = self._connection.execute("SELECT * FROM fields LIMIT 0").description

@@ -12,6 +12,7 @@ from colbertz.errors import UserError
 from colbertz.index.store.codec import Codec, Encoded
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
+from colbertz.index.store.npy import open_array
 from colbertz.kernels.cpu.lists import count_postings, fill_postings
 from colbertz.ragged import Ragged
 
@@ -79,17 +80,15 @@ class Segment:
 
 
 def open_segment(root: Path, info: SegmentInfo) -> Segment:
-    """Map the files of a segment of the index `root`.
+    """Open the files of a segment of the index `root`.
 
     Raises:
         FileNotFoundError: if a file is missing.
         UserError: if the files do not fit each other or the manifest.
     """
     files = SegmentFiles(root / info.name)
-    # Plain arrays over the mapped memory: numpy's memmap class makes every slice slow.
-    codes, residuals, inverse_norms, ivf = (
-        np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        for path in (files.codes, files.residuals, files.inverse_norms, files.ivf)
+    codes, residuals, inverse_norms, ivf = map(
+        open_array, (files.codes, files.residuals, files.inverse_norms, files.ivf)
     )
     offsets, ivf_offsets = (
         offsets_of(np.load(path, allow_pickle=False)) for path in (files.doclens, files.ivf_lengths)
@@ -97,12 +96,17 @@ def open_segment(root: Path, info: SegmentInfo) -> Segment:
     num_tokens = {len(codes), len(residuals), len(inverse_norms), int(offsets[-1])}
     if num_tokens != {info.num_tokens} or len(offsets) != info.num_documents + 1 or ivf_offsets[-1] != len(ivf):
         raise UserError(f"{files.folder} is damaged: it does not hold what its manifest says; build the index again")
-    live = None
-    if info.deleted is not None:
-        live = np.ones(info.num_documents, bool)
-        live[np.load(root / info.deleted, allow_pickle=False)] = False
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets)
-    return Segment(arrays, live, Documents(files.documents, info.num_documents))
+    return Segment(arrays, read_live(root, info), Documents(files.documents, info.num_documents))
+
+
+def read_live(root: Path, info: SegmentInfo) -> np.ndarray | None:
+    """Which documents of a segment are not deleted, (num_documents,) bool; None if none is deleted."""
+    if info.deleted is None:
+        return None
+    live = np.ones(info.num_documents, bool)
+    live[np.load(root / info.deleted, allow_pickle=False)] = False
+    return live
 
 
 def offsets_of(lengths: np.ndarray | Sequence[int]) -> np.ndarray:

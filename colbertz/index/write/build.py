@@ -33,9 +33,9 @@ from colbertz.index.write.commit import (
     next_name,
     only_writer,
     refuse_foreign,
-    remove_build,
     remove_leftovers,
 )
+from colbertz.index.write.leftovers import check_build_folder, remove
 from colbertz.index.write.progress import Progress, Settings
 from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
@@ -153,7 +153,11 @@ def write(
 
     Args:
         next_number: see `Manifest.next_number`; the number of documents if that is larger.
+
+    Raises:
+        UserError: if the folder build/ holds files that are not colbertz's.
     """
+    check_build_folder(root)
     unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
     try:
         chunks = unfinished.store(batches, chunk_tokens)
@@ -163,7 +167,7 @@ def write(
         # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
         resumable = isinstance(batches, ResumableBatches)
         if unfinished.num_stored < (1 if resumable else 2):
-            remove_build(root)
+            remove(root, root / BUILD)
         raise
     codec_folder, segment_folder = unfinished.hand_over(generation)
     manifest = Manifest(

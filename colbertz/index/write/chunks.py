@@ -15,6 +15,7 @@ import torch
 
 from colbertz.document import Document
 from colbertz.files import replaced_file, sha256, write_atomically
+from colbertz.index.store.npy import save_array
 from colbertz.ragged import Ragged
 
 # The files that say that a chunk is stored. A temporary file that a killed process leaves begins with a dot.
@@ -70,8 +71,7 @@ class ChunkFolder:
         """Store a chunk of float16 embeddings. If another one was stored there, that and those after it are removed."""
         path, about = self._paths(chunk_idx)
         with replaced_file(path) as temporary:
-            with temporary.open("wb") as file:
-                np.save(file, embeddings.values.numpy(), allow_pickle=False)
+            save_array(temporary, embeddings.values.numpy())
             chunk = Chunk(embeddings.lengths.tolist(), sha256(temporary), described(documents))
             if not about.exists() or _read(about) != chunk:
                 self.remove_from(chunk_idx)

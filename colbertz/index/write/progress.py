@@ -8,7 +8,7 @@ from typing import Any
 
 from colbertz.files import write_atomically
 from colbertz.index.store.manifest import BUILD, PROGRESS
-from colbertz.index.write.commit import remove_build
+from colbertz.index.write.leftovers import remove
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Progress:
         content: dict[str, Any] = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
         if content.get("settings") != self._settings:
             if (root / BUILD).exists():
-                remove_build(root)
+                remove(root, root / BUILD)
             (root / BUILD).mkdir()
             self.start_over()
         else:

@@ -20,6 +20,7 @@ from colbertz.errors import UserError
 from colbertz.index.store.codec import Codec, Encoded, packed_bytes
 from colbertz.index.store.documents import DocumentWriter, write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
+from colbertz.index.store.npy import save_array
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.write.stream import checked
 from colbertz.ragged import Ragged
@@ -176,9 +177,9 @@ class SegmentWriter:
         codes = np.load(self._files.codes, mmap_mode="r", allow_pickle=False)
         doclens = np.array(self._doclens, np.int64)
         lists, lengths = invert(codes, offsets_of(doclens), len(self.codec.centroids))
-        np.save(self._files.doclens, doclens.astype(np.int32), allow_pickle=False)
-        np.save(self._files.ivf, lists, allow_pickle=False)
-        np.save(self._files.ivf_lengths, lengths, allow_pickle=False)
+        save_array(self._files.doclens, doclens.astype(np.int32))
+        save_array(self._files.ivf, lists)
+        save_array(self._files.ivf_lengths, lengths)
 
 
 class _TokenWriter:
