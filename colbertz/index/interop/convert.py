@@ -1,5 +1,6 @@
 """Copying an index into another program's format, or into colbertz's. Codes and residuals are copied byte for byte."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -109,14 +110,16 @@ def _clear(folder: Path) -> None:
     Raises:
         FileExistsError: naming what else is there. Nothing has been removed then.
     """
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return
-    paths = [folder] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    paths = sorted(folder.iterdir()) if is_folder else []
     known = {path for path in paths if path.is_file() and (path.name == _MARK or fast_plaid.FILES.fullmatch(path.name))}
-    other = next((other for path in paths if path not in known for other in others(folder, path)), None)
-    if not other and paths and not (folder / _MARK).is_file():
-        other = paths[0]
-    if other:
+    strange = [other for path in paths if path not in known for other in others(folder, path)]
+    if paths and folder / _MARK not in known:
+        strange += paths
+    if strange or not is_folder:
+        other = next(iter(strange), folder)
         raise FileExistsError(
             f"{other} is not of an interrupted conversion, and a copy would be made there; move it away"
         )

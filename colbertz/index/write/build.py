@@ -106,11 +106,12 @@ def build(
     check_type("overwrite", overwrite, bool, "True or False")
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
     gpu = next(iter(checked_devices(device)), None)
-    refuse_foreign(root, overwrite)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     # Kernels are launched on the current device, wherever their arguments are.
     current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
     with only_writer(root), current:
-        refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
+        refuse_foreign(root, overwrite)
         write(
             root,
             _next_generation(root),

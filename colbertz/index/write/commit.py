@@ -28,24 +28,21 @@ from colbertz.index.write.leftovers import others, remove
 
 
 def refuse_foreign(root: Path, overwrite: bool) -> None:
-    """Check that an index may be built at `root`.
+    """Check that an index may be built in the directory `root`, whose lock this process holds.
 
     Raises:
-        UserError: if `root` is a file.
         FileExistsError: if it holds an index, unless `overwrite`, or other files.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     if (root / MANIFEST).exists():
         if not overwrite:
             raise FileExistsError(f"{root} already holds an index; name another directory")
-    elif root.exists():
-        # An interrupted first build may have left files.
-        for path in root.iterdir():
-            if other := next(others(root, path), None):
-                raise FileExistsError(
-                    f"{root} holds other files and no index, such as {other}; name an empty or a new directory"
-                )
+        return
+    # An interrupted first build may have left files.
+    for path in root.iterdir():
+        if other := next(others(root, path), None):
+            raise FileExistsError(
+                f"{root} holds other files and no index, such as {other}; name an empty or a new directory"
+            )
 
 
 @contextmanager
