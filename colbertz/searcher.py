@@ -17,7 +17,7 @@ from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
-from colbertz.models.checkpoint.hub import PACKAGED
+from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.colbert import Backend
 from colbertz.models.pooling import describe_pooling
 from colbertz.ragged import Ragged
@@ -346,7 +346,7 @@ def _fingerprint(model: ColBERT) -> list[float]:
 def _location(model: str | Path, index: Path) -> str:
     """How the index names its model: by a relative path if both are in one folder, which can then be moved."""
     folder, root = Path(model).expanduser().resolve(), index.expanduser().resolve()
-    if str(model) == PACKAGED or not folder.is_dir():
+    if not folder.is_dir():
         return str(model)
     if not folder.is_relative_to(root.parent):
         return str(folder)
@@ -367,7 +367,8 @@ def _model_of(index: Index) -> str | Path:
                 " say where it is now with model= (--model)"
             )
         return folder.resolve()
-    return model
+    # A folder of that name would have been stored as a path.
+    return PACKAGED_DIRECTORY if model == PACKAGED else model
 
 
 def _warn(model: ColBERT, num_truncated: int, num_empty: int, bad_texts: BadTexts) -> None:

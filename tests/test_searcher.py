@@ -223,6 +223,22 @@ def test_the_model_inside_the_index_and_elsewhere(checkpoint: Path, tmp_path: Pa
     Searcher.open(index)
 
 
+def test_a_folder_wins_over_the_name_of_the_packaged_model(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder called colbertz/nano was ignored. An index names the packaged model only by its name."""
+    monkeypatch.chdir(tmp_path)
+    packaged = ColBERT.from_pretrained("colbertz/nano")
+    Searcher.build("packaged", "colbertz/nano", ["a"])
+    shutil.copytree(checkpoint, "colbertz/nano")
+    model = ColBERT.from_pretrained("colbertz/nano")
+    assert model.embedding_dim != packaged.embedding_dim
+    Searcher.build("own", "colbertz/nano", ["a"])
+    assert Searcher.open("packaged").model.embedding_dim == packaged.embedding_dim
+    assert Index.open("own").model == "../colbertz/nano"
+    assert Searcher.open("own").model.embedding_dim == model.embedding_dim
+
+
 def test_a_missing_model_is_named(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "model")
     Searcher.build(tmp_path / "index", tmp_path / "model", ORDINARY)

@@ -1,4 +1,7 @@
-"""JSON lines: an object a line. Lines are those of `colbertz.corpus.lines`; blank lines are not rows."""
+"""JSON lines: an object a line. Lines are those of `colbertz.corpus.lines`; blank lines are not rows.
+
+An object that has a key twice, at any depth, is an error: JSON leaves open which value counts, and readers differ.
+"""
 
 import json
 from codecs import BOM_UTF8
@@ -57,7 +60,9 @@ def open_rows(path: Path, block_size: int = 1 << 24) -> "IndexedRows":
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     text = decoded(line.removeprefix(BOM_UTF8), where).strip(BLANKS)
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_object)
+    except _RepeatedKey as error:
+        raise BadRow(f"{where}: the key {error.args[0]!r} comes twice in one object; remove one of them") from None
     except ValueError as error:
         raise BadRow(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
@@ -65,6 +70,18 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     if "\\ud" in text or "\\uD" in text:
         _refuse_half_characters(row, where)
     return row
+
+
+class _RepeatedKey(Exception):
+    """A key that comes twice in an object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for place, key in enumerate(keys) if key in keys[:place]))
+    return content
 
 
 def _refuse_half_characters(row: dict[str, Any], where: str) -> None:

@@ -1,13 +1,13 @@
 """Test collections: queries, documents, and which documents answer which query."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
 
+from colbertz.corpus.rows import Unique
 from colbertz.errors import UserError
 from colbertz.text.normalize import normalized
 
@@ -96,8 +96,8 @@ def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> C
 
 def from_judgements(
     name: str,
-    corpus: Iterable[tuple[str, str]],
-    queries: Iterable[tuple[str, str]],
+    corpus: Callable[[], Iterable[tuple[str, str, str]]],
+    queries: Iterable[tuple[str, str, str]],
     qrels: Mapping[str, Mapping[str, float]],
     where: str | Path,
 ) -> Collection:
@@ -109,32 +109,34 @@ def from_judgements(
 
     Args:
         name: what to call the collection.
-        corpus: ids and texts of the documents.
-        queries: ids and texts; those without judgements are left out.
+        corpus: returns ids, texts and places of the documents. It is called once more to find the places of documents
+            with one id: places are not kept, because a corpus may have millions of documents.
+        queries: ids, texts and places; those without judgements are left out.
         qrels: for each query the gains of its judged documents.
         where: the file or directory of the judgements, for messages.
 
     Raises:
         UserError: if no query has a relevant document, all of the judged queries or of the relevant documents are
-            missing, or two documents have one id.
+            missing; if two documents or two queries have one id, naming both places.
     """
     relevant = {doc_id for gains in qrels.values() for doc_id, gain in gains.items() if gain > 0}
     if not relevant:
         raise UserError(f"{where} has no relevant document for any query")
     texts: dict[str, str] = {}
-    for query_id, text in queries:
-        if query_id in texts:
-            raise UserError(f"two queries of {name} have the id {query_id!r}; ids must be unique")
+    ids = Unique()
+    for query_id, text, place in queries:
+        ids.add(query_id, place, f"the query id {query_id!r}")
         if query_id in qrels:
             texts[query_id] = text
     doc_ids: list[str] = []
     documents: list[str] = []
-    for doc_id, text in corpus:
+    for doc_id, text, _ in corpus():
         doc_ids.append(doc_id)
         documents.append(text)
     if len(set(doc_ids)) < len(doc_ids):
-        twice = next(doc_id for doc_id, count in Counter(doc_ids).items() if count > 1)
-        raise UserError(f"two documents of {name} have the id {twice!r}; ids must be unique")
+        ids = Unique()
+        for doc_id, _, place in corpus():
+            ids.add(doc_id, place, f"the document id {doc_id!r}")
     _warn_of_missing("judged queries", set(qrels), qrels.keys() - texts.keys(), "left out", where)
     _warn_of_missing("relevant documents", relevant, relevant.difference(doc_ids), "counted as not found", where)
     query_ids = [query_id for query_id in qrels if query_id in texts]

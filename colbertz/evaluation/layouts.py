@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from colbertz.corpus import parquet
-from colbertz.corpus.documents import read_documents, read_ids_and_texts, read_queries
+from colbertz.corpus.documents import read_documents, read_ids_and_texts
 from colbertz.corpus.formats import find_file, read_rows
 from colbertz.corpus.lines import plain_or_gz
 from colbertz.corpus.rows import Row, Unique
@@ -77,15 +78,17 @@ def read_beir(
                 f"{directory} has no {part}.jsonl or {part}.jsonl.gz; is it a directory in BEIR's layout?"
             )
         files.append(str(path))
-    corpus = ((document.id, document.text or "") for document in read_documents(files[0]))
-    queries = ((query.id, query.text) for query in read_queries(files[1]))
+
+    def corpus() -> Iterator[tuple[str, str, str]]:
+        return ((document.id, document.text or "", document.where or "") for document in read_documents(files[0]))
+
     folder = Path(qrels or directory / "qrels")
     path = plain_or_gz(folder / f"{split}.tsv")
     if path is None:
         splits = {file.name.removesuffix(".gz").removesuffix(".tsv") for file in folder.glob("*.tsv*")}
         known = ", ".join(sorted(splits)) or "none"
         raise FileNotFoundError(f"there is no {folder / split}.tsv; the splits of {name} are: {known}")
-    return from_judgements(name, corpus, queries, read_qrels(path), path)
+    return from_judgements(name, corpus, _ids_texts_places(files[1]), read_qrels(path), path)
 
 
 def read_msmarco(directory: Path, split: str) -> Collection:
@@ -110,9 +113,13 @@ def read_msmarco(directory: Path, split: str) -> Collection:
             f"dev.small, dev, train, {', '.join(_TRACKS)}"
         )
     # Passages have the form of queries: an id, a tab and a text on each line.
-    texts = ((line.id, line.text) for line, _ in read_ids_and_texts(str(collection)))
-    query_texts = ((query.id, query.text) for query in read_queries(str(queries)))
-    return from_judgements(f"{directory.name}, {split}", texts, query_texts, read_qrels(qrels), qrels)
+    return from_judgements(
+        f"{directory.name}, {split}",
+        partial(_ids_texts_places, str(collection)),
+        _ids_texts_places(str(queries)),
+        read_qrels(qrels),
+        qrels,
+    )
 
 
 def read_longembed(directory: Path, split: str | None) -> list[Collection]:
@@ -148,13 +155,14 @@ def read_longembed(directory: Path, split: str | None) -> list[Collection]:
     for length in chosen:
         rows = {part: _of_length(files[part], length) for part in files}
         prefix = f"{length}/" if len(chosen) > 1 else ""
-        queries = ((prefix + query_id, text) for query_id, text in _pairs(rows["queries"], "qid", "text"))
+        queries = ((prefix + query_id, text, where) for query_id, text, where in _pairs(rows["queries"], "qid", "text"))
         qrels: dict[str, dict[str, float]] = {}
         judged = Unique()
-        for (query_id, doc_id), row in zip(_pairs(rows["qrels"], "qid", "doc_id"), rows["qrels"]):
-            add_judgement(qrels, judged, prefix + query_id, doc_id, 1.0, row.where)
+        for query_id, doc_id, where in _pairs(rows["qrels"], "qid", "doc_id"):
+            add_judgement(qrels, judged, prefix + query_id, doc_id, 1.0, where)
         name = directory.name if length is None else f"{directory.name}-{length}"
-        collections.append(from_judgements(name, _pairs(rows["corpus"], "doc_id", "text"), queries, qrels, directory))
+        corpus = partial(_pairs, rows["corpus"], "doc_id", "text")
+        collections.append(from_judgements(name, corpus, queries, qrels, directory))
     return collections
 
 
@@ -177,29 +185,34 @@ def read_nanobeir(directory: Path, split: str | None, *, name: str | None = None
     if split not in splits:
         problem = "give a split" if split is None else f"there is no split {split!r}"
         raise FileNotFoundError(f"{directory}: {problem}; the splits are: {', '.join(splits) or 'none'}")
-    corpus, queries = (_columns(directory / part, split, "_id", "text") for part in ("corpus", "queries"))
+    corpus, queries = (partial(_columns, directory / part, split, "_id", "text") for part in ("corpus", "queries"))
     qrels: dict[str, dict[str, float]] = {}
     judged = Unique()
     columns = _columns(directory / "qrels", split, "query-id", "corpus-id", score=1)
-    for index, (query_id, doc_id, gain) in enumerate(columns):
-        add_judgement(qrels, judged, query_id, doc_id, float(gain), f"{directory / 'qrels' / split}, row {index}")
-    return from_judgements(name or split, corpus, queries, qrels, directory / "qrels" / split)
+    for query_id, doc_id, gain, where in columns:
+        add_judgement(qrels, judged, query_id, doc_id, float(gain), where)
+    return from_judgements(name or split, corpus, queries(), qrels, directory / "qrels" / split)
 
 
 def _of_length(rows: list[Row], length: int | None) -> list[Row]:
     return rows if length is None else [row for row in rows if row.values.get("context_length") == length]
 
 
-def _pairs(rows: Iterable[Row], first: str, second: str) -> Iterator[tuple[str, str]]:
+def _ids_texts_places(source: str) -> Iterator[tuple[str, str, str]]:
+    return ((query.id, query.text, where) for query, where in read_ids_and_texts(source))
+
+
+def _pairs(rows: Iterable[Row], first: str, second: str) -> Iterator[tuple[str, str, str]]:
+    """Two values of each row, and its place."""
     for values, where in rows:
         for name in (first, second):
             if not isinstance(values.get(name), str | int):
                 raise UserError(f"{where}: `{name}` must be a string, found {values.get(name)!r:.60}")
-        yield str(values[first]), str(values[second])
+        yield str(values[first]), str(values[second]), where
 
 
 def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator[tuple[Any, ...]]:
-    """The values of the named columns, and of those that have a default if the file does not have them."""
+    """The values of the named columns, and of those that have a default if the file does not have them; the place."""
     paths = sorted(folder.glob(f"{split}-?????-of-?????.parquet"))
     if not paths:
         raise FileNotFoundError(f"there is no {folder / split}-00000-of-00001.parquet")
@@ -209,8 +222,9 @@ def _columns(folder: Path, split: str, *names: str, **defaults: Any) -> Iterator
         missing = [name for name in names if name not in columns]
         if missing:
             raise UserError(f"{path} has no column {missing[0]!r}, its columns are {', '.join(columns)}")
-        for values, _ in parquet.read(str(path), columns=[name for name in (*names, *defaults) if name in columns]):
-            yield tuple(_id_or_text((defaults | values)[name]) for name in (*names, *defaults))
+        chosen = [name for name in (*names, *defaults) if name in columns]
+        for values, where in parquet.read(str(path), columns=chosen):
+            yield (*(_id_or_text((defaults | values)[name]) for name in (*names, *defaults)), where)
 
 
 def _id_or_text(value: Any) -> Any:

@@ -45,7 +45,8 @@ ROW = {"_id": "d0", "text": ORDINARY[0]}
         (b'{"_id": "x", "text": ["y"]}', "line 2: `text` must be a string, found ['y']"),
         (b'{"_id": "x", "text": "y", "title": 3}', "line 2: `title` must be a string, found 3"),
         (b'{"_id": "x", "text": "y", "metadata": 3}', "line 2: `metadata` must be an object, found 3"),
-        (b'{"_id": "d0", "text": "again"}', "documents 0 and 1 have the same id 'd0'"),
+        (b'{"_id": "d0", "text": "again"}', "line 2) have the same id 'd0'"),
+        (b'{"_id": "x", "text": "y", "_id": "z"}', "line 2: the key '_id' comes twice in one object"),
         (b'{"_id": "x", "text": "\xff"}', "line 2: not UTF-8"),
     ],
 )
@@ -161,4 +162,5 @@ def test_two_documents_with_one_id_are_named_with_the_place(
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"_id": id, "text": id}) + "\n\n" for id in "abca"))
     command = ["index", "--model", checkpoint, "--corpus", corpus, "--out", tmp_path / "index"]
-    assert f"documents 0 and 3 have the same id 'a'; the second is {corpus}, line 7" in error_of(capsys, *command)
+    message = f"documents 0 ({corpus}, line 1) and 3 ({corpus}, line 7) have the same id 'a'"
+    assert message in error_of(capsys, *command)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def test_rows_are_the_lines_that_are_not_blank(tmp_path: Path, block: int, lines
     for index, (number, line) in enumerate(expected):
         assert rows[index] == json.loads(line)
         assert rows.where(index) == f"{path}, line {number}"
+
+
+@pytest.mark.parametrize(
+    "line", ['{"a": 1, "b": 2, "a": 1}', '{"m": [{"a": {}, "a": null}]}', r'{"a": 1, "\u0061": 2}']
+)
+def test_a_key_that_comes_twice_is_refused(line: str, tmp_path: Path) -> None:
+    """The last value counted, without a word."""
+    path = write(tmp_path / "a.jsonl", ['{"a": 1}', line])
+    message = f"{path}, line 2: the key 'a' comes twice"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        list(jsonl.read(str(path)))
+    rows = open_rows(path)
+    assert rows[0] == {"a": 1}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rows[1]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])

@@ -68,7 +68,9 @@ def test_two_documents_with_one_id_are_refused(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "one", "metadata": null}\n' * 2)
     (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "two"}\n')
     (tmp_path / "qrels" / "test.tsv").write_text("q1\td1\t1\n")
-    with pytest.raises(ValueError, match=r"two documents of .* have the id 'd1'"):
+    with pytest.raises(
+        ValueError, match=r"corpus.jsonl, line 2: the document id 'd1' .* it is in .*corpus.jsonl, line 1"
+    ):
         named.load(str(tmp_path), None)
 
 
@@ -229,6 +231,14 @@ def test_bad_rows_and_missing_files_of_longembed_are_named(longembed: Path) -> N
     write_rows(longembed / "qmsum" / "queries.jsonl", [{"qid": "q1"}])
     with pytest.raises(ValueError, match=r"queries.jsonl, line 1: `text` must be a string, found None"):
         named.load(str(longembed / "qmsum"), None)
+    twice, message = {"text": "a"}, "{}.jsonl, line 2: the {} id 'q1' comes twice; it is in .* line 1 too"
+    write_rows(longembed / "qmsum" / "queries.jsonl", [twice | {"qid": "q1"}] * 2)
+    with pytest.raises(ValueError, match=message.format("queries", "query")):
+        named.load(str(longembed / "qmsum"), None)
+    write_rows(longembed / "qmsum" / "queries.jsonl", [twice | {"qid": "q1"}])
+    write_rows(longembed / "qmsum" / "corpus.jsonl", [twice | {"doc_id": "q1"}] * 2)
+    with pytest.raises(ValueError, match=message.format("corpus", "document")):
+        named.load(str(longembed / "qmsum"), None)
     (longembed / "qmsum" / "corpus.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"qmsum has no corpus\.jsonl"):
         named.load(str(longembed / "qmsum"), None)
@@ -262,6 +272,9 @@ def test_ms_marcos_files(msmarco: Path) -> None:
     track = named.load(str(msmarco), "dl19")
     assert (track.query_ids, track.queries, track.gains) == (["20"], ["what"], [{"0": 0.0, "1": 3.0, "2": 1.0}])
     assert track.relevant == [{"1": 3.0, "2": 1.0}]
+    (msmarco / "collection.tsv.gz").write_bytes(gzip.compress(b"0\tzero\n1\tone\n1\ttwo\n2\ttwo\n"))
+    with pytest.raises(ValueError, match=r"collection.tsv.gz, line 3: the document id '1' .* line 2 too"):
+        named.load(str(msmarco), None)
     with pytest.raises(FileNotFoundError, match=r"no msmarco-test2020-queries.tsv, which the split 'dl20' needs"):
         named.load(str(msmarco), "dl20")
     with pytest.raises(FileNotFoundError, match=r"no queries.test.tsv, .* the splits of MS MARCO are: dev.small, dev"):

@@ -80,6 +80,8 @@ def test_a_mistake_on_the_command_line_is_explained(config_file: Path, arguments
         ("batchsize: 3", r"x\.yaml: there is no setting batchsize; did you mean batch_size\?"),
         ("loss: {temprature: 3}", r"x\.yaml: there is no setting loss\.temprature; did you mean loss\.temperature\?"),
         ("seed: [", r"x\.yaml is not valid YAML"),
+        ("seed: 1\n\nseed: 1", r"x\.yaml, line \d+: the key 'seed' comes twice; it is in line \d+ too"),
+        ("loss:\n  kind: mlm\n  kind: mlm", r"x\.yaml, line \d+: the key 'kind' comes twice"),
         ("seed: many", r"seed.*many"),
     ],
 )

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from colbertz.errors import UserError
 from colbertz.files import sync_files, sync_folder
 from colbertz.index.interop import fast_plaid, open_any
@@ -45,7 +47,8 @@ def convert(
     Raises:
         FileNotFoundError: if `source` does not exist.
         FileExistsError: if `target` is not empty.
-        UserError: if the format is not known, or `source` is damaged or has no documents left.
+        UserError: if the format is not known; if `source` is damaged or has no documents left; if it has embeddings
+            that are not of unit length, and the format is not colbertz's: the others hold no norms.
         BlockingIOError: if another process is writing to `target`.
     """
     source, target = Path(source), Path(target)
@@ -59,6 +62,8 @@ def convert(
         # The path is relative to `source`, and `target` may be in another folder.
         manifest = replace(manifest, model=str((source / manifest.model).resolve()))
         snapshot = replace(snapshot, manifest=manifest)
+    if format != "colbertz":
+        _refuse_norms(snapshot, source, format, block_tokens)
     with _complete_or_absent(target) as folder:
         if format == "colbertz":
             _write(snapshot, folder, block_tokens)
@@ -69,6 +74,18 @@ def convert(
                 next_plaid=format == "next-plaid",
                 chunk_documents=chunk_documents,
                 block_tokens=block_tokens,
+            )
+
+
+def _refuse_norms(snapshot: Snapshot, source: Path, format: str, block_tokens: int) -> None:
+    for doc_idx in snapshot.blocks(snapshot.doc_idx_in(snapshot.live), block_tokens):
+        has_norm = snapshot.codec.has_norm(snapshot.encoded(doc_idx))
+        if has_norm.any():
+            ends = np.cumsum(snapshot.doclens(doc_idx))
+            [document] = snapshot.documents(doc_idx[[np.searchsorted(ends, has_norm.argmax(), side="right")]])
+            raise UserError(
+                f"{source} has embeddings that are not of unit length, such as one of document {document.id!r}, and"
+                f" {format} holds no norms, so its scores would be others; build the index from normalised embeddings"
             )
 
 
@@ -147,5 +164,6 @@ def _write(snapshot: Snapshot, root: Path, block_tokens: int) -> None:
         trained_on=old.trained_on,
         model=old.model,
         fingerprint=old.fingerprint,
+        encoding=old.encoding,
     )
     commit(root, manifest, [codec_folder, segment_folder])

@@ -13,6 +13,7 @@ not read: the documents in them are in the chunks too.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ import numpy as np
 
 from colbertz.index.interop import metadata_db
 from colbertz.index.interop.foreign import (
+    REMEMBERED,
     check_doclens,
     make_codec,
     make_snapshot,
     read_doclens,
     read_npy,
 )
-from colbertz.index.store.codec import FILES as CODEC_FILES
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
+from colbertz.index.store.manifest import CODEC_FILES
 from colbertz.index.store.npy import save_array
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
@@ -41,8 +43,6 @@ FILES = re.compile(
     r"[0-9]+\.(codes|residuals)\.npy|doclens\.[0-9]+\.json|[0-9]+\.metadata\.json|ivf(_lengths)?\.npy"
     rf"|(plan|metadata)\.json|{re.escape(metadata_db.NAME)}(-journal)?|{'|'.join(map(re.escape, CODEC_FILES))}"
 )
-# Fields of colbertz's manifest that metadata.json keeps, so that they are not lost when the index is converted back.
-_REMEMBERED = ("next_number", "trained_on", "model", "fingerprint")
 
 
 def read(root: Path) -> Snapshot:
@@ -157,7 +157,8 @@ def write(
     save_array(root / "ivf_lengths.npy", ivf_lengths)
     metadata_db.write(root / metadata_db.NAME, snapshot)
     _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": len(chunks)})
-    kept = {name: getattr(snapshot.manifest, name) for name in _REMEMBERED}
+    manifest = asdict(snapshot.manifest)
+    kept = {name: manifest[name] for name in REMEMBERED}
     about: dict[str, Any] = {
         "num_chunks": len(chunks),
         "nbits": codec.nbits,

@@ -2,10 +2,9 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,15 @@ from torch import Tensor
 
 from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.index.store.codec import NBITS, Codec
+from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.documents import Documents, write_documents
-from colbertz.index.store.manifest import Manifest, SegmentInfo
+from colbertz.index.store.manifest import NBITS, Encoding, Manifest, SegmentInfo, check_values
 from colbertz.index.store.segment import Segment, SegmentArrays, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
+# Fields of colbertz's manifest that other programs' indexes keep, so that they are not lost on the way there and back.
+REMEMBERED = ("next_number", "trained_on", "model", "fingerprint", "encoding")
 # Tokens from which the lengths of residuals are estimated.
 _SAMPLE = 1 << 16
 
@@ -99,7 +100,7 @@ def make_snapshot(
     residuals: np.ndarray,
     lists: tuple[np.ndarray, np.ndarray] | None,
     documents: Iterable[Document],
-    remembered: Mapping[str, Any],
+    remembered: object,
 ) -> Snapshot:
     """A snapshot with one segment.
 
@@ -112,7 +113,7 @@ def make_snapshot(
         lists: the documents in each cell, and the number of documents in each cell, of any integer type; None if they
             have to be made.
         documents: in order.
-        remembered: fields of the manifest that colbertz stored when it wrote this index.
+        remembered: `REMEMBERED` and num_far, which colbertz stored when it wrote this index; else an empty dict.
 
     Raises:
         UserError: if the arrays do not fit each other.
@@ -135,8 +136,8 @@ def make_snapshot(
     norms = _residual_norms(codec, residuals[:: max(1, num_tokens // _SAMPLE)])
     if math.isnan(codec.cluster_threshold):
         codec = replace(codec, cluster_threshold=float(np.quantile(norms, 0.75)))
-    num_far = remembered.get("num_far", round(float((norms > codec.cluster_threshold).mean()) * num_tokens))
-    manifest = _manifest(codec, len(doclens), num_tokens, num_far, remembered)
+    estimated_num_far = round(float((norms > codec.cluster_threshold).mean()) * num_tokens)
+    manifest = _manifest(root, codec, len(doclens), num_tokens, estimated_num_far, remembered)
     inverse_norms = codec.inverse_norms(codes, residuals)
     stored = _store(documents)
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths))
@@ -145,21 +146,30 @@ def make_snapshot(
 
 
 def _manifest(
-    codec: Codec, num_documents: int, num_tokens: int, num_far: int, remembered: Mapping[str, Any]
+    root: Path, codec: Codec, num_documents: int, num_tokens: int, estimated_num_far: int, remembered: object
 ) -> Manifest:
     """A manifest of one segment and without files, with what colbertz stored when it wrote the index."""
-    return Manifest(
+    if not isinstance(remembered, dict):
+        raise damaged(root, f"what colbertz stored there is {remembered!r:.80}")
+    try:
+        encoding = Encoding(**remembered["encoding"]) if remembered.get("encoding") else None
+    except TypeError as error:
+        raise damaged(root, error) from error
+    manifest = Manifest(
         generation=1,
         codec="",
-        segments=(SegmentInfo("", num_documents, num_tokens, num_far),),
+        segments=(SegmentInfo("", num_documents, num_tokens, remembered.get("num_far", estimated_num_far)),),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,
-        next_number=max(num_documents, remembered.get("next_number", 0)),
+        next_number=remembered.get("next_number", num_documents),
         trained_on=remembered.get("trained_on", num_tokens),
         model=remembered.get("model"),
         fingerprint=remembered.get("fingerprint"),
+        encoding=encoding,
     )
+    check_values(manifest, root)
+    return replace(manifest, next_number=max(num_documents, manifest.next_number))
 
 
 def _checked_lists(

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from colbertz.errors import UserError
 from colbertz.index.store import kmeans
+from colbertz.index.store.manifest import CODEC_FILES, NBITS
 from colbertz.index.store.npy import save_array
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu import residuals as residuals_cpu
 from colbertz.kernels.cpu.threads import parts, run
 
-NBITS = (1, 2, 4, 8)
 # The most tokens that centroids are found from: 2 GB of float32 at 128 dimensions.
 MAX_SAMPLE = 1 << 22
 # The most tokens of the sample that measure residuals and take no part in k-means; never more than a twentieth of it.
@@ -36,8 +36,6 @@ _HELD_OUT = 50_000
 _BUCKET_ROUNDS = 200
 # Rows whose norm differs from 1 by less are taken to be of unit length: rounding to float16 or bfloat16 does less.
 _UNIT_TOLERANCE = 1e-3
-# The files of a codec's folder.
-FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
 
 
 @dataclass(frozen=True)
@@ -192,6 +190,11 @@ class Codec:
         run([functools.partial(residuals_cpu.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
         return out
 
+    def has_norm(self, encoded: Encoded) -> np.ndarray:
+        """Which tokens stand for vectors that are not of unit length, (N,) bool."""
+        norms = encoded.inverse_norms / self.inverse_norms(encoded.codes, encoded.residuals)
+        return np.abs(norms - 1) > _UNIT_TOLERANCE / 2
+
     def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
         """Add centroids for tokens (N, E) that are far from all centroids.
 
@@ -210,7 +213,7 @@ class Codec:
         return replace(self, centroids=torch.cat([self.centroids, new]))
 
     def save(self, folder: Path) -> None:
-        """Write the files `FILES` into `folder`, which is created if it does not exist."""
+        """Write the files `CODEC_FILES` into `folder`, which is created if it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         half = self.centroids.half()
         exact = torch.equal(half.float(), self.centroids)
@@ -221,7 +224,7 @@ class Codec:
             self.avg_residual,
             torch.tensor([self.cluster_threshold], dtype=torch.float32),
         )
-        for name, array in zip(FILES, arrays):
+        for name, array in zip(CODEC_FILES, arrays):
             save_array(folder / name, array.numpy())
 
     @classmethod
@@ -231,7 +234,7 @@ class Codec:
         Raises:
             UserError: if the arrays do not fit each other.
         """
-        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in FILES]
+        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in CODEC_FILES]
         centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
         if (
             centroids.dim() != 2

@@ -105,11 +105,16 @@ class DocumentWriter:
             row = (self.count, doc_id, text, metadata)
             self._connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
-            (other,) = self._connection.execute("SELECT number FROM documents WHERE id = ?", (doc_id,)).fetchone()
-            place = "" if document.where is None else f"; the second is {document.where}"
-            raise UserError(f"documents {other} and {self.count} have the same id {doc_id!r}{place}") from None
+            query = "SELECT number, place FROM documents LEFT JOIN places USING (number) WHERE id = ?"
+            other, place = self._connection.execute(query, (doc_id,)).fetchone()
+            first, second = (f" ({where})" if where else "" for where in (place, document.where))
+            raise UserError(
+                f"documents {other}{first} and {self.count}{second} have the same id {doc_id!r}; ids must be unique"
+            ) from None
         except UnicodeEncodeError as error:
             raise UserError(f"{where} holds text that is not Unicode: {error}") from error
+        if document.where is not None:
+            self._connection.execute("INSERT INTO places VALUES (?, ?)", (self.count, document.where))
         # Use the metadata as a reader gets it back: JSON turns every key into a string, and tuples into lists.
         self._add_fields(json.loads(metadata), where)
         if text:
@@ -193,6 +198,8 @@ def write_documents(
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.executescript(_SCHEMA)
+            # Where documents were read, for messages. SQLite keeps this table in a file that it removes at the end.
+            connection.execute("CREATE TEMP TABLE places (number INTEGER PRIMARY KEY, place TEXT)")
             connection.execute(f"PRAGMA user_version = {splitter}")
             writer = DocumentWriter(connection, splitter, batch_characters)
             yield writer

@@ -16,12 +16,13 @@ A file of such a name that the manifest does not name was left by an interrupted
 writer removes it. docs/format.md is the full specification.
 """
 
+import hashlib
 import json
 import os
 import re
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,26 @@ from colbertz.errors import UserError
 from colbertz.files import sha256, write_atomically
 
 FORMAT = "colbertz-index"
-VERSION = 2
+VERSION = 3
+# Version 2 has no `encoding` and no `sha256`.
+OLDEST_VERSION = 2
 MANIFEST = "manifest.json"
+# The files of a codec's folder.
+CODEC_FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
+NBITS = (1, 2, 4, 8)
 BUILD = "build"
 PROGRESS = f"{BUILD}/progress.json"
 # Bytes of a page.
 _PAGE = 4096
 # Pages of a file that the quick checksum covers: the first, the last, and pages at equal distances between them.
 _PAGES = 16
+# What stands in place of the manifest's own checksum while that is computed.
+_NO_DIGEST = "0" * 64
+_DIGEST = re.compile("[0-9a-f]{64}")
+# A larger count is damage. Sums and products of smaller ones stay within what Python's floating point can hold.
+_MAX_COUNT = 1 << 62
+# So that a number is finite in float32 too.
+_MAX_FLOAT = 1e38
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,19 @@ class Checksum:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """With what the embeddings of an index were made.
+
+    Attributes:
+        backend: the program that ran the model, such as "torch".
+        dtype: the type that it computed in, such as "bfloat16".
+    """
+
+    backend: str
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is in an index, and in which files.
 
@@ -130,6 +156,7 @@ class Manifest:
         model: where the model that made the embeddings lies: `./` and `../` are relative to the index, else an
             absolute path or a hub id; None if the index was built from bare embeddings.
         fingerprint: the model's embedding of a fixed text, by which `Searcher` recognises the model.
+        encoding: with what the embeddings were made; None if that is not known.
     """
 
     generation: int
@@ -142,6 +169,7 @@ class Manifest:
     trained_on: int
     model: str | None = None
     fingerprint: Sequence[float] | None = field(default=None, repr=False)
+    encoding: Encoding | None = None
 
     @property
     def num_documents(self) -> int:
@@ -158,10 +186,19 @@ class Manifest:
         """Bytes of all files."""
         return sum(checksum.size for checksum in self.files.values())
 
+    @property
+    def file_names(self) -> Iterator[str]:
+        """The files of which `files` holds the checksums."""
+        yield from (f"{self.codec}/{name}" for name in CODEC_FILES)
+        for segment in self.segments:
+            yield from (f"{segment.name}/{path.name}" for path in SegmentFiles(Path(segment.name)).all)
+            if segment.deleted is not None:
+                yield segment.deleted
+
     def save(self, root: Path) -> None:
         """Make this manifest the one that counts. Before the rename the old state is on disk, after it the new one."""
-        content = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
-        write_atomically(root / MANIFEST, content + "\n")
+        content = {"format": FORMAT, "version": VERSION, "sha256": _NO_DIGEST, **asdict(self)}
+        write_atomically(root / MANIFEST, sealed(json.dumps(content, indent=1) + "\n", _NO_DIGEST))
 
     @classmethod
     def load(cls, root: Path) -> "Manifest":
@@ -169,7 +206,7 @@ class Manifest:
 
         Raises:
             FileNotFoundError: if there is no such directory.
-            ValueError: if it is not a colbertz index, or one of another format version, or its manifest is damaged.
+            UserError: if it is not a colbertz index, or one of another format version, or its manifest is damaged.
         """
         path = root / MANIFEST
         if not root.is_dir():
@@ -179,17 +216,26 @@ class Manifest:
                 raise UserError(f"{root} holds no index yet: its build was interrupted; start it again to finish it")
             raise UserError(f"{root} is not a colbertz index: it has no manifest.json; build one with `colbertz index`")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {error}; build the index again") from error
+            text = path.read_bytes().decode("utf-8")
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, error) from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise UserError(f"{path} is not the manifest of a colbertz index: its `format` is not {FORMAT!r}")
         version = content.pop("version", None)
-        if not isinstance(version, int) or version < 1:
-            raise UserError(f"{path} is damaged: `version` is {version!r}; build the index again")
-        if version != VERSION:
+        if type(version) is not int or version < 1:
+            raise _damaged(path, f"`version` is {version!r:.80}")
+        if not OLDEST_VERSION <= version <= VERSION:
             advice = "upgrade colbertz" if version > VERSION else "build the index again"
-            raise UserError(f"{root} has index format {version} and this colbertz reads {VERSION}: {advice}")
+            raise UserError(
+                f"{root} has index format {version} and this colbertz reads {OLDEST_VERSION} to {VERSION}: {advice}"
+            )
+        if version == OLDEST_VERSION:
+            content.setdefault("encoding", None)
+        else:
+            digest = content.pop("sha256", None)
+            if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or sealed(text, digest) != text:
+                raise _damaged(path, "it does not have the checksum that it holds")
         return cls._checked(content, path)
 
     @classmethod
@@ -197,23 +243,95 @@ class Manifest:
         expected = {f.name for f in fields(cls)}
         if set(content) != expected:
             wrong = ", ".join(sorted(set(content) ^ expected))
-            raise UserError(f"{path} is damaged: missing or unknown fields {wrong}; build the index again")
+            raise _damaged(path, f"missing or unknown fields {wrong:.200}")
         try:
             content["segments"] = tuple(SegmentInfo(**segment) for segment in content["segments"])
             content["files"] = {name: Checksum(**checksum) for name, checksum in content["files"].items()}
+            content["encoding"] = content["encoding"] and Encoding(**content["encoding"])
         except (TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: {error}; build the index again") from error
+            raise _damaged(path, error) from error
         manifest = cls(**content)
-        counts = [manifest.generation, manifest.embedding_dim, manifest.nbits]
-        counts += [count for segment in manifest.segments for count in (segment.num_documents, segment.num_tokens)]
-        if not all(isinstance(count, int) and count > 0 for count in counts):
-            raise UserError(f"{path} is damaged: counts {counts} must be positive integers; build the index again")
-        folders = {"codec": [manifest.codec], "segment": [segment.name for segment in manifest.segments]}
-        for kind, names in folders.items():
-            for name in names:
-                if not re.fullmatch(rf"{kind}-\d{{6,}}", str(name)):
-                    raise UserError(f"{path} is damaged: {kind} {name!r}; build the index again")
-        return manifest
+        if fault := _wrong_value(manifest) or _wrong_name(manifest):
+            raise _damaged(path, fault)
+        # Version 2 may name more files, which some other program left in our folders.
+        files = {name: manifest.files[name] for name in manifest.file_names}
+        return replace(manifest, files=files)
+
+
+def sealed(text: str, digest: str) -> str:
+    """The text of a manifest with its own checksum in place of `digest`, which is what it holds now."""
+    blank = text.replace(digest, _NO_DIGEST, 1)
+    return blank.replace(_NO_DIGEST, hashlib.sha256(blank.encode()).hexdigest(), 1)
+
+
+def check_values(manifest: Manifest, path: Path) -> None:
+    """Check the counts, the model and the fingerprint of a manifest that did not come from a manifest.json.
+
+    Raises:
+        UserError: naming `path` and the first value that no index can have.
+    """
+    if fault := _wrong_value(manifest):
+        raise UserError(f"{path} is damaged: {fault}; copy the index again, or have its program rebuild it")
+
+
+def _damaged(path: Path, what: object) -> UserError:
+    return UserError(f"{path} is damaged: {what}; build the index again")
+
+
+def _wrong_value(manifest: Manifest) -> str | None:
+    """A number or a text that no index can have, in words; None if there is none."""
+    counts: list[tuple[str, Any, int]] = [
+        (name, getattr(manifest, name), least)
+        for name, least in (("generation", 1), ("embedding_dim", 1), ("nbits", 1), ("next_number", 0))
+    ]
+    counts.append(("trained_on", manifest.trained_on, 1))
+    for segment in manifest.segments:
+        counts += [("num_documents", segment.num_documents, 1), ("num_tokens", segment.num_tokens, 1)]
+        counts += [("num_far", segment.num_far, 0), ("num_deleted", segment.num_deleted, 0)]
+    counts += [("size", checksum.size, 0) for checksum in manifest.files.values()]
+    for name, value, least in counts:
+        if type(value) is not int or not least <= value < _MAX_COUNT:
+            return f"{name} is {value!r:.80} and must be an integer of at least {least}"
+    if manifest.nbits not in NBITS:
+        return f"nbits is {manifest.nbits} and must be one of {', '.join(map(str, NBITS))}"
+    for segment in manifest.segments:
+        if segment.num_far > segment.num_tokens or segment.num_deleted >= segment.num_documents:
+            return f"the counts of {segment!r:.200} contradict each other"
+    # What JSON held may be of another type than the fields say.
+    model: Any = manifest.model
+    if not isinstance(model, str | None):
+        return f"model is {model!r:.80} and must be a string"
+    fingerprint: Any = manifest.fingerprint
+    if fingerprint is not None and not (
+        isinstance(fingerprint, list)
+        and len(fingerprint) == manifest.embedding_dim
+        and all(type(value) in (int, float) and abs(value) < _MAX_FLOAT for value in fingerprint)
+    ):
+        return f"fingerprint is {fingerprint!r:.80} and must be {manifest.embedding_dim} numbers"
+    encoding: Any = manifest.encoding
+    if encoding is not None and not (isinstance(encoding.backend, str) and isinstance(encoding.dtype, str)):
+        return f"encoding is {encoding!r:.200} and must hold two strings"
+    return None
+
+
+def _wrong_name(manifest: Manifest) -> str | None:
+    """A name of a folder or file that cannot be in a manifest, in words; None if there is none."""
+    # What JSON held may be of another type than the fields say.
+    names: list[Any] = [segment.name for segment in manifest.segments]
+    kinds: list[tuple[str, list[Any]]] = [("codec", [manifest.codec]), ("segment", names)]
+    for kind, folders in kinds:
+        for name in folders:
+            if not isinstance(name, str) or not re.fullmatch(rf"{kind}-[0-9]{{6,}}", name):
+                return f"{kind} {name!r:.80}"
+    if len(set(names)) < len(names):
+        return "two segments have the same name"
+    for segment in manifest.segments:
+        pattern = rf"{segment.name}/deleted-[0-9]{{6,}}\.npy"
+        named = isinstance(segment.deleted, str) and re.fullmatch(pattern, segment.deleted) is not None
+        if not (named if segment.num_deleted else segment.deleted is None):
+            return f"deleted is {segment.deleted!r:.80} where {segment.num_deleted} documents are deleted"
+    missing = sorted(set(manifest.file_names) - set(manifest.files))
+    return f"it has no checksum of {missing[0]}" if missing else None
 
 
 def checksum(path: Path) -> Checksum:

@@ -23,10 +23,10 @@ from tqdm import tqdm
 from colbertz.errors import UserError, check_integer, check_type
 from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
-from colbertz.index.store.codec import NBITS, Codec, packed_bytes
+from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.documents import DocumentWriter, write_documents
-from colbertz.index.store.manifest import BUILD, MANIFEST, Manifest, SegmentFiles, SegmentInfo
+from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
     commit,
@@ -53,7 +53,8 @@ class BuildKeywords(TypedDict, total=False):
         nbits: bits for each dimension of a residual: 1, 2, 4 or 8 (default: 4).
         seed: of sampling and k-means (default: 42). On a CPU the same input and seed give the same files.
         model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
-        fingerprint: how `Searcher` recognises that model.
+        fingerprint: how `Searcher` recognises that model: one number for each dimension.
+        encoding: with what the embeddings were made; the index stores it.
         recipe: what else the embeddings depend on; an interrupted build continues only with the same recipe.
         overwrite: replace the index that is there, if there is one.
         device: a CUDA device that finds centroids and codes; None (the default) for the CPU. The files differ in near
@@ -66,6 +67,7 @@ class BuildKeywords(TypedDict, total=False):
     seed: int
     model: str | None
     fingerprint: Sequence[float] | None
+    encoding: Encoding | None
     recipe: str | None
     overwrite: bool
     device: str | torch.device | None
@@ -81,6 +83,7 @@ def build(
     seed: int = 42,
     model: str | None = None,
     fingerprint: Sequence[float] | None = None,
+    encoding: Encoding | None = None,
     recipe: str | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
@@ -93,7 +96,8 @@ def build(
     Args:
         root: a new or empty directory, or an index to replace if `overwrite`.
         batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
-        nbits, seed, model, fingerprint, recipe, overwrite, device, show_progress, chunk_tokens: see `BuildKeywords`.
+        nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, chunk_tokens: see
+            `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
 
     Raises:
@@ -104,7 +108,7 @@ def build(
     check_integer("seed", seed, 0)
     check_integer("chunk_tokens", chunk_tokens, 1)
     check_type("overwrite", overwrite, bool, "True or False")
-    settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), recipe)
+    settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
     if root.exists() and not root.is_dir():
         raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
@@ -182,6 +186,7 @@ def write(
         trained_on=segment.num_tokens,
         model=settings.model,
         fingerprint=settings.fingerprint,
+        encoding=settings.encoding,
     )
     commit(root, manifest, [codec_folder, segment_folder])
 
@@ -222,7 +227,7 @@ class _UnfinishedBuild:
                 bar.update(sum(chunk.num_tokens for chunk in chunks))
                 batches = batches.after(writer.count, writer.add)
             for documents, embeddings in chunked(batches, chunk_tokens, keep_after_error=resumable):
-                packed_bytes(embeddings.values.shape[1], self._settings.nbits)  # refuses a wrong dimension
+                self._check_dim(embeddings.values.shape[1])
                 if not resumable:
                     writer.add(documents)
                 chunks.append(self._chunks.store(len(chunks), documents, embeddings))
@@ -232,6 +237,12 @@ class _UnfinishedBuild:
         if len(self._chunks) > len(chunks):
             self._chunks.remove_from(len(chunks))
         return chunks
+
+    def _check_dim(self, dim: int) -> None:
+        packed_bytes(dim, self._settings.nbits)  # refuses a wrong dimension
+        fingerprint = self._settings.fingerprint
+        if fingerprint is not None and len(fingerprint) != dim:
+            raise UserError(f"fingerprint must have a number for each of {dim} dimensions, got {len(fingerprint)}")
 
     def _kept(self, documents: DocumentStream, writer: DocumentWriter) -> list[Chunk]:
         """The first chunks that an interrupted build has stored, as far as they are of the same documents."""

@@ -19,7 +19,6 @@ from colbertz.index.store.manifest import (
     BUILD,
     MANIFEST,
     PROGRESS,
-    Checksum,
     Manifest,
     checksum,
 )
@@ -153,22 +152,13 @@ def commit(root: Path, manifest: Manifest, new_folders: Iterable[Path], new_file
     sync_files(files)
     for folder in {*folders, *(path.parent for path in files), root}:
         sync_folder(folder)
-    checksums = manifest.files | {str(path.relative_to(root)): checksum(path) for path in files}
-    manifest = replace(manifest, files=_checksums_of_named(checksums, manifest))
+    named = set(manifest.file_names)
+    names = {str(path.relative_to(root)): path for path in files}
+    checksums = manifest.files | {name: checksum(path) for name, path in names.items() if name in named}
+    manifest = replace(manifest, files={name: checksums[name] for name in manifest.file_names})
     manifest.save(root)
     remove_leftovers(root, manifest)
     return manifest
-
-
-def _checksums_of_named(checksums: dict[str, Checksum], manifest: Manifest) -> dict[str, Checksum]:
-    """Leave out files that the manifest does not name."""
-    folders = {manifest.codec, *(segment.name for segment in manifest.segments)}
-    deleted = {segment.deleted for segment in manifest.segments}
-    return {
-        name: checksum
-        for name, checksum in checksums.items()
-        if Path(name).parent.name in folders and (not Path(name).match("deleted-*.npy") or name in deleted)
-    }
 
 
 def next_name(kind: str, generation: int) -> str:

@@ -49,7 +49,12 @@ def compact(
         check_files(root, manifest)  # damage is not copied into files with checksums that are right
         if retrain:
             settings = Settings(
-                manifest.nbits, seed, manifest.model, manifest.fingerprint, compacted=manifest.generation
+                manifest.nbits,
+                seed,
+                manifest.model,
+                manifest.fingerprint,
+                manifest.encoding,
+                compacted=manifest.generation,
             )
             write(
                 root,

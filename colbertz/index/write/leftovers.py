@@ -10,8 +10,7 @@ from pathlib import Path
 
 from colbertz.errors import UserError
 from colbertz.files import is_temporary
-from colbertz.index.store.codec import FILES as CODEC_FILES
-from colbertz.index.store.manifest import BUILD, MANIFEST, PROGRESS, SegmentFiles
+from colbertz.index.store.manifest import BUILD, CODEC_FILES, MANIFEST, PROGRESS, SegmentFiles
 
 _CODEC = "|".join(map(re.escape, CODEC_FILES))
 _SEGMENT = "|".join(re.escape(path.name) for path in SegmentFiles(Path()).all) + r"|deleted-[0-9]{6,}\.npy"

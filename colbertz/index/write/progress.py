@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from colbertz.files import write_atomically
-from colbertz.index.store.manifest import BUILD, PROGRESS
+from colbertz.index.store.manifest import BUILD, PROGRESS, Encoding
 from colbertz.index.write.leftovers import remove
 
 
@@ -16,7 +16,7 @@ class Settings:
     """What an interrupted build must have in common with the call that continues it.
 
     Attributes:
-        nbits, seed, model, fingerprint, recipe: see `Index.build`.
+        nbits, seed, model, fingerprint, encoding, recipe: see `Index.build`.
         compacted: the generation of the index whose documents are coded anew; None for documents from outside.
     """
 
@@ -24,6 +24,7 @@ class Settings:
     seed: int
     model: str | None
     fingerprint: Sequence[float] | None
+    encoding: Encoding | None = None
     recipe: str | None = None
     compacted: int | None = None
 

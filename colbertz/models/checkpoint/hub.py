@@ -6,7 +6,7 @@ from colbertz.models.checkpoint.layouts import FILES
 
 # The model that comes with the package, by the name it would have on the hub, and its directory.
 PACKAGED = "colbertz/nano"
-_PACKAGED_DIRECTORY = Path(__file__).parents[1] / "packaged" / "nano"
+PACKAGED_DIRECTORY = Path(__file__).parents[1] / "packaged" / "nano"
 # What is downloaded of a repository on the hub.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.bin", FILES.stanford]
 
@@ -15,18 +15,17 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     """The directory of a checkpoint.
 
     Args:
-        path_or_hub_id: a local directory, taken as it is; `colbertz/nano`, the model that comes with the package; or
-            `owner/name` of a repository on the Hugging Face hub, which is downloaded to the hub's cache.
+        path_or_hub_id: a local directory, taken as it is; otherwise `colbertz/nano`, the model that comes with the
+            package; or `owner/name` of a repository on the Hugging Face hub, which is downloaded to the hub's cache.
 
     Raises:
         FileNotFoundError: if there is neither such a directory nor such a repository.
     """
-    if str(path_or_hub_id) == PACKAGED:
-        return _PACKAGED_DIRECTORY
-    path = Path(path_or_hub_id).expanduser()
+    path, name = Path(path_or_hub_id).expanduser(), str(path_or_hub_id)
     if path.is_dir():
         return path
-    name = str(path_or_hub_id)
+    if name == PACKAGED and not path.exists():
+        return PACKAGED_DIRECTORY
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(
             f"{name} is no directory; give a checkpoint directory or a hub id such as lightonai/ColBERT-Zero"

@@ -1,4 +1,4 @@
-"""Reading the JSON files of checkpoints."""
+"""Reading the JSON files of checkpoints. Where an object has a key twice the last one counts, as in transformers."""
 
 import json
 from pathlib import Path

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from colbertz.errors import UserError, require
-from colbertz.models.checkpoint.hub import resolve
+from colbertz.models.checkpoint.hub import PACKAGED_DIRECTORY, resolve
 from colbertz.models.checkpoint.json_files import read_json
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
@@ -76,7 +76,7 @@ def load(
 def _read(path_or_hub_id: str | Path, backend: str, overrides: Mapping[str, Any]) -> tuple[Path, ColBERTTokenizer]:
     """The path of the ONNX file, and the tokenizer."""
     directory, is_local = resolve(path_or_hub_id), Path(path_or_hub_id).expanduser().is_dir()
-    if not is_local:
+    if not is_local and directory != PACKAGED_DIRECTORY:
         directory = _with_onnx_files(str(path_or_hub_id), directory, backend)
     path = directory / MODELS[backend]
     if not path.is_file() or not (directory / CONFIG).is_file():

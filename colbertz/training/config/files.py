@@ -33,15 +33,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
     Raises:
-        UserError: if it is not YAML in UTF-8, or holds something else.
+        UserError: if it is not YAML in UTF-8, has a key twice, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values, such as 'output: runs/mine', got {content!r:.60}")
+    _refuse_repeated_keys(yaml.compose(text), path)
     return content
+
+
+def _refuse_repeated_keys(node: Any, path: Path) -> None:
+    """PyYAML takes the last value of a key that comes twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _refuse_repeated_keys(child, path)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            first = lines.setdefault(key.value, line)
+            if first != line:
+                raise UserError(f"{path}, line {line}: the key {key.value!r} comes twice; it is in line {first} too")
+            _refuse_repeated_keys(value, path)
 
 
 def dump(config: TrainingConfig) -> str:

@@ -150,6 +150,8 @@ def _load(config: SourceConfig, setting: str) -> Any:
     """A data set, or a dict of them by split."""
     datasets: Any = require("datasets", "train")
     path = Path(str(config.path))
+    if path.exists():
+        path = path.resolve()  # `datasets` takes names such as json and csv for its own readers
     is_parquet = (required_suffix(path) if path.is_file() else suffix_of(path)) == ".parquet"
     if is_parquet:
         with parquet.opened(str(path)) as file:

@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from colbertz import Index, Ragged
 from colbertz.cli import convert as cli
 from colbertz.document import Document
+from colbertz.errors import UserError
 from colbertz.index.interop import convert as converting
 from colbertz.index.interop import metadata_db, open_foreign
 from colbertz.index.store.detect import detect, require_own
 from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.manifest import Encoding
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
 DIM = 16
@@ -74,7 +76,8 @@ def build(root: Path, nbits: int = 4) -> Path:
         metadata=METADATA,
         nbits=nbits,
         model="a/b",
-        fingerprint=[0.1],
+        fingerprint=[0.1] * DIM,
+        encoding=Encoding("torch", "bfloat16"),
     )
     return root
 
@@ -94,7 +97,10 @@ def contents(snapshot: Snapshot) -> dict[str, Any]:
         "average": codec.avg_residual.tolist(),
         "threshold": codec.cluster_threshold,
         "documents": list(snapshot.live_documents()),
-        "manifest": (manifest.next_number, manifest.trained_on, manifest.model, list(manifest.fingerprint or [])),
+        "manifest": (
+            *(manifest.next_number, manifest.trained_on, manifest.model),
+            *(manifest.fingerprint, manifest.encoding),
+        ),
         "far": snapshot.estimated_num_far(),
     }
 
@@ -619,6 +625,23 @@ def test_what_convert_refuses(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no documents left to convert"):
         convert(source, tmp_path / "target", "colbertz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "source"]
+
+
+@THEIRS
+def test_norms_that_the_format_cannot_hold_are_refused(program: str, tmp_path: Path) -> None:
+    """They were dropped without a word: scores of the copy were others."""
+    embeddings = random_ragged(LENGTHS)
+    values = embeddings.values.clone()
+    values[sum(LENGTHS[:3])] *= 1.01  # the first token of document 3
+    Index.build(tmp_path / "source", Ragged(values, embeddings.offsets), nbits=4)
+    with pytest.raises(UserError, match=f"not of unit length, such as one of document '3', and {program} holds"):
+        convert(tmp_path / "source", tmp_path / "target", program)
+    assert not (tmp_path / "target").exists()
+    convert(tmp_path / "source", tmp_path / "copy", "colbertz")
+    copy, source = (open_snapshot(tmp_path / name) for name in ("copy", "source"))
+    assert inverse_norms(copy).tolist() == inverse_norms(source).tolist()
+    Index.open(tmp_path / "source").delete(["3"])
+    convert(tmp_path / "source", tmp_path / "target", program)  # what is left is of unit length
 
 
 def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from colbertz import Index, Ragged
+from colbertz.errors import UserError
+from colbertz.files import sha256
+from colbertz.index.store.manifest import quick_checksum, sealed
 
 DIM = 16
 
@@ -16,6 +19,13 @@ DIM = 16
 def random_ragged(lengths: list[int], seed: int = 0) -> Ragged:
     values = torch.randn(sum(lengths), DIM, generator=torch.Generator().manual_seed(seed))
     return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
+
+
+def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change a manifest, and its own checksum with it, if it still has one."""
+    path = root / "manifest.json"
+    manifest = edit(json.loads(path.read_text()))
+    path.write_text(sealed(json.dumps(manifest), manifest.get("sha256", "none")))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -72,27 +82,42 @@ def edited_segment(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
     ("edit", "message"),
     [
         (edited(format="fast-plaid"), "not the manifest of a colbertz index"),
-        (edited(version=3), "has index format 3 and this colbertz reads 2: upgrade colbertz"),
-        (edited(version=1), "has index format 1 and this colbertz reads 2: build the index again"),
+        (edited(version=4), "has index format 4 and this colbertz reads 2 to 3: upgrade colbertz"),
+        (edited(version=1), "has index format 1 and this colbertz reads 2 to 3: build the index again"),
         (edited(version="2"), "`version` is '2'"),
-        (edited(generation=None), "must be positive integers"),
+        (edited(version=2), "unknown fields sha256"),
+        (edited(generation=None), "generation is None and must be an integer of at least 1"),
+        (edited(generation=True), "generation is True"),
+        (edited(trained_on=10**400), "trained_on is 1000"),
+        (edited(next_number=-1), "next_number is -1 and must be an integer of at least 0"),
+        (edited(model=7), "model is 7"),
+        (edited(fingerprint=[float("nan")] * DIM), f"fingerprint is .* must be {DIM} numbers"),
+        (edited(fingerprint=[0.5]), f"fingerprint is .0.5. and must be {DIM} numbers"),
+        (edited(encoding={"backend": "torch"}), "missing 1 required positional argument: 'dtype'"),
+        (edited(encoding={"backend": "torch", "dtype": 16}), "must hold two strings"),
+        (edited(nbits=3), "nbits is 3 and must be one of 1, 2, 4, 8"),
         (edited(embedding_dim=8), "codec is not what its manifest says"),
         (edited(nbits=2), "codec is not what its manifest says"),
         (edited(codec="../elsewhere"), r"codec '\.\./elsewhere'"),
         (edited(codec=7), "codec 7"),
         (edited(surprise=1), "unknown fields surprise"),
+        (edited(codec="codec-٠٠٠٠٠١"), "codec"),
         (edited(files={"a": 1}), "is damaged"),
+        (edited(files={}), r"no checksum of codec-000001/avg_residual\.npy"),
         (edited(segments=[7]), "is damaged"),
         (edited_segment(num_documents=7), "is damaged"),
-        (edited_segment(num_documents=0), "must be positive integers"),
+        (edited_segment(num_documents=0), "num_documents is 0 and must be an integer of at least 1"),
+        (edited_segment(num_far=100), "the counts of .* contradict each other"),
+        (edited_segment(num_deleted=2), "deleted is None where 2 documents are deleted"),
+        (edited_segment(num_deleted=2, deleted="../deleted-000001.npy"), "deleted is '../deleted-000001.npy'"),
+        (lambda manifest: manifest | {"segments": manifest["segments"] * 2}, "two segments have the same name"),
         (edited_segment(num_tokens=21), "does not hold what its manifest says"),
         (edited_segment(name="../elsewhere"), r"segment '\.\./elsewhere'"),
         (edited_segment(surprise=1), "surprise"),
     ],
 )
 def test_a_manifest_that_is_wrong(edit: Callable[[dict[str, Any]], dict[str, Any]], message: str, index: Index) -> None:
-    path = index.path / "manifest.json"
-    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    edit_manifest(index.path, edit)
     with pytest.raises(ValueError, match=message):
         Index.open(index.path)
     with pytest.raises(ValueError, match=message):
@@ -100,6 +125,42 @@ def test_a_manifest_that_is_wrong(edit: Callable[[dict[str, Any]], dict[str, Any
     rebuilt = Index.build(index.path, random_ragged([4]), ids=["new"], overwrite=True)
     assert [hit.id for hit in rebuilt.search(random_ragged([2]))[0]] == ["new"]
     assert len(list(index.path.iterdir())) == 3, "the damaged index is gone"
+
+
+def test_every_flipped_bit_of_a_manifest_is_found(index: Index) -> None:
+    """Its own checksum was once missing: another number was believed."""
+    path = index.path / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(UserError):
+            Index.open(index.path)
+
+
+def test_a_manifest_that_is_nested_too_deeply(index: Index) -> None:
+    (index.path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="damaged: maximum recursion"):
+        Index.open(index.path)
+
+
+def test_version_2_is_read_and_the_next_change_writes_version_3(index: Index) -> None:
+    stray = index.path / "segment-000001" / ".DS_Store"
+    stray.write_text("of another program")
+    size, crc = quick_checksum(stray)
+
+    def as_version_2(manifest: dict[str, Any]) -> dict[str, Any]:
+        named = {"segment-000001/.DS_Store": {"size": size, "quick": crc, "sha256": sha256(stray)}}
+        old = manifest | {"version": 2, "files": manifest["files"] | named}
+        return {name: value for name, value in old.items() if name not in ("sha256", "encoding")}
+
+    query = random_ragged([4], seed=5)
+    before = index.search(query)
+    edit_manifest(index.path, as_version_2)
+    old = Index.open(index.path)
+    assert old.search(query) == before and old.manifest.encoding is None
+    old.delete(["1"])
+    old.check()
+    assert json.loads((index.path / "manifest.json").read_text())["version"] == 3
 
 
 def test_directories_that_are_not_an_index(tmp_path: Path) -> None:

@@ -101,6 +101,11 @@ def test_metadata_keys_become_columns(tmp_path: Path) -> None:
     ("documents", "error", "message"),
     [
         ([Document("a"), Document("b"), Document("a")], ValueError, "documents 0 and 2 have the same id 'a'"),
+        (
+            [Document("a", where="a.csv, line 2"), Document("b"), Document("a", where="a.csv, line 9")],
+            ValueError,
+            r"documents 0 \(a.csv, line 2\) and 2 \(a.csv, line 9\) have the same id 'a'",
+        ),
         ([Document(0)], TypeError, r"document 0: ids must be strings, got 0 \(int\)"),  # type: ignore[arg-type]
         ([Document("a", b"b")], TypeError, r"document 0 \('a'\): texts must be strings"),  # type: ignore[arg-type]
         ([Document("\ud800")], ValueError, "document 0 .* not Unicode"),

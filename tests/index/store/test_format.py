@@ -3,6 +3,7 @@
 The reader stands first and uses nothing of colbertz. Where it cannot read what colbertz wrote, the page is wrong.
 """
 
+import hashlib
 import json
 import sqlite3
 import zlib
@@ -20,6 +21,12 @@ def quick_checksum(path: Path) -> tuple[int, int]:
     return len(content), crc
 
 
+def own_checksum(manifest: Path) -> str:
+    content = manifest.read_bytes()
+    digits = json.loads(content)["sha256"].encode()
+    return hashlib.sha256(content.replace(digits, b"0" * 64)).hexdigest()
+
+
 def unpack(rows: np.ndarray, nbits: int) -> np.ndarray:
     """Buckets (N, E) of packed residuals (N, E · nbits / 8)."""
     bits = np.unpackbits(rows, axis=1).reshape(len(rows), -1, nbits)  # from the highest bit of each byte
@@ -32,7 +39,8 @@ class Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.manifest = manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-        assert (manifest["format"], manifest["version"]) == ("colbertz-index", 2)
+        assert (manifest["format"], manifest["version"]) == ("colbertz-index", 3)
+        assert manifest["sha256"] == own_checksum(root / "manifest.json")
         for name, expected in manifest["files"].items():
             assert quick_checksum(root / name) == (expected["size"], expected["quick"]), name
         self.centroids = self.array(manifest["codec"], "centroids").astype(np.float32)
@@ -82,7 +90,6 @@ class Reader:
 # -- What colbertz writes, and the page --------------------------------------------------------------------------------
 # ruff: noqa: E402
 
-import hashlib
 import math
 import os
 import re
@@ -222,7 +229,9 @@ def test_a_writer_made_from_the_page_deletes(tmp_path: Path) -> None:
         "sha256": hashlib.sha256((root / new).read_bytes()).hexdigest(),
     }
     segment |= {"deleted": new, "num_deleted": segment["num_deleted"] + 1}
-    (root / "manifest.json.new").write_text(json.dumps(manifest))
+    fresh = root / "manifest.json.new"
+    fresh.write_text(json.dumps(manifest))
+    fresh.write_text(fresh.read_text().replace(manifest["sha256"], own_checksum(fresh)))
     os.replace(root / "manifest.json.new", root / "manifest.json")  # noqa: PTH105
 
     assert index.get("a7").id == "a7"
@@ -259,6 +268,6 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     for k, probes, documents in ((20, 8, 2048), (200, 16, 12_000), (201, 32, 12_060)):
         assert plan.effort_for(k, SearchOptions(), 999) == plan.Effort(probes, documents)
     assert kmeans.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
-    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 2 and "This is version 2." in page
+    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 3 and "This is version 3." in page
     assert segment_writer.FAR_SHARE == 0.5
     assert (compact.MANY_FAR, compact.GROWN, compact.MANY_DELETED, compact.MANY_SEGMENTS) == (0.4, 4, 0.3, 16)

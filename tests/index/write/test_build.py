@@ -15,6 +15,7 @@ import torch
 from colbertz import Index, Ragged
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec
+from colbertz.index.store.manifest import Encoding
 
 DIM = 16
 LENGTHS = [3, 1, 12, 7, 30, 5, 2, 9] * 5
@@ -240,7 +241,8 @@ TEXTS = [f"text {i}" for i in range(40)]
         {"lengths": LENGTHS[:20], "texts": TEXTS[:20], "called": False},
         {"nbits": 2},
         {"model": "another"},
-        {"fingerprint": [1.0]},
+        {"fingerprint": [1.0] * DIM},
+        {"encoding": Encoding("torch", "float32")},
     ],
 )
 @pytest.mark.parametrize("nth", [20, 50])
