@@ -1,8 +1,9 @@
 """What an addition costs when an index has had many: 2,000 additions of 1 to 10 documents with texts and metadata.
 
-The index begins with 1,000 of the synthetic documents of search_growth.py. For the additions around the 10th, 100th,
-1,000th and last one the script gives the median time, the longest, segments, open descriptors of the process, and the
-median latency of a search. "process" is an addition by a process of its own, after imports: it opens the index first.
+The index begins with 1,000 of the synthetic documents of search_growth.py. After the 10th, 100th, 200th, 1,000th and last
+addition the script gives the median time of the last 50 (wall clock and processor), the mean and the longest of all,
+segments, descriptors, and the median latency of a search. "process" is an addition and a deletion by a process of its
+own, after imports: it opens the index first. At the end a third is deleted, and the index is compacted and checked.
 
     python benchmarks/additions.py [--additions 2000] [--limit 256]
 
@@ -26,8 +27,8 @@ from search_growth import K, batch, queries, words
 from colbertz import Index, Ragged
 
 START, TOPICS = 1000, 500
-# Additions before and after each reported one that its median is taken over.
-AROUND = 25
+# Additions that a median is taken over: the reported one and those before it.
+LAST = 50
 
 
 def texts(count: int, seed: int) -> list[str]:
@@ -87,21 +88,25 @@ def measure(path: Path, count: int) -> list[dict[str, object]]:
     index = Index.build(path, batch(words(), 0, TOPICS, START), nbits=2, **described(0, START))
     sample = queries(START, 60)
     index.search(sample, K)
-    before, times, rows = descriptors(), [], []
+    before, rows = descriptors(), []
+    times: list[float] = []
+    cpu_times: list[float] = []
     points = sorted({point for point in (10, 100, 200, 1000, count) if point <= count})
     for nth, (embeddings, row) in enumerate(additions(count), 1):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         index.add(embeddings, **row)
         times.append((time.perf_counter() - start) * 1e3)
+        cpu_times.append((time.process_time() - cpu_start) * 1e3)
         if nth in points:
-            near = times[max(0, nth - 1 - AROUND) :]
+            last = slice(max(0, nth - LAST), nth)
             rows.append(
                 {
                     "additions": nth,
                     "documents": len(index),
-                    "ms": statistics.median(near),
-                    "mean ms so far": statistics.mean(times),
-                    "longest ms so far": max(times),
+                    "ms": statistics.median(times[last]),
+                    "cpu ms": statistics.median(cpu_times[last]),
+                    "mean cpu ms": statistics.mean(cpu_times),
+                    "longest cpu ms": max(cpu_times),
                     "segments": len(index.manifest.segments),
                     "descriptors": descriptors() - before,
                     "search ms": searches(index, sample),

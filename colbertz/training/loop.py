@@ -6,7 +6,6 @@ as one that was not interrupted (see state.py).
 """
 
 import math
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
+from colbertz.training import alignment, data, distributed, optim, state
 from colbertz.training import config as settings
-from colbertz.training import data, distributed, optim, state
 from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
@@ -192,10 +191,23 @@ def _is_complete(config: TrainingConfig, world: World) -> bool:
 
 
 def _remove_old_run(output: Path, world: World) -> None:
-    """Remove what a run wrote to its output, except the model, which a new run replaces at its end."""
+    """Remove what a run wrote to its output, except the model, which a new run replaces at its end.
+
+    Other files stay, also those in the folders of a run.
+
+    Raises:
+        UserError: if there are files or folders with the names of a run's, and no run.
+    """
+    there = [output / name for name in ("checkpoints", "best", RESULT, "metrics.jsonl") if (output / name).exists()]
+    if there and not (output / "config.yaml").is_file():
+        raise UserError(
+            f"{there[0]} is not of a run, because there is no {output / 'config.yaml'}; give another output, or move it"
+        )
+    distributed.barrier()  # all processes have looked before the first one removes something
     if world.is_main:
-        for name in ("checkpoints", "best"):
-            shutil.rmtree(output / name, ignore_errors=True)
+        for directory in state.checkpoints(output):
+            state.remove(directory)
+        alignment.remove(output / "best")
         for name in (RESULT, "metrics.jsonl", "config.yaml"):
             (output / name).unlink(missing_ok=True)
     distributed.barrier()

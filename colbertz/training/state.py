@@ -7,7 +7,6 @@ one before it is used.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from colbertz.errors import UserError
-from colbertz.files import replaced_directory, sha256
+from colbertz.files import remove_known, replaced_directory, sha256
 from colbertz.training.distributed import World, gather_rows
 
 _TENSORS = "tensors.safetensors"
@@ -106,7 +105,7 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
         about = {"progress": asdict(progress), "sha256": sha256(directory / _TENSORS)}
         (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for old in checkpoints(output)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
 
 
 def load(output: Path, trained: Trained, world: World) -> Progress:
@@ -130,7 +129,13 @@ def load(output: Path, trained: Trained, world: World) -> Progress:
 
 def checkpoints(output: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(output.glob("checkpoints/step-*"))
+    directories = sorted(output.glob("checkpoints/step-*"))
+    return [directory for directory in directories if any((directory / name).exists() for name in (_TENSORS, _STATE))]
+
+
+def remove(directory: Path) -> None:
+    """Remove a checkpoint; files that `save` does not write stay, with their folder."""
+    remove_known(directory, {directory, directory / _TENSORS, directory / _STATE}.__contains__)
 
 
 def whole(tensor: Tensor) -> Tensor:

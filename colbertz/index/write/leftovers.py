@@ -4,12 +4,13 @@ A file is colbertz's if both its name and the name of its folder are. Other file
 of ours; only a build refuses to begin beside them.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from colbertz.errors import UserError
-from colbertz.files import is_temporary
+from colbertz.files import is_temporary, remove_known
 from colbertz.index.store.manifest import BUILD, CODEC_FILES, MANIFEST, PROGRESS, SegmentFiles
 
 _CODEC = "|".join(map(re.escape, CODEC_FILES))
@@ -42,17 +43,8 @@ def others(root: Path, path: Path) -> Iterator[Path]:
 
 
 def remove(root: Path, path: Path) -> None:
-    """Remove a file or folder in the index `root`, as far as it is colbertz's; of a symbolic link, the link."""
-    if not is_ours(root, path):
-        return
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-        return
-    # The file with a build's progress goes last: it says that the rest is a build.
-    for inner in sorted(path.iterdir(), key=lambda inner: (inner == root / PROGRESS, inner)):
-        remove(root, inner)
-    if not any(path.iterdir()):
-        path.rmdir()
+    """Remove a file or folder in the index `root`, as far as it is colbertz's."""
+    remove_known(path, functools.partial(is_ours, root))
 
 
 def check_build_folder(root: Path) -> None:
