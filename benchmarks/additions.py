@@ -1,7 +1,7 @@
 """What an addition costs when an index has had many: 2,000 additions of 1 to 10 documents with texts and metadata.
 
-The index begins with 1,000 of the synthetic documents of search_growth.py. After the 10th, 100th, 200th, 1,000th and last
-addition the script gives the median time of the last 50 (wall clock and processor), the mean and the longest of all,
+The index begins with 1,000 of the synthetic documents of search_growth.py. After the 10th, 100th, 200th, 1,000th and
+last addition the script gives the median time of the last 50 (wall clock and processor), the mean and longest of all,
 segments, descriptors, and the median latency of a search. "process" is an addition and a deletion by a process of its
 own, after imports: it opens the index first. At the end a third is deleted, and the index is compacted and checked.
 
@@ -126,14 +126,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--additions", type=int, default=2000)
     parser.add_argument("--limit", type=int, default=256, help="open descriptors that the process may have")
+    parser.add_argument("--folder", default=".cache", help="where to; on a busy disk, waiting for it decides the times")
     parser.add_argument("--once", type=Path)
     args = parser.parse_args()
     if args.once:
         once(args.once)
         return
     resource.setrlimit(resource.RLIMIT_NOFILE, (args.limit, args.limit))
-    about = common.machine() | {"descriptors_allowed": args.limit}
-    with tempfile.TemporaryDirectory(dir=".cache") as folder:
+    about = common.machine() | {"descriptors_allowed": args.limit, "folder": args.folder}
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         rows = measure(Path(folder) / "index", args.additions)
     columns = dict.fromkeys(name for row in rows for name in row)
     common.report("additions", about, [{name: row.get(name, "") for name in columns} for row in rows])

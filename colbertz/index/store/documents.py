@@ -229,12 +229,13 @@ class Documents:
         self._lock = Lock()
         self._path = path
         try:
-            path.open("rb").close()  # SQLite's error does not say why a file cannot be opened
             self._connect()
             (last,) = self._connection.execute("SELECT max(number) FROM documents").fetchone()
             columns = self._connection.execute("SELECT * FROM fields LIMIT 0").description
             (self.splitter,) = self._connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as error:
+            if path.exists():
+                path.open("rb").close()  # says if it is no damage: too many files are open, for example
             raise UserError(f"{path} is damaged: {error}; build the index again") from error
         if last != count - 1:
             raise UserError(f"{path} is damaged: it ends at document {last} of {count}; build the index again")
