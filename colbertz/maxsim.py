@@ -13,11 +13,10 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError, check_type
+from colbertz.kernels import cpu
 from colbertz.kernels.arrays import Candidates, Longest, Pairs, Texts
-from colbertz.kernels.cpu import maxsim as cpu
 from colbertz.ragged import Ragged
 
 # Implementations: "cpu" is numba and oneDNN, for tensors on the CPU; "triton" is for CUDA and every dtype but float64;
@@ -68,7 +67,7 @@ def maxsim(
         if _needs_gradient(queries, documents):
             scores: Tensor = _MaxSim.apply(*_texts(queries), *_texts(documents))
             return scores
-        return cpu.maxsim(_texts(queries.detach()), _texts(documents.detach()))[0]
+        return cpu.maxsim.maxsim(_texts(queries.detach()), _texts(documents.detach()))[0]
 
 
 def maxsim_candidates(
@@ -118,7 +117,7 @@ def maxsim_candidates(
         if _needs_gradient(queries, documents):
             return candidates.with_values(_MaxSim.apply(*_texts(queries), *_texts(documents), *lists))
         return candidates.with_values(
-            cpu.maxsim_candidates(_texts(queries.detach()), _texts(documents.detach()), lists)[0]
+            cpu.maxsim.maxsim_candidates(_texts(queries.detach()), _texts(documents.detach()), lists)[0]
         )
 
 
@@ -170,9 +169,9 @@ class _MaxSim(torch.autograd.Function):
     ) -> Tensor:
         queries, documents = Texts(query_values, query_offsets), Texts(document_values, document_offsets)
         if doc_idx is None or candidate_offsets is None:
-            scores, argmax = cpu.maxsim(queries, documents, argmax=True)
+            scores, argmax = cpu.maxsim.maxsim(queries, documents, argmax=True)
         else:
-            scores, argmax = cpu.maxsim_candidates(
+            scores, argmax = cpu.maxsim.maxsim_candidates(
                 queries, documents, Candidates(doc_idx, candidate_offsets), argmax=True
             )
         ctx.save_for_backward(*queries, *documents, doc_idx, candidate_offsets, argmax)
@@ -189,7 +188,9 @@ class _MaxSim(torch.autograd.Function):
             candidate_offsets = torch.arange(num_queries + 1) * num_documents
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
         candidates = Candidates(doc_idx, candidate_offsets)
-        dqueries, ddocuments = cpu.maxsim_backward(grads.reshape(-1), queries, documents, candidates, argmax, needs)
+        dqueries, ddocuments = cpu.maxsim.maxsim_backward(
+            grads.reshape(-1), queries, documents, candidates, argmax, needs
+        )
         return dqueries, None, ddocuments, None, None, None
 
 
@@ -230,20 +231,29 @@ def _dequantised(documents: Ragged, scales: Tensor, dtype: torch.dtype) -> Ragge
 
 def _all_pairs_in_torch(queries: Ragged, documents: Ragged) -> Tensor:
     """(B, A) scores in PyTorch operators; the backward pass computes them again instead of keeping them."""
+    query_idx = torch.arange(len(queries), device=queries.device).repeat_interleave(queries.lengths)
+    dtype = torch.promote_types(queries.dtype, torch.float32)
 
     def score(query_values: Tensor, document_values: Tensor) -> Tensor:
-        dtype = torch.promote_types(query_values.dtype, torch.float32)
         padded, mask = documents.with_values(document_values.to(dtype)).padded()
         out = query_values.new_zeros(len(queries), len(documents), dtype=dtype)
         if mask.numel() == 0 or len(query_values) == 0:
             return out
         scores = (query_values.to(dtype) @ padded.flatten(0, 1).T).unflatten(1, mask.shape)
         best = scores.masked_fill(~mask, -torch.inf).max(2).values.masked_fill(~mask.any(1), 0)
-        query_idx = torch.arange(len(queries), device=queries.device).repeat_interleave(queries.lengths)
         return out.index_add(0, query_idx, best)
 
-    scores: Tensor = checkpoint(score, queries.values, documents.values, use_reentrant=False, preserve_rng_state=False)
-    return scores
+    if not _needs_gradient(queries, documents):
+        scores = documents.values.to(dtype) @ queries.values.to(dtype).T
+        best = torch.segment_reduce(scores, "max", offsets=documents.offsets)
+        best = best.masked_fill((documents.lengths == 0)[:, None], 0)
+        return best.new_zeros(len(documents), len(queries)).index_add(1, query_idx, best).T
+    from torch.utils.checkpoint import checkpoint  # its first call imports torch._dynamo
+
+    with_gradient: Tensor = checkpoint(
+        score, queries.values, documents.values, use_reentrant=False, preserve_rng_state=False
+    )
+    return with_gradient
 
 
 def _needs_gradient(*texts: Ragged) -> bool:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, Unpack, overload
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from colbertz.corpus.good_texts import refuse_string, with_good_texts
 from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
-from colbertz.errors import UserError, check_integer, check_type
+from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
@@ -56,6 +57,8 @@ class Searcher:
         Raises:
             UserError: if the index was not built with this model.
         """
+        check_type("model", model, ColBERT, "a ColBERT")
+        check_type("index", index, Index, "an Index")
         if model.embedding_dim != index.embedding_dim:
             raise UserError(
                 f"the model has embeddings of dimension {model.embedding_dim} and the index {index.path}"
@@ -144,7 +147,7 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        refuse_string("documents", documents)
+        _check_building(path, model, documents, location)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
@@ -251,6 +254,7 @@ class Searcher:
         Raises:
             UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
+        check_type("texts", texts, Iterable, "a list of strings")
         refuse_string("texts", texts)
         texts = list(texts)
         if Document in map(type, texts):
@@ -300,10 +304,13 @@ class Searcher:
         return self.index.refresh()
 
     def _encode(self, texts: Sequence[str], pool_factor: int, show_progress: bool | None) -> Ragged:
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string")
+        check_type("texts", texts, Iterable, "a list of strings")
+        refuse_string("texts", texts)
+        texts = list(texts)
+        for position, text in enumerate(texts):
+            check_type(f"texts[{position}]", text, str, "a string")
         warn_empty(count_empty(texts))
-        return self.model.encode_document(list(texts), pool_factor=pool_factor, show_progress=show_progress)
+        return self.model.encode_document(texts, pool_factor=pool_factor, show_progress=show_progress)
 
     def explain(self, query: str, doc_id: str) -> list[Match]:
         """The best match of each query token in a document: the score is the sum of theirs.
@@ -312,6 +319,7 @@ class Searcher:
             UnknownDocument: if the id is not in the index.
             UserError: if the document's tokens are not known, because its text is not stored or it was pooled.
         """
+        check_type("query", query, str, "a string")
         [embeddings] = self.model.encode_query([query], show_progress=False)
         # A second `Index` on the same snapshot: a refresh between the two calls must not change the document.
         index = Index(self.index.path, self.index.snapshot)
@@ -336,6 +344,15 @@ class Searcher:
         token_ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
         backend = self.model.tokenizer.backend
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
+
+
+def _check_building(path: object, model: object, documents: object, location: object) -> None:
+    """Raise TypeError for arguments that `Searcher.build` cannot use."""
+    check_path("path", path)
+    check_type("model", model, (ColBERT, str, Path), "a ColBERT, a directory or a hub id")
+    check_type("location", location, (str, Path, NoneType), "a path, a hub id or None")
+    check_type("documents", documents, Iterable, "documents or texts")
+    refuse_string("documents", documents)
 
 
 def _fingerprint(model: ColBERT) -> list[float]:

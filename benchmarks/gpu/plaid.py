@@ -26,7 +26,7 @@ from torch import Tensor
 
 from colbertz.kernels import reference
 from colbertz.kernels.arrays import CodedDocuments, PostingLists, Probes
-from colbertz.kernels.cpu.residuals import reversed_bits
+from colbertz.kernels.cpu.bits import reversed_bits
 from colbertz.kernels.triton import kmeans, posting_lists
 from colbertz.kernels.triton import residuals as coding
 from colbertz.kernels.triton.centroid_maxsim import centroid_maxsim

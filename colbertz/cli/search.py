@@ -136,6 +136,7 @@ def _options(args: argparse.Namespace) -> "SearchOptions":
         n_ivf_probe=args.n_ivf_probe,
         n_full_scores=args.n_full_scores,
         exact=args.exact,
+        once=bool(args.query) and args.build is None,
         where=args.where,
         subset=subset,
         device=args.index_device,
@@ -183,7 +184,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "S
     rows = list(read_queries(queries))
     for row in rows:
         if not row.text.strip():
-            raise UserError(f"{queries}: the query {row.id!r} is empty; give it words, or leave it out")
+            raise UserError(f"{row.where}: the query {row.id!r} is empty; give it words, or leave it out")
     run: Run = {}
     with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
         for start in range(0, len(rows), _BATCH):

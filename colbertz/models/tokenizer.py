@@ -8,13 +8,14 @@ load data tokenise with a pickled copy.
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import NoneType
 from typing import Any, Literal, TypedDict
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
 from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
@@ -55,16 +56,24 @@ class ColBERTSettings:
     do_strip: bool = True
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except TypeError as error:  # the values may come from a file, and then no caller's code is wrong
+            raise UserError(str(error)) from None
+        object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
+
+    def _check(self) -> None:
         words, prompts = self.skiplist_words, self.prompts
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise UserError(f"skiplist_words must be a list of strings, got {words!r}")
         if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
             raise UserError(f"prompts must map names to texts, got {prompts!r}")
-        object.__setattr__(self, "skiplist_words", tuple(words))
+        for name in ("do_query_expansion", "attend_to_expansion_tokens", "do_lower_case", "do_strip"):
+            check_type(name, getattr(self, name), bool, "true or false")
+        check_type("default_prompt_name", self.default_prompt_name, (str, NoneType), "a string or None")
         for side in ("query", "document"):
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
-            if not isinstance(length, int) or length < 4:
-                raise UserError(f"{side}_length must be an integer of at least 4, got {length!r}")
+            check_integer(f"{side}_length", length, 4)
             if length > LONGEST:
                 raise UserError(f"{side}_length must be at most {LONGEST}, got {length}")
             if not isinstance(prefix, str):
@@ -107,6 +116,7 @@ class ColBERTSettings:
         Raises:
             UserError: if `name` is not among the prompts.
         """
+        check_type("prompt_name", name, (str, NoneType), "a string or None")
         if name is None:
             name = side if side in self.prompts else self.default_prompt_name
         if name is not None and name not in self.prompts:
@@ -185,6 +195,8 @@ class ColBERTTokenizer:
         Raises:
             UserError: if there is no token to fill queries with.
         """
+        check_type("backend", backend, Tokenizer, "a tokenizers.Tokenizer")
+        check_type("settings", settings, ColBERTSettings, "ColBERTSettings")
         self.backend = Tokenizer.from_str(backend.to_str())
         self.backend.no_padding()
         self.backend.no_truncation()
@@ -204,18 +216,11 @@ class ColBERTTokenizer:
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
         # A word that is no token stands for [UNK], as in PyLate, so that documents have as many embeddings as there.
         self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
-        self._backends = {side: self._truncating(side) for side in ("query", "document")}
 
     @property
     def vocab_size(self) -> int:
         """Rows that the embedding matrix needs, added tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-    def _truncating(self, side: Side) -> Tokenizer:
-        """A copy that truncates to the length of one side; a shared one would have to be changed for each call."""
-        backend = Tokenizer.from_str(self.backend.to_str())
-        backend.enable_truncation(self.settings.length(side) - (self._prefix_id(side) is not None))
-        return backend
 
     def _prefix_id(self, side: Side) -> int | None:
         prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
@@ -284,17 +289,21 @@ class ColBERTTokenizer:
                 raise UserError(
                     f"text {position} has {surrogate!r}, half a character; decode it from its bytes again"
                 ) from None
+        check_type("prompt", prompt, (str, NoneType), "a string or None")
         prompt = self.settings.prompt(side) if prompt is None else prompt
         # The prompt is added before white space is removed, as in PyLate.
         inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]
         if self.settings.do_lower_case:
             inputs = [text.lower() for text in inputs]
-        backend, prefix = self._backends[side], self._prefix_id(side)
+        prefix = self._prefix_id(side)
         max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
-        for encoding in backend.encode_batch_fast(inputs):
+        for encoding in self.backend.encode_batch_fast(inputs):
             row = encoding.ids
-            num_truncated += len(row) == max_length and bool(encoding.overflowing)
+            if len(row) > max_length:
+                # Cut here, not by the library, which would need a copy of the tokenizer for each side.
+                num_truncated += 1
+                row = _cut(row, encoding.special_tokens_mask, max_length)
             rows.append(row if prefix is None else [*row[:1], prefix, *row[1:]])
         return rows, num_truncated
 
@@ -303,6 +312,12 @@ class ColBERTTokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _cut(row: list[int], special: list[int], max_length: int) -> list[int]:
+    """The first `max_length` tokens, but with those at the end that the tokenizer put there, such as [SEP]."""
+    num_last = next((i for i, flag in enumerate(reversed(special)) if not flag), len(row))
+    return row[: max_length - num_last] + row[len(row) - num_last :]
 
 
 def _ragged(rows: list[list[int]]) -> Ragged:

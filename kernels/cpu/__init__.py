@@ -5,8 +5,34 @@ plaid.py        the stages of an index search that score documents
 lists.py        posting lists: making them, and walking those of the probed cells
 kmeans.py       the steps of k-means that are not matrix products
 residuals.py    residuals of tokens to a few bits a dimension, and back
+bits.py         how these bits lie in a byte, as tables
+stopping.py     when a search may stop scoring
 attention.py    self-attention in bfloat16
 linear.py       `x @ weight.T` through oneDNN
 simd/           inner loops of plaid.py in LLVM IR
 threads.py      threads for kernels that release the GIL
+
+The modules below, whose functions numba compiles, load on first use, as `cpu.plaid` after
+`from colbertz.kernels import cpu`: numba takes half a second to load, and opening an index or encoding a query does
+not need it.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import kmeans as kmeans
+    from . import lists as lists
+    from . import maxsim as maxsim
+    from . import plaid as plaid
+    from . import residuals as residuals
+    from . import stopping as stopping
+
+_COMPILED = ("kmeans", "lists", "maxsim", "plaid", "residuals", "stopping")
+
+if not TYPE_CHECKING:  # type checkers would take a module with __getattr__ to have every name, misspelt ones too
+
+    def __getattr__(name: str) -> object:
+        if name not in _COMPILED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(f"{__name__}.{name}")

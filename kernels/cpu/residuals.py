@@ -1,30 +1,12 @@
 """Packing residuals into a few bits per dimension, and unpacking them, on the CPU.
 
-The layout is that of Stanford's ColBERT, fast-plaid and next-plaid: a dimension's bucket is the number of cutoffs below
-its value; a bucket's bits are written from the lowest to the highest, into a byte from its highest bit to its lowest.
-So a byte is made by shifting in buckets whose bits are reversed. reference.py has the same in plain PyTorch.
+bits.py says how the bits lie in a byte. reference.py has the same in plain PyTorch.
 
 Legend: N tokens, E embedding dim, K centroids.
 """
 
-import functools
-
 import numba
 import numpy as np
-
-
-@functools.cache
-def reversed_bits(nbits: int) -> np.ndarray:
-    """(2^nbits,) uint8: each bucket with its `nbits` bits in reverse."""
-    buckets = np.arange(1 << nbits)
-    return sum(((buckets >> bit) & 1) << (nbits - 1 - bit) for bit in range(nbits)).astype(np.uint8)  # type: ignore[union-attr]
-
-
-@functools.cache
-def buckets_of_byte(nbits: int) -> np.ndarray:
-    """(256, 8 / nbits) uint8: the buckets of the dimensions in a packed byte."""
-    shifts = np.arange(8 - nbits, -1, -nbits)
-    return reversed_bits(nbits)[(np.arange(256)[:, None] >> shifts) & ((1 << nbits) - 1)]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
@@ -108,18 +90,3 @@ def decode_token(packed, centroid, weights_of_byte, norm, out):  # type: ignore[
         for byte in range(len(packed)):
             for i in range(8):
                 out[8 * byte + i] = (centroid[8 * byte + i] + weights_of_byte[packed[byte], i]) * norm
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def decode(  # type: ignore[no-untyped-def]
-    first,  # this call handles the tokens first … last - 1
-    last,
-    centroids,  # (K, E) float32
-    codes,  # (N,) unsigned
-    packed,  # (N, E · nbits / 8) uint8
-    weights_of_byte,  # (256, 8 / nbits) float32
-    inverse_norms,  # (N,) float32
-    out,  # (N, E) float32 out
-):
-    for n in range(first, last):
-        decode_token(packed[n], centroids[codes[n]], weights_of_byte, inverse_norms[n], out[n])

@@ -152,7 +152,7 @@ def residual_maxsim(
         table: (K, B, S) float16, the scores of centroids with query tokens.
         candidates: (B, n) int32 document indices, -1 for none.
         documents: the documents of the index.
-        weights: (2^nbits,) float16, by the bucket's bits in reverse (`cpu.residuals.reversed_bits`).
+        weights: (2^nbits,) float16, by the bucket's bits in reverse (`cpu.bits.reversed_bits`).
     """
     return _scores(queries, table, candidates, documents, weights, exact=False)
 

@@ -85,11 +85,14 @@ def test_search_equals_brute_force_when_it_looks_at_everything(
 
 
 @pytest.mark.parametrize("block_tokens", [1, 20, 131_072])
-def test_exact_search_in_blocks(documents: Ragged, queries: Ragged, block_tokens: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [SearchOptions(exact=True), SearchOptions(once=True)])
+def test_exact_search_in_blocks(
+    documents: Ragged, queries: Ragged, options: SearchOptions, block_tokens: int, tmp_path: Path
+) -> None:
     limits = Limits(block_tokens=block_tokens, query_tokens=5)
     index = Index.build(tmp_path / "index", documents)
     for k in (1, 7, len(documents)):
-        rankings = search_maxsim(index.snapshot, queries, k, SearchOptions(exact=True), limits=limits)
+        rankings = search_maxsim(index.snapshot, queries, k, options, limits=limits)
         for hits, scores in zip(rankings, brute_force(index, queries), strict=True):
             check(hits, scores, k)
 

@@ -14,7 +14,7 @@ import pytest
 from llvmlite import ir
 
 from colbertz.kernels.cpu import plaid, simd
-from colbertz.kernels.cpu.residuals import buckets_of_byte, reversed_bits
+from colbertz.kernels.cpu.bits import buckets_of_byte, reversed_bits
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.simd.decode import LOOKUP, emit_decode_16
 from colbertz.kernels.cpu.simd.dot import PATH, emit_dot_rows

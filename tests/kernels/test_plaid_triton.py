@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from colbertz.kernels import reference
 from colbertz.kernels.arrays import CodedDocuments, PostingLists, Probes
-from colbertz.kernels.cpu.residuals import reversed_bits
+from colbertz.kernels.cpu.bits import reversed_bits
 from colbertz.kernels.triton import centroid_maxsim, kmeans, posting_lists, residual_maxsim, residuals
 
 NBITS = [1, 2, 4, 8]

@@ -1,4 +1,4 @@
-"""Searching a snapshot of an index on the CPU: a cascade of stages, and brute force.
+"""Searching a snapshot of an index on the CPU: a cascade of stages.
 
     1. All centroids are scored for all query tokens, and the best cells of each token are probed.
     2. The lists of the probed cells give each document a first score: over query tokens, the sum of the best probed
@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from colbertz.index.search.brute_force import exact_search
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
 from colbertz.index.search.refine import Scored, refine
@@ -31,7 +31,6 @@ from colbertz.kernels.cpu import lists
 from colbertz.kernels.cpu import plaid as plaid_cpu
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.threads import parts, run
-from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 
 # Expected share of the best k that stages 4 and 5 each may miss.
@@ -311,23 +310,3 @@ def _tables(num_blocks: int, num_centroids: int) -> tuple[np.ndarray, np.ndarray
         _local.fine, _local.coarse, _local.size = np.empty(size, np.int16), np.empty(size, np.int8), size
     shape = (num_blocks, num_centroids, COLUMNS)
     return _local.fine[:size].reshape(shape), _local.coarse[:size].reshape(shape)
-
-
-@torch.no_grad()
-def exact_search(
-    snapshot: Snapshot, queries: Ragged, k: int, allowed: Masks, limits: Limits = DEFAULT_LIMITS
-) -> list[Ranking]:
-    """Brute force: MaxSim over the decoded vectors of all allowed documents, a block of them at a time."""
-    rankings: list[Ranking] = []
-    for batch in queries.split(limits.query_tokens):
-        best_idx = np.empty((len(batch), 0), np.int64)
-        best = np.empty((len(batch), 0), np.float32)
-        for doc_idx in snapshot.blocks(snapshot.doc_idx_in(allowed), limits.block_tokens):
-            scores = maxsim(batch, snapshot.decode(doc_idx)).numpy()
-            best_idx = np.concatenate([best_idx, np.broadcast_to(doc_idx, scores.shape)], 1)
-            best = np.concatenate([best, scores], 1)
-            # A stable sort keeps equal scores in the order of the documents.
-            order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-            best_idx, best = np.take_along_axis(best_idx, order, 1), np.take_along_axis(best, order, 1)
-        rankings += map(Ranking, best_idx, best)
-    return rankings

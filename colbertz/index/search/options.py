@@ -25,6 +25,8 @@ class SearchOptions:
         n_ivf_probe: cells probed for each query token; None to choose by `k`.
         n_full_scores: documents scored by their centroids, a quarter of them with residuals; None to choose by `k`.
         exact: score all documents.
+        once: for a program that searches once and ends, such as a command: a small index is scored by brute force in
+            PyTorch's operators, because the compiled kernels take longer to load. Later searches would be slower.
         where: an SQL expression over metadata fields, `id` and `text`: only documents for which it holds. If it leaves
             few documents, all of them are scored; if it leaves more, more cells are probed, so that recall stays.
         parameters: values for the question marks in `where`, or a dict for its `:names`.
@@ -47,6 +49,7 @@ class SearchOptions:
     n_ivf_probe: int | None = None
     n_full_scores: int | None = None
     exact: bool = False
+    once: bool = False
     where: str | None = None
     parameters: Parameters = ()
     subset: Subset | None = None
@@ -61,7 +64,7 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None:
                 check_count(name, value)
-        for name in ("exact", "hybrid"):
+        for name in ("exact", "once", "hybrid"):
             check_type(name, getattr(self, name), bool, "True or False")
         check_type("where", self.where, (str, NoneType), "an SQL expression or None")
         check_type("parameters", self.parameters, (Sequence, Mapping), "a list or a dict")
@@ -103,6 +106,7 @@ class SearchKeywords(TypedDict, total=False):
     n_ivf_probe: int | None
     n_full_scores: int | None
     exact: bool
+    once: bool
     where: str | None
     parameters: Parameters
     subset: Subset | None
@@ -119,6 +123,7 @@ def with_overrides(options: SearchOptions | None, overrides: SearchKeywords) -> 
     Raises:
         UserError, TypeError: as `SearchOptions`, and TypeError for a keyword that is not one of its fields.
     """
+    check_type("options", options, (SearchOptions, NoneType), "SearchOptions or None")
     return replace(SearchOptions() if options is None else options, **overrides)
 
 

@@ -21,7 +21,7 @@ from colbertz.index.store.codec import Codec
 from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.kernels.arrays import CodedDocuments, PostingLists
-from colbertz.kernels.cpu import residuals as residuals_cpu
+from colbertz.kernels.cpu import bits
 from colbertz.kernels.cpu.threads import Lock
 
 # Fraction of a device's free memory that an index may take to stay there.
@@ -52,7 +52,7 @@ class DeviceCodec:
     def from_codec(cls, codec: Codec, device: torch.device) -> "DeviceCodec":
         """Copy a codec to a device."""
         weights = torch.empty_like(codec.bucket_weights)
-        weights[torch.from_numpy(residuals_cpu.reversed_bits(codec.nbits)).long()] = codec.bucket_weights
+        weights[torch.from_numpy(bits.reversed_bits(codec.nbits)).long()] = codec.bucket_weights
         centroids, weights = codec.centroids.to(device), weights.to(device)
         return cls(centroids, weights, centroids.half(), weights.half())
 

@@ -27,6 +27,7 @@ class Limits:
             longer fit a cache, or memory.
         block_tokens: document tokens that brute force decodes at a time: 64 MB of float32 at 128 dimensions.
         query_tokens: query tokens that brute force scores at a time.
+        once_tokens: document tokens that PyTorch's operators score in less time than the compiled kernels take to load.
         table_bytes: bytes of a GPU batch's table of centroid scores, and of its table of first scores, at most.
         budget_tokens: counts of documents are meant for documents of this many tokens. Where the mean is lower, so
             many more go through each stage that the number of tokens is the same.
@@ -36,6 +37,7 @@ class Limits:
     longest_query: int = 1024
     block_tokens: int = 131_072
     query_tokens: int = 16_384
+    once_tokens: int = 131_072
     table_bytes: int = 1 << 28
     budget_tokens: int = 128
 

@@ -7,7 +7,7 @@ import numpy as np
 from colbertz.errors import UserError
 from colbertz.index.search import fulltext, fusion
 from colbertz.index.search.allowed import Group, groups_of
-from colbertz.index.search.cascade import exact_search, search
+from colbertz.index.search.brute_force import exact_search
 from colbertz.index.search.checks import check_texts, checked_queries
 from colbertz.index.search.hits import NO_DOCUMENTS, Hit, Ranking, hits_of
 from colbertz.index.search.options import SearchOptions, check_count
@@ -74,12 +74,12 @@ def search_both(
         placed: the snapshot on GPUs, to search there; None for the CPU.
         limits: see `Limits`.
     """
-    if isinstance(texts, str) or len(texts) != len(queries):
-        raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
     check_texts(texts)
     check_count("k", k)
     depth = max(k, options.fusion_depth or _FUSION_DEPTH)
     queries = _on_device(snapshot, queries, placed)
+    if len(texts) != len(queries):
+        raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
     groups = groups_of(snapshot, options, len(queries))
     by_maxsim = _rank_by_maxsim(snapshot, queries, depth, options, groups, placed, limits)
     by_words = _rank_by_words(snapshot, texts, depth, groups)
@@ -115,11 +115,21 @@ def _rank_by_maxsim(
             ranked = gpu.search(placed, batch, k, None if options.exact else effort, allowed, limits)
         elif options.exact:
             ranked = exact_search(snapshot, batch, k, allowed, limits)
+        elif _brute_force_is_faster(snapshot, options, limits):
+            ranked = exact_search(snapshot, batch, k, allowed, limits, "torch")
         else:
-            ranked = search(snapshot, batch, k, effort, allowed, limits)
+            from colbertz.index.search import cascade  # loads numba
+
+            ranked = cascade.search(snapshot, batch, k, effort, allowed, limits)
         for position, ranking in zip(positions, ranked):
             rankings[position] = ranking
     return rankings
+
+
+def _brute_force_is_faster(snapshot: Snapshot, options: SearchOptions, limits: Limits) -> bool:
+    """Whether a process that searches once finishes earlier by brute force than with compiled kernels."""
+    default_effort = options.n_ivf_probe is None and options.n_full_scores is None
+    return options.once and default_effort and snapshot.manifest.num_tokens <= limits.once_tokens
 
 
 def _rank_by_words(snapshot: Snapshot, texts: Sequence[str], k: int, groups: Sequence[Group]) -> list[Ranking]:

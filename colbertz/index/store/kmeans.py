@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colbertz.kernels.cpu import kmeans as kmeans_cpu
+from colbertz.kernels import cpu
 from colbertz.kernels.cpu.linear import product
 from colbertz.kernels.cpu.threads import parts, run
 
@@ -66,7 +66,7 @@ class Cells:
         groups = _lloyd(centroids, 2 * math.isqrt(len(centroids)), 10, torch.Generator().manual_seed(seed))
         of_centroid = np.empty((len(centroids), _GROUPS_OF_CENTROID), np.int32)
         _top(centroids, groups, of_centroid)
-        order, offsets = kmeans_cpu.order_by(of_centroid.reshape(-1), len(groups))
+        order, offsets = cpu.kmeans.order_by(of_centroid.reshape(-1), len(groups))
         # Leave out empty groups: a token near such a group would have no centroid to be compared with.
         filled = np.flatnonzero(np.diff(offsets))
         groups, offsets = groups[torch.from_numpy(filled)], np.append(offsets[filled], offsets[-1])
@@ -82,12 +82,12 @@ class Cells:
         groups = np.empty((len(tokens), m), np.int32)
         _top(tokens, self.groups, groups)
         # Sort the pairs of a token and a group by group: then one product compares a group's centroids with its tokens.
-        pairs, starts = kmeans_cpu.order_by(groups.reshape(-1), len(self.groups))
+        pairs, starts = cpu.kmeans.order_by(groups.reshape(-1), len(self.groups))
         best, places = np.full(groups.size, -np.inf, np.float32), np.zeros(groups.size, np.int32)
         search = functools.partial(self._best_of_groups, tokens, pairs, starts, m, best, places)
         run([functools.partial(search, *groups_of_job) for groups_of_job in _blocks(0, len(self.groups), 16)])
         codes = np.empty(len(tokens), np.int32)
-        kmeans_cpu.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
+        cpu.kmeans.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
         return self.order[codes]
 
     def _best_of_groups(
@@ -111,9 +111,9 @@ class Cells:
             centroids = self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
             for start, end in _blocks(int(starts[group]), int(starts[group + 1])):
                 block = pairs[start:end]
-                kmeans_cpu.gather(tokens.numpy(), block, m, rows)
+                cpu.kmeans.gather(tokens.numpy(), block, m, rows)
                 scores = product(torch.from_numpy(rows[: _round_up(len(block), _ROW_STEP)]), centroids).numpy()
-                kmeans_cpu.row_best_of(scores, last - first, block, best, places)
+                cpu.kmeans.row_best_of(scores, last - first, block, best, places)
 
 
 def train(
@@ -133,7 +133,7 @@ def train(
     num_groups = math.isqrt(num_centroids)
     on_progress("grouping")
     groups = _lloyd(_sample(tokens, _POINTS_PER_CENTROID * num_groups, generator), num_groups, 6, generator)
-    order, offsets = kmeans_cpu.order_by(_nearest_of_all(tokens, groups), num_groups)
+    order, offsets = cpu.kmeans.order_by(_nearest_of_all(tokens, groups), num_groups)
     shares = _shares(np.diff(offsets), num_centroids)
     seeds = torch.randint(1 << 62, (num_groups,), generator=generator).tolist()
     centroids = torch.empty(num_centroids, tokens.shape[1])
@@ -201,7 +201,7 @@ def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
 
     def search(first: int, last: int) -> None:
         scores = _scores(tokens[first:last], centroids)
-        kmeans_cpu.row_best(scores, len(centroids), best[first:last], places[first:last])
+        cpu.kmeans.row_best(scores, len(centroids), best[first:last], places[first:last])
 
     run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
     return places
@@ -211,17 +211,17 @@ def _top(tokens: Tensor, centroids: Tensor, top: np.ndarray) -> None:
     """Find the nearest centroids of each token, best first, into `top` (N, m) int32."""
 
     def search(first: int, last: int) -> None:
-        kmeans_cpu.row_top(_scores(tokens[first:last], centroids), len(centroids), top[first:last])
+        cpu.kmeans.row_top(_scores(tokens[first:last], centroids), len(centroids), top[first:last])
 
     run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
 
 
 def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.Generator) -> Tensor:
     """The mean direction of each centroid's tokens; a centroid without any becomes a random token."""
-    order, offsets = kmeans_cpu.order_by(codes, len(before))
+    order, offsets = cpu.kmeans.order_by(codes, len(before))
     sums = np.empty((len(before), tokens.shape[1]), np.float32)
     values = tokens.numpy()
-    run([functools.partial(kmeans_cpu.sums_by, values, order, offsets, *part, sums) for part in parts(len(before))])
+    run([functools.partial(cpu.kmeans.sums_by, values, order, offsets, *part, sums) for part in parts(len(before))])
     means = torch.from_numpy(sums)
     empty = torch.from_numpy(np.flatnonzero(np.diff(offsets) == 0))
     if len(empty):

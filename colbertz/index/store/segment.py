@@ -13,7 +13,7 @@ from colbertz.index.store.codec import Codec, Encoded
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
 from colbertz.index.store.npy import open_array
-from colbertz.kernels.cpu.lists import count_postings, fill_postings
+from colbertz.kernels import cpu
 from colbertz.ragged import Ragged
 
 
@@ -130,8 +130,8 @@ def invert(codes: np.ndarray, offsets: np.ndarray, num_cells: int) -> tuple[np.n
         The local_idx of the documents in each cell, (num_postings,) int32, and the number of documents in each cell,
         (num_cells,) int32.
     """
-    lengths = count_postings(codes, offsets, num_cells)
+    lengths = cpu.lists.count_postings(codes, offsets, num_cells)
     starts = offsets_of(lengths)
     lists = np.empty(int(starts[-1]), np.int32)
-    fill_postings(codes, offsets, starts[:-1].copy(), lists)
+    cpu.lists.fill_postings(codes, offsets, starts[:-1].copy(), lists)
     return lists, lengths.astype(np.int32)

@@ -12,7 +12,7 @@ from colbertz.errors import UnknownDocument, UserError
 from colbertz.index.store.codec import Codec, Encoded
 from colbertz.index.store.manifest import Manifest, quick_checksum
 from colbertz.index.store.segment import Segment, offsets_of, open_segment, read_live
-from colbertz.kernels.cpu import plaid as plaid_cpu
+from colbertz.kernels import cpu
 from colbertz.ragged import Ragged
 
 # For each segment, which of its documents may be found, (num_documents,) bool; None for all of them.
@@ -43,7 +43,7 @@ class Snapshot:
         return self.codec.byte_order
 
     @property
-    def centroids(self) -> plaid_cpu.PackedCentroids:
+    def centroids(self) -> "cpu.plaid.PackedCentroids":
         return self.codec.packed_centroids
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError, Source
+from colbertz.models.checkpoint.meta import without_memory
 from colbertz.models.checkpoint.names import of_encoder, unwrapped
 from colbertz.models.checkpoint.read import Contents, Dense
 from colbertz.models.encoders.base import Encoder, EncoderConfig, family_of
@@ -89,7 +90,7 @@ def from_scratch(
         UserError: if the encoder's family is unknown, the tokenizer lacks a special token, or a length is beyond the
             encoder's positions.
     """
-    family = family_of(config.model_type)
+    family = family_of(getattr(config, "model_type", config))
     for role, token in _SPECIAL_TOKENS.items():
         if tokenizer.token_to_id(token) is None:
             raise UserError(f"the tokenizer has no {role} {token}")
@@ -130,7 +131,7 @@ def encoder_config(source: Source) -> EncoderConfig:
 
 def _encoder(contents: Contents, dtype: torch.dtype) -> Encoder:
     source, config = contents.source, encoder_config(contents.source)
-    with torch.device("meta"):
+    with without_memory():
         encoder = family_of(config.model_type).module(config)
     module = cast(nn.Module, encoder)
     embedding = next(name for name, p in module.named_parameters() if p is encoder.token_embeddings.weight)
@@ -199,7 +200,7 @@ def _projection(dense: Dense, dtype: torch.dtype) -> Projection:
         if not isinstance(config.get(key), int):
             raise CheckpointError(f"{path}: {key} should be an integer, found {config.get(key)!r}")
     try:
-        with torch.device("meta"):
+        with without_memory():
             # sentence-transformers leaves `bias` out when it is true; PyLate always writes it.
             projection = Projection(**{"bias": True, **{key: config[key] for key in known if key in config}})
     except (TypeError, ValueError) as error:
@@ -213,7 +214,7 @@ def _stanford_projection(contents: Contents, dtype: torch.dtype) -> Projection:
     tensors = unwrapped(contents.tensors, origin)
     if "linear.weight" not in tensors:
         raise CheckpointError(f"{origin} lacks tensor linear.weight, the projection of a Stanford ColBERT")
-    with torch.device("meta"):
+    with without_memory():
         out_features, in_features = tensors["linear.weight"].shape
         projection = Projection(in_features, out_features)
     _load_weights(projection, tensors, origin, dtype)

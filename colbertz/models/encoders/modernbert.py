@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_type
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields, refuse
+from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, check_fields, pick_fields, refuse
 from colbertz.models.encoders.packing import Packing, compute_dtype
 from colbertz.models.encoders.rotary import rotary_table, rotate
 from colbertz.models.onnx.graph import FLOAT, MASKED, Graph
@@ -65,6 +65,7 @@ class ModernBertConfig:
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -79,6 +80,7 @@ class ModernBertConfig:
         for key in ("global_rope_theta", "local_rope_theta"):
             if not getattr(self, key) > 0:
                 raise UserError(f"{key} must be positive, found {getattr(self, key)}")
+        check_type("layer_types", self.layer_types, (tuple, list), "a list of names")
         every = self.global_attn_every_n_layers
         kinds = self.layer_types or tuple(
             "sliding_attention" if i % every else "full_attention" for i in range(self.num_hidden_layers)
