@@ -26,7 +26,7 @@ from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
-from colbertz.index.store.documents import DocumentWriter, write_documents
+from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
