@@ -117,7 +117,7 @@ def build(
     check_show_progress(show_progress)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
-    if root.exists() and not root.is_dir():
+    if root.is_file():
         raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     # Kernels are launched on the current device, wherever their arguments are.
     current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
