@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.maxsim import maxsim
-from colbertz.models.checkpoint.assemble import assemble, encoder_config, from_scratch
+from colbertz.models.checkpoint.assemble import assemble, check_size, from_scratch
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.read import read_contents, read_source
 from colbertz.models.checkpoint.save import save
@@ -120,8 +120,8 @@ class ColBERT(nn.Module):
             return cls(cast(Encoder, exported), [], tokenizer).eval()
         usable = usable_device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
         source = read_source(resolve(path_or_hub_id))
-        encoder_config(source)  # refuses an unknown family before its weights are read
-        parts = assemble(read_contents(source), dtype or torch.float32, embedding_dim, seed, overrides)
+        contents = read_contents(source, check_size(source))
+        parts = assemble(contents, dtype or torch.float32, embedding_dim, seed, overrides)
         return cls(*parts).eval().to(usable)
 
     @classmethod

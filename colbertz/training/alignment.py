@@ -8,17 +8,16 @@ first step.
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from colbertz.errors import UserError
-from colbertz.files import remove_known, write_atomically
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.json_files import read_json
-from colbertz.models.checkpoint.layouts import FILES
 from colbertz.models.checkpoint.read import read_source
+from colbertz.models.checkpoint.save import save as save_checkpoint
+from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings
 from colbertz.training.config import ModelConfig
 
@@ -55,18 +54,10 @@ def _describe_settings(settings: ColBERTSettings) -> dict[str, Any]:
 
 
 def save(model: ColBERT, directory: Path) -> None:
-    """Save a checkpoint with its record."""
-    model.save_pretrained(directory)
-    write_atomically(directory / RECORD, json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n")
-
-
-def remove(directory: Path) -> None:
-    """Remove what `save` wrote, if there is something; other files stay, with their folder."""
-    if not (directory / RECORD).is_file():
-        return
-    folders = [directory, *directory.glob("[0-9]*_Dense")]
-    files = {folder / name for folder in folders for name in (RECORD, *asdict(FILES).values())}
-    remove_known(directory, {*folders, *files}.__contains__)
+    """Save a checkpoint with its record; an old one is replaced by both together."""
+    record = json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n"
+    projections = [cast(Projection, projection) for projection in model.projections]
+    save_checkpoint(model.encoder, projections, model.tokenizer, directory, {RECORD: record})
 
 
 def check(config: ModelConfig, model: ColBERT) -> None:

@@ -8,12 +8,14 @@ as one that was not interrupted (see state.py).
 import math
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
+from colbertz.models.checkpoint.save import is_of_checkpoint
 from colbertz.training import alignment, data, distributed, optim, state
 from colbertz.training import config as settings
 from colbertz.training.config import TrainingConfig
@@ -207,7 +209,14 @@ def _remove_old_run(output: Path, world: World) -> None:
     if world.is_main:
         for directory in state.checkpoints(output):
             state.remove(directory)
-        alignment.remove(output / "best")
+        best = output / "best"
+        for path in sorted(best.rglob("*"), reverse=True):
+            name = str(path.relative_to(best))
+            if path.is_file() and (is_of_checkpoint(name) or name == alignment.RECORD):
+                path.unlink()
+        for folder in [*(path for path in sorted(best.glob("*"), reverse=True) if path.is_dir()), best]:
+            with suppress(OSError):  # files of the user stay
+                folder.rmdir()
         for name in (RESULT, "metrics.jsonl", "config.yaml"):
             (output / name).unlink(missing_ok=True)
     distributed.barrier()
