@@ -228,6 +228,7 @@ class Index:
             UserError: for a query as in `search`.
         """
         snapshot = self.snapshot
+        snapshot.require_untouched()
         check_type("query", query, Tensor, "a tensor")
         query = checked_queries(Ragged.from_list([query]), snapshot.codec.embedding_dim).values
         return query @ snapshot.decode(snapshot.doc_idx_of([doc_id])).values.T

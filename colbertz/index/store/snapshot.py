@@ -9,8 +9,9 @@ import numpy as np
 
 from colbertz.document import Document
 from colbertz.errors import UnknownDocument, UserError
+from colbertz.index.store.checksums import is_as_written
 from colbertz.index.store.codec import Codec, Encoded
-from colbertz.index.store.manifest import Manifest, quick_checksum
+from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.segment import Segment, offsets_of, open_segment, read_live
 from colbertz.kernels import cpu
 from colbertz.ragged import Ragged
@@ -54,6 +55,11 @@ class Snapshot:
     def live(self) -> Masks:
         """The mask of each segment that leaves out its deleted documents."""
         return tuple(segment.live for segment in self.segments)
+
+    def require_untouched(self) -> None:
+        """Check that no program has written to the mapped files; see `Segment.require_untouched`."""
+        for segment in self.segments:
+            segment.require_untouched()
 
     # -- from ids to doc_idx and back ------------------------------------------------------------------------------
 
@@ -209,7 +215,7 @@ def _open(root: Path, manifest: Manifest, before: Snapshot | None) -> Snapshot:
     known = before.manifest.files if before else {}
     new = [name for name, expected in manifest.files.items() if known.get(name) != expected]
     for name in new:
-        if quick_checksum(root / name) != (manifest.files[name].size, manifest.files[name].quick):
+        if not is_as_written(root / name, manifest.files[name]):
             raise UserError(f"{root / name} is damaged: it is not what was written; build the index again")
     new_folders = {Path(name).parent.name for name in new if not Path(name).match("deleted-*.npy")}
     if before and before.manifest.codec == manifest.codec and manifest.codec not in new_folders:
@@ -225,7 +231,7 @@ def _open(root: Path, manifest: Manifest, before: Snapshot | None) -> Snapshot:
     for info in manifest.segments:
         segment = undeleted.get(replace(info, deleted=None, num_deleted=0))
         if segment is None or info.name in new_folders:
-            segment = open_segment(root, info)
+            segment = open_segment(root, info, codec)
         elif info not in opened or info.deleted in new:
             segment = replace(segment, live=read_live(root, info))
         segments.append(segment)

@@ -4,7 +4,6 @@ A writer puts new files beside the old ones, syncs them to the disk and replaces
 does not name the files that a killed writer leaves, and the next writer removes them.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,15 +13,16 @@ from types import ModuleType
 
 from colbertz.errors import UserError
 from colbertz.files import sync_files, sync_folder
+from colbertz.index.store.checksums import checksum
 from colbertz.index.store.detect import require_own
 from colbertz.index.store.manifest import (
     BUILD,
     MANIFEST,
     PROGRESS,
     Manifest,
-    checksum,
 )
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
+from colbertz.index.write import checked_json
 from colbertz.index.write.leftovers import others, remove
 
 
@@ -131,7 +131,9 @@ def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
             if str(file.relative_to(root)) not in manifest.files:
                 remove(root, file)
         progress = root / PROGRESS
-        if not progress.exists() or json.loads(progress.read_text()).get("generation") == manifest.generation:
+        content = checked_json.load(progress)
+        # A damaged file stays for the next build, which says so and begins anew.
+        if not progress.exists() or (content is not None and content["generation"] == manifest.generation):
             remove(root, root / BUILD)
 
 

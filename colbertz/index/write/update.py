@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from colbertz.errors import UnknownDocument, UserError
+from colbertz.index.store.arrays import save_array
 from colbertz.index.store.document_writer import MAX_FIELDS
 from colbertz.index.store.documents import fold
 from colbertz.index.store.manifest import SegmentInfo
-from colbertz.index.store.npy import save_array
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.commit import changing, commit, next_name
 from colbertz.index.write.compact import advice

@@ -19,9 +19,11 @@ import torch
 
 from colbertz import Index, Ragged
 from colbertz.index import Hit
+from colbertz.index.store.checksums import checksum
 from colbertz.index.store.document_writer import write_documents
-from colbertz.index.store.manifest import Manifest, SegmentFiles, checksum
+from colbertz.index.store.manifest import Manifest, SegmentFiles
 from colbertz.index.store.words import UNICODE61
+from colbertz.index.write import checked_json
 
 DIM = 16
 
@@ -394,7 +396,7 @@ def test_a_build_that_is_done_but_not_removed_is_removed_by_the_next_writer(inde
     shutil.copytree(index.path, index.path.with_name("copy"))
     (index.path / "build/chunks").mkdir(parents=True)
     (index.path / "build/chunks/000000.npy").write_bytes(b"large")
-    (index.path / "build/progress.json").write_text(json.dumps({"generation": Manifest.load(index.path).generation}))
+    checked_json.save(index.path / "build/progress.json", {"generation": Manifest.load(index.path).generation})
     index.delete([])
     assert files(index.path) == files(index.path.with_name("copy"))
 
