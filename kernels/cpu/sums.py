@@ -10,7 +10,7 @@ import numpy as np
 CODES = 1
 RESIDUALS = 2
 # Numbers that are multiplied at a time, so that products stay in the cache.
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 14
 
 
 def checksums(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -56,14 +56,17 @@ def words(rows: np.ndarray) -> np.ndarray:
     return rows.view(np.uint32) if rows.shape[1] % 4 == 0 else rows
 
 
-def bytes_checksum(content: np.ndarray) -> int:
-    """The checksum of bytes (n,) uint8, in words of four bytes; the last is filled up with zeros."""
+def bytes_checksum(content: np.ndarray, begin: int = 0) -> int:
+    """The checksum of bytes (n,) uint8, in words of four bytes; the last is filled up with zeros.
+
+    That of a whole is the sum of those of its parts, if each is told at which word it begins.
+    """
     if len(content) % 4:
         content = np.concatenate([content, np.zeros(-len(content) % 4, np.uint8)])
     numbers, total = content.view(np.uint32), 0
     factors = 2 * np.arange(_AT_ONCE, dtype=np.uint32) + np.uint32(1)
     for first in range(0, len(numbers), _AT_ONCE):
         part = numbers[first : first + _AT_ONCE]
-        products = part * (factors[: len(part)] + np.uint32(2 * first % (1 << 32)))
+        products = part * (factors[: len(part)] + np.uint32(2 * (begin + first) % (1 << 32)))
         total += int(products.sum(dtype=np.uint32))
     return total % (1 << 32)

@@ -11,6 +11,7 @@ not read: the documents in them are in the chunks too.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +28,10 @@ from colbertz.index.interop.foreign import (
     read_doclens,
     read_npy,
 )
+from colbertz.index.store.arrays import save_array
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
+from colbertz.index.store.manifest import CODEC_FILES
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
@@ -38,6 +41,11 @@ _FLOATS = ("<f2", "<f4", "<f8")
 # Documents of a chunk, as many as fast-plaid's and next-plaid's own builders put into one.
 FAST_PLAID_CHUNK = 25_000
 NEXT_PLAID_CHUNK = 50_000
+# The files that `write` makes.
+FILES = re.compile(
+    r"[0-9]+\.(codes|residuals)\.npy|doclens\.[0-9]+\.json|[0-9]+\.metadata\.json|ivf(_lengths)?\.npy"
+    rf"|(plan|metadata)\.json|{re.escape(metadata_db.NAME)}(-journal)?|{'|'.join(map(re.escape, CODEC_FILES))}"
+)
 
 
 def read(root: Path) -> Snapshot:
@@ -169,8 +177,8 @@ def write(
         first_token += _write_chunk(snapshot, root, chunk_idx, chunk, first_token, next_plaid, block_tokens)
     codes = np.concatenate([snapshot.encoded(block).codes for block in snapshot.blocks(doc_idx, block_tokens)])
     ivf, ivf_lengths = invert(codes, offsets_of(doclens), len(codec.centroids))
-    np.save(root / "ivf.npy", ivf.astype(np.int64), allow_pickle=False)
-    np.save(root / "ivf_lengths.npy", ivf_lengths, allow_pickle=False)
+    save_array(root / "ivf.npy", ivf.astype(np.int64))
+    save_array(root / "ivf_lengths.npy", ivf_lengths)
     metadata_db.write(root / metadata_db.NAME, snapshot)
     _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": len(chunks)})
     manifest = asdict(snapshot.manifest)
@@ -220,7 +228,7 @@ def _write_chunk(
 def _write_codec(codec: Codec, root: Path, next_plaid: bool) -> None:
     codec.save(root)
     if next_plaid:  # next-plaid maps float32 where fast-plaid maps float16
-        np.save(root / "centroids.npy", codec.centroids.numpy(), allow_pickle=False)
+        save_array(root / "centroids.npy", codec.centroids.numpy())
 
 
 def _write_array(path: Path, descr: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:

@@ -22,6 +22,9 @@ _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 # Longest header. NumPy's own are of 118 bytes.
 _MAX_HEADER = 4096
+# Bytes of values up to which a file is read and not mapped: Python keeps a descriptor for each file that it maps, and
+# most segments of an index with many additions are small.
+_READ = 1 << 20
 _DESCR = re.compile(r"[<>|=]?[a-z][0-9]{1,2}")
 
 
@@ -34,7 +37,7 @@ def read_array(
         path: of the file.
         dtypes: the types that it may have, little-endian.
         shape: what it must have; None for a size that may be any, or for any shape.
-        mapped: leave the values on the disk and map them, which cannot be written to.
+        mapped: leave the values on the disk and map them, unless they are few. They cannot be written to.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -55,13 +58,22 @@ def read_array(
         missing = begin + prod(found) * dtype.itemsize - os.fstat(file.fileno()).st_size
         if missing > 0:
             raise ValueError(f"it is cut off: {missing} bytes are missing")
-        if not mapped or not prod(found):
+        if not mapped or prod(found) * dtype.itemsize <= _READ:
             values = np.fromfile(file, dtype, prod(found))
             if len(values) < prod(found):
                 raise ValueError("it was cut off while it was read")
+            values.flags.writeable = not mapped  # numba compiles another kernel for arrays that can be written to
             return values.reshape(found)
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(content, dtype, prod(found), begin).reshape(found)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write what `np.save` writes. On a full disk the error of `np.save` does not say so."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

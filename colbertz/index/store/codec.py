@@ -22,7 +22,7 @@ from torch import Tensor
 
 from colbertz.errors import UserError
 from colbertz.index.store import kmeans
-from colbertz.index.store.arrays import read_array
+from colbertz.index.store.arrays import read_array, save_array
 from colbertz.index.store.manifest import CODEC_FILES, NBITS
 from colbertz.kernels import cpu
 from colbertz.kernels.cpu import bits
@@ -112,6 +112,25 @@ class Codec:
         """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
         weights: np.ndarray = self.bucket_weights.numpy()[bits.buckets_of_byte(self.nbits)]
         return weights
+
+    @functools.cached_property
+    def byte_order(self) -> np.ndarray:
+        """See `plaid.byte_order` of the kernels."""
+        return cpu.plaid.byte_order(self.embedding_dim, self.nbits)
+
+    @functools.cached_property
+    def packed_centroids(self) -> "cpu.plaid.PackedCentroids":
+        """The centroids in 8 bits, for the first stage of a search."""
+        return cpu.plaid.pack_centroids(self.centroids.numpy(), self.byte_order)
+
+    @functools.cached_property
+    def levels(self) -> tuple[np.ndarray, float, float]:
+        """Bucket weights in 7 bits, w ≈ low + level · step: the levels by reversed bucket, `low` and `step`."""
+        weights = self.bucket_weights.numpy()
+        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
+        levels = np.zeros(max(16, len(weights)), np.uint8)
+        levels[bits.reversed_bits(self.nbits)] = np.rint((weights - low) / step)
+        return levels, low, step
 
     def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
         """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32.
@@ -223,7 +242,7 @@ class Codec:
             torch.tensor([self.cluster_threshold], dtype=torch.float32),
         )
         for name, array in zip(CODEC_FILES, arrays):
-            np.save(folder / name, array.numpy(), allow_pickle=False)
+            save_array(folder / name, array.numpy())
 
     @classmethod
     def load(cls, folder: Path) -> "Codec":

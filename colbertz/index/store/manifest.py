@@ -352,7 +352,7 @@ def check_files(root: Path, manifest: Manifest) -> None:
         try:
             actual = sha256(root / name)
         except FileNotFoundError as error:
-            if Manifest.load(root) != manifest:
+            if Manifest.load(root).generation != manifest.generation:
                 raise UserError(f"{root} has changed since it was opened; refresh it first") from error
             raise UserError(f"{root / name} is missing; build the index again") from error
         if actual != expected.sha256:

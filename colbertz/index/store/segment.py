@@ -220,7 +220,7 @@ class Segment:
 
 
 def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
-    """Map the files of a segment of the index `root`.
+    """Open the files of a segment of the index `root`.
 
     Sizes, types and shapes are checked, and all that is read whole; the values of mapped arrays when they are used.
 
@@ -254,10 +254,10 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
         *(np.zeros(documents, np.uint8), np.zeros(num_cells, np.uint8)),
     )
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets)
-    return Segment(arrays, required, stamps, _live(root, info), Documents(files.documents, documents))
+    return Segment(arrays, required, stamps, read_live(root, info), Documents(files.documents, documents))
 
 
-def _live(root: Path, info: SegmentInfo) -> np.ndarray | None:
+def read_live(root: Path, info: SegmentInfo) -> np.ndarray | None:
     """The documents of a segment that are not deleted, (num_documents,) bool; None if none is deleted."""
     if info.deleted is None:
         return None

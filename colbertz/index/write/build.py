@@ -39,9 +39,9 @@ from colbertz.index.write.commit import (
     next_name,
     only_writer,
     refuse_foreign,
-    remove_build,
     remove_leftovers,
 )
+from colbertz.index.write.leftovers import check_build_folder, remove
 from colbertz.index.write.progress import CodedChunk, Progress, Settings
 from colbertz.index.write.segment_writer import SegmentWriter, stored_checksums
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
@@ -124,11 +124,12 @@ def build(
     check_show_progress(show_progress)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
-    refuse_foreign(root, overwrite)
+    if root.is_file():
+        raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     # Kernels are launched on the current device, wherever their arguments are.
     current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
     with only_writer(root), current:
-        refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
+        refuse_foreign(root, overwrite)
         write(
             root,
             _next_generation(root),
@@ -171,7 +172,11 @@ def write(
 
     Args:
         next_number: see `Manifest.next_number`; the number of documents if that is larger.
+
+    Raises:
+        UserError: if the folder build/ holds files that are not colbertz's.
     """
+    check_build_folder(root)
     unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
     try:
         chunks = unfinished.store(batches, chunk_tokens)
@@ -181,7 +186,7 @@ def write(
         # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
         resumable = isinstance(batches, ResumableBatches)
         if unfinished.num_stored < (1 if resumable else 2):
-            remove_build(root)
+            remove(root, root / BUILD)
         raise
     codec_folder, segment_folder = unfinished.hand_over(generation)
     manifest = Manifest(

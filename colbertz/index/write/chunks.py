@@ -15,6 +15,7 @@ import torch
 
 from colbertz.document import Document
 from colbertz.files import replaced_file, sha256
+from colbertz.index.store.arrays import save_array
 from colbertz.index.write import checked_json
 from colbertz.ragged import Ragged
 
@@ -75,8 +76,7 @@ class ChunkFolder:
         """Store a chunk of float16 embeddings. If another one was stored there, that and those after it are removed."""
         path, about = self._paths(chunk_idx)
         with replaced_file(path) as temporary:
-            with temporary.open("wb") as file:
-                np.save(file, embeddings.values.numpy(), allow_pickle=False)
+            save_array(temporary, embeddings.values.numpy())
             chunk = Chunk(embeddings.lengths.tolist(), sha256(temporary), described(documents))
             if _read(about) != chunk:
                 self.remove_from(chunk_idx)

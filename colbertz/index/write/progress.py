@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from colbertz.index.store.manifest import BUILD, PROGRESS, Encoding
 from colbertz.index.write import checked_json
-from colbertz.index.write.commit import remove_build
+from colbertz.index.write.leftovers import remove
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Progress:
             logger.warning("%s is damaged or of another version: the build begins anew", self._path)
         if content is None or content["settings"] != self._settings:
             if (root / BUILD).exists():
-                remove_build(root)
+                remove(root, root / BUILD)
             (root / BUILD).mkdir()
             self.start_over()
         else:

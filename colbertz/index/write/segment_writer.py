@@ -17,6 +17,7 @@ import torch
 
 from colbertz.document import Document
 from colbertz.errors import UserError
+from colbertz.index.store.arrays import save_array
 from colbertz.index.store.codec import Codec, Encoded, packed_bytes
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
@@ -197,12 +198,12 @@ class SegmentWriter:
         codes = np.load(self._files.codes, mmap_mode="r", allow_pickle=False)
         doclens = np.array(self._doclens, np.int64)
         lists, lengths = invert(codes, offsets_of(doclens), len(self.codec.centroids))
-        np.save(self._files.doclens, doclens.astype(np.int32), allow_pickle=False)
-        np.save(self._files.ivf, lists, allow_pickle=False)
-        np.save(self._files.ivf_lengths, lengths, allow_pickle=False)
-        np.save(self._files.document_checksums, np.concatenate(self._checksums), allow_pickle=False)
+        save_array(self._files.doclens, doclens.astype(np.int32))
+        save_array(self._files.ivf, lists)
+        save_array(self._files.ivf_lengths, lengths)
+        save_array(self._files.document_checksums, np.concatenate(self._checksums))
         list_checksums = checksums(lists, offsets_of(lengths))
-        np.save(self._files.list_checksums, list_checksums, allow_pickle=False)
+        save_array(self._files.list_checksums, list_checksums)
 
 
 def stored_checksums(folder: Path, codec: Codec, doclens: Sequence[int]) -> np.ndarray:

@@ -663,6 +663,7 @@ def test_what_a_killed_conversion_left_is_replaced(source: Path, tmp_path: Path)
     (tmp_path / "target").mkdir()
     (tmp_path / "target.unfinished/segment-000001").mkdir(parents=True)
     (tmp_path / "target.unfinished/0.codes.npy").touch()
+    (tmp_path / "target.unfinished/.colbertz-conversion").touch()
     convert(source, tmp_path / "target", "fast-plaid")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
     assert contents(open_foreign(tmp_path / "target")) == contents(open_snapshot(source))
@@ -673,7 +674,7 @@ def test_what_convert_refuses(source: Path, tmp_path: Path) -> None:
     (tmp_path / "full/mine.txt").touch()
     with pytest.raises(FileExistsError, match="not empty"):
         convert(source, tmp_path / "full", "fast-plaid")
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="is a file; name a new or an empty directory"):
         convert(source, source / "manifest.json", "fast-plaid")
     with pytest.raises(ValueError, match="format must be one of colbertz, fast-plaid, next-plaid, got 'plaid'"):
         convert(source, tmp_path / "target", "plaid")
