@@ -1,10 +1,11 @@
 """`Searcher`: a model and an index together. Texts go in and hits come out."""
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, cast, overload
 
 import torch
 
@@ -15,13 +16,18 @@ from colbertz.errors import UserError, check_integer, check_type
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
+from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.colbert import Backend
+from colbertz.models.dtypes import DType, dtype_name
+from colbertz.models.onnx.runtime import MODELS
 from colbertz.models.pooling import describe_pooling
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
+
+logger = logging.getLogger(__name__)
 
 # A model's fingerprint is the mean of the embeddings that it makes of this text. Another model, a retrained one or a
 # changed prompt or prefix gives other numbers; other files or another dtype of the same model give nearly the same.
@@ -69,6 +75,10 @@ class Searcher:
                     f"the model is not the one that the index {index.path} was built with: their embeddings of the same"
                     f" text have cosine {similarity:.3f}; give the right model, or build the index again"
                 )
+        built, used = index.manifest.encoding, _encoding(model)
+        if built is not None and built != used:
+            message = "the index %s was built with %s in %s; queries are encoded with %s in %s"
+            logger.warning(message, index.path, built.backend, built.dtype, used.backend, used.dtype)
         self.model = model
         self.index = index
 
@@ -78,9 +88,9 @@ class Searcher:
         path: str | Path,
         model: ColBERT | str | Path | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType = None,
         *,
-        backend: Backend = "torch",
+        backend: Backend | None = None,
     ) -> "Searcher":
         """Open the index at `path` and load its model.
 
@@ -88,8 +98,8 @@ class Searcher:
             path: an index directory.
             model: used instead of the one that the index names: a model, its directory or a hub id.
             device: where a model is loaded to; None for CUDA where there is one.
-            dtype: of a loaded model's weights.
-            backend: runs a loaded model, see `ColBERT.from_pretrained`.
+            dtype, backend: of a loaded model, as for `ColBERT.from_pretrained`; None for those that the index was built
+                with. Others find the same documents with slightly other scores, and a warning says so.
 
         Raises:
             FileNotFoundError: if the index or its model is missing.
@@ -97,6 +107,10 @@ class Searcher:
         """
         index = Index.open(path)
         if not isinstance(model, ColBERT):
+            built = index.manifest.encoding or Encoding("torch", "float32")
+            backend = backend or cast(Backend, built.backend)
+            if dtype is None and backend == built.backend == "torch":
+                dtype = getattr(torch, built.dtype)
             model = ColBERT.from_pretrained(
                 _model_of(index) if model is None else model, device, dtype, backend=backend
             )
@@ -174,6 +188,7 @@ class Searcher:
                 seed=seed,
                 model=None if location is None else _location(location, Path(path)),
                 fingerprint=_fingerprint(model),
+                encoding=_encoding(model),
                 recipe=f"{describe_pooling(pool_factor)}, document_length {model.settings.document_length}",
                 overwrite=overwrite,
                 device=index_device,
@@ -341,6 +356,14 @@ class Searcher:
 def _fingerprint(model: ColBERT) -> list[float]:
     embeddings: torch.Tensor = model.encode_document(_PROBE)
     return [round(value, 5) for value in embeddings.mean(0).tolist()]
+
+
+def _encoding(model: ColBERT) -> Encoding:
+    """With what the model makes embeddings."""
+    if model.exported is None:
+        return Encoding("torch", dtype_name(model))
+    is_int8 = model.exported.path.name == MODELS["onnx-int8"]
+    return Encoding("onnx-int8", "int8") if is_int8 else Encoding("onnx", "float32")
 
 
 def _location(model: str | Path, index: Path) -> str:

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=positive, default=10, metavar="N", help="hits of a query (default: 10)")
     _add_search_arguments(parser)
     _add_output_arguments(parser.add_argument_group("output"))
-    add_model_arguments(parser, default="the index's")
+    add_model_arguments(parser, default="the index's", as_index=True)
 
     building = parser.add_argument_group("building the index first")
     building.add_argument("--build", metavar="CORPUS", help=cli_index.CORPUS_HELP)
@@ -100,7 +100,11 @@ def run(args: argparse.Namespace) -> int:
         require_parent(args.run)
     options = _options(args)
     if args.build is not None:
-        args.model = args.model or DEFAULT_MODEL
+        args.model, args.dtype, args.backend = (
+            args.model or DEFAULT_MODEL,
+            args.dtype or "auto",
+            args.backend or "torch",
+        )
         searcher = cli_index.build(args, args.build, args.index)
         if not args.query and not args.queries:
             return 0

@@ -15,6 +15,7 @@ from colbertz.distillation.lists import CandidateList, Candidates
 from colbertz.errors import UserError, require
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
+from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import Side
 from colbertz.ragged import Ragged
 from colbertz.text.bm25 import bm25_index
@@ -32,16 +33,15 @@ _MIN_RANGE = 1e-3
 # -- teachers --------------------------------------------------------------------------------------------------------
 
 
-def load_teacher(
-    kind: Kind, path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None
-) -> Teacher:
+def load_teacher(kind: Kind, path_or_hub_id: str, device: str | None = None, dtype: DType = None) -> Teacher:
     """Load a model as a teacher.
 
     Args:
         kind: how the model scores; sentence-transformers runs all but "colbert".
         path_or_hub_id: checkpoint directory or Hugging Face hub id.
         device: None for CUDA where there is one.
-        dtype: of the weights; None for the model's own choice.
+        dtype: of the weights; None for the model's own choice, which is float32 for a ColBERT; "auto" as for
+            `ColBERT.from_pretrained`, or for the others the type of the checkpoint.
 
     Raises:
         MissingExtra: if sentence-transformers is needed and not installed.
@@ -79,7 +79,7 @@ class ColBERTTeacher:
         return encoded.embeddings.to(self.model.device)
 
 
-def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
+def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: DType = None) -> Teacher:
     """The similarity of a sentence-transformers model with one embedding a text, as its configuration defines it.
 
     Raises:
@@ -98,7 +98,7 @@ def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: to
     return score
 
 
-def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
+def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: DType = None) -> Teacher:
     """The logit of a sentence-transformers model that reads query and document together.
 
     The logit and not its sigmoid, which a checkpoint may apply too: the sigmoid is nearly the same for all good
@@ -122,7 +122,7 @@ def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype:
     return score
 
 
-def _sentence_transformer(kind: str, path_or_hub_id: str, device: str | None, dtype: torch.dtype | None) -> Any:
+def _sentence_transformer(kind: str, path_or_hub_id: str, device: str | None, dtype: DType) -> Any:
     """Load a model of the class `kind` of sentence-transformers.
 
     Raises:

@@ -3,6 +3,7 @@
 colbert.py      the model: tokens to embeddings, and the encode functions
 tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
+dtypes.py       bfloat16 where it is fast
 encoding.py     batches of texts, and encoding without dropout
 pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices

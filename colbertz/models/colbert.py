@@ -22,6 +22,7 @@ from colbertz.models.checkpoint.assemble import assemble, encoder_config, from_s
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.read import read_contents, read_source
 from colbertz.models.checkpoint.save import save
+from colbertz.models.dtypes import DType, chosen_dtype
 from colbertz.models.encoders.base import Encoder, EncoderConfig
 from colbertz.models.encoding import (
     DocumentOptions,
@@ -85,7 +86,7 @@ class ColBERT(nn.Module):
         cls,
         path_or_hub_id: str | Path,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType = None,
         *,
         backend: Backend = "torch",
         embedding_dim: int | None = None,
@@ -97,7 +98,7 @@ class ColBERT(nn.Module):
         Args:
             path_or_hub_id: a directory, or the id of a repository on the Hugging Face hub.
             device: where to put it; None for CUDA where there is one, else the CPU.
-            dtype: of the weights; None for float32.
+            dtype: of the weights; None for float32, "auto" for bfloat16 where that is fast, else float32.
             backend: "onnx" or "onnx-int8" to run what `colbertz export --onnx [--int8]` wrote, on the CPU in
                 onnxruntime. Such a model encodes and cannot be trained or saved.
             embedding_dim: a projection to this size is added where the checkpoint ends in another one or in none
@@ -119,7 +120,7 @@ class ColBERT(nn.Module):
         usable = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         source = read_source(resolve(path_or_hub_id))
         encoder_config(source)  # refuses an unknown family before its weights are read
-        parts = assemble(read_contents(source), dtype or torch.float32, embedding_dim, seed, overrides)
+        parts = assemble(read_contents(source), chosen_dtype(dtype, usable), embedding_dim, seed, overrides)
         return cls(*parts).eval().to(usable)
 
     @classmethod
