@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast, overload
 
@@ -75,10 +76,10 @@ class Searcher:
                     f"the model is not the one that the index {index.path} was built with: their embeddings of the same"
                     f" text have cosine {similarity:.3f}; give the right model, or build the index again"
                 )
-        built, used = index.manifest.encoding, _encoding(model)
-        if built is not None and built != used:
-            message = "the index %s was built with %s in %s; queries are encoded with %s in %s"
-            logger.warning(message, index.path, built.backend, built.dtype, used.backend, used.dtype)
+        used = _encoding(model)
+        if (built := index.manifest.encoding or used) != used:
+            words = (index.path, built.backend, built.dtype, used.backend, used.dtype)
+            logger.warning("the index %s was built with %s in %s; queries are encoded with %s in %s", *words)
         self.model = model
         self.index = index
 
@@ -111,9 +112,8 @@ class Searcher:
             backend = backend or cast(Backend, built.backend)
             if dtype is None and backend == built.backend == "torch":
                 dtype = getattr(torch, built.dtype)
-            model = ColBERT.from_pretrained(
-                _model_of(index) if model is None else model, device, dtype, backend=backend
-            )
+            location = _model_of(index) if model is None else model
+            model = ColBERT.from_pretrained(location, device, dtype, backend=backend)
         return cls(model, index)
 
     @classmethod
@@ -193,6 +193,7 @@ class Searcher:
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,
+                num_documents=length_hint(documents) or None,
                 chunk_tokens=chunk_tokens,
             )
         finally:
@@ -362,8 +363,8 @@ def _encoding(model: ColBERT) -> Encoding:
     """With what the model makes embeddings."""
     if model.exported is None:
         return Encoding("torch", dtype_name(model))
-    is_int8 = model.exported.path.name == MODELS["onnx-int8"]
-    return Encoding("onnx-int8", "int8") if is_int8 else Encoding("onnx", "float32")
+    dtypes = {"onnx": "float32", "onnx-int8": "int8"}
+    return next(Encoding(name, dtypes[name]) for name, file in MODELS.items() if file == model.exported.path.name)
 
 
 def _location(model: str | Path, index: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_model_arguments, positive, require_parent, say_dtype, torch_dtype
+from colbertz.cli.options import add_model_arguments, positive, require_parent, torch_dtype
 from colbertz.cli.output import as_json, print_line
 from colbertz.errors import UserError
 from colbertz.text.printable import printable
@@ -184,7 +184,6 @@ def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "R
     if document_length := args.document_length or defaults.get("document_length"):
         lengths["document_length"] = document_length
     model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend, **lengths)
-    say_dtype(model, args.dtype)
     candidates = runs.read_run(args.rerank) if args.rerank else None
     run: Run = {}
     for collection in collections:

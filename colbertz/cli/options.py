@@ -1,7 +1,6 @@
 """Options that several subcommands share, and loading the model that they describe."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,9 +92,7 @@ def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
 def load_model(args: argparse.Namespace) -> "ColBERT":
     from colbertz.models import ColBERT
 
-    model = ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend)
-    say_dtype(model, args.dtype)
-    return model
+    return ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend)
 
 
 def torch_dtype(name: str | None) -> "DType":
@@ -108,14 +105,6 @@ def torch_dtype(name: str | None) -> "DType":
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-
-def say_dtype(model: "ColBERT", name: str | None) -> None:
-    """Say on stderr what a model computes in, if that was chosen for it."""
-    from colbertz.models.dtypes import dtype_name
-
-    if name == "auto" and not model.exported:
-        print(f"computing in {dtype_name(model)}", file=sys.stderr)
 
 
 def require_parent(path: str | Path) -> None:

@@ -181,16 +181,15 @@ def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]
 
 def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> bool:
     """Write a TREC run (query id, Q0, document id, rank, score, tag), and return whether it has any documents."""
-    from tqdm import tqdm
-
     from colbertz.evaluation.runs import Run, write_run
+    from colbertz.progress import progress
 
     rows = list(read_queries(queries))
     for row in rows:
         if not row.text.strip():
             raise UserError(f"{queries}: the query {row.id!r} is empty; give it words, or leave it out")
     run: Run = {}
-    with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
+    with progress("searching", len(rows), "queries") as bar:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):

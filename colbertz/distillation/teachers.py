@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from colbertz.distillation.lists import CandidateList, Candidates
 from colbertz.errors import UserError, require
@@ -17,6 +16,7 @@ from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import Side
+from colbertz.progress import progress
 from colbertz.ragged import Ragged
 from colbertz.text.bm25 import bm25_index
 from colbertz.text.words import split_identifiers
@@ -183,14 +183,13 @@ def score_lists(
         bm25: a second teacher, whose scores are mixed with the first's by `fuse`.
         bm25_weight: weight of the second teacher, from 0 to 1.
         pairs_at_once: documents that the teacher scores together; a longer list is a batch of its own.
-        show_progress: whether to show a progress bar; None shows it on a terminal.
+        show_progress: as for `colbertz.progress.progress`.
 
     Raises:
         UserError: for a score that is NaN or infinite, naming query and document.
     """
-    disable = None if show_progress is None else not show_progress
     try:
-        with tqdm(total=candidates.num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
+        with progress("scoring", candidates.num_pairs, "pairs", show_progress) as bar:
             for batch in _batches(candidates.lists, pairs_at_once):
                 queries = [candidates.queries[candidate_list.query_id] for candidate_list in batch]
                 documents = [[candidates.documents[document_id] for document_id in item.document_ids] for item in batch]

@@ -257,7 +257,7 @@ class ColBERT(nn.Module):
             prompt_name: one of the model's prompts; None for that of the side, or the default prompt.
             batch_tokens: tokens in one forward pass; None for a size that suits the device.
             normalize: whether embeddings get unit length.
-            show_progress: a progress bar; None for one if the work is long and stderr is a terminal.
+            show_progress: as for `colbertz.progress.progress`: None for a bar if it takes longer than a second.
             devices: encode in one process for each of these, such as `["cuda:0", "cuda:1"]`.
             pool_factor, pooling: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
             protected_tokens: tokens at the start that pooling keeps; None for all that every text has, with [SEP].

@@ -32,3 +32,8 @@ def chosen_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 def dtype_name(model: nn.Module) -> str:
     """The name of the type of a model's weights, such as "bfloat16"."""
     return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def describe(model: nn.Module) -> str:
+    """What a model computes in, for messages; an exported one has no weights, and its file decides."""
+    return dtype_name(model) if any(True for _ in model.parameters()) else "onnxruntime"

@@ -5,8 +5,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from tqdm import tqdm
-
 from colbertz.errors import UserError
 from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.snapshot import Snapshot
@@ -15,6 +13,7 @@ from colbertz.index.write.commit import changing, commit, next_name
 from colbertz.index.write.progress import Settings
 from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, checked
+from colbertz.progress import progress
 
 # An index is better compacted if it has more segments than this,
 MANY_SEGMENTS = 16
@@ -82,12 +81,9 @@ def merge(
     doc_idx = snapshot.doc_idx_in(snapshot.live)
     doclens = snapshot.doclens(doc_idx)
     documents = snapshot.live_documents()
-    quiet = None if show_progress is None else not show_progress
     with (
         SegmentWriter(folder, snapshot.codec) as writer,
-        tqdm(
-            desc="compacting", total=int(doclens.sum()), unit=" tokens", unit_scale=True, disable=quiet, leave=False
-        ) as bar,
+        progress("compacting", int(doclens.sum()), "tokens", show_progress) as bar,
     ):
         for block in snapshot.blocks(doc_idx, block_tokens):
             encoded = snapshot.encoded(block)
