@@ -23,6 +23,7 @@ from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.colbert import Backend
 from colbertz.models.dtypes import DType, dtype_name
+from colbertz.models.encoding import DocumentOptions
 from colbertz.models.onnx.runtime import MODELS
 from colbertz.models.pooling import describe_pooling
 from colbertz.ragged import Ragged
@@ -162,19 +163,13 @@ class Searcher:
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
+        options: DocumentOptions = {"pool_factor": pool_factor, "batch_tokens": batch_tokens, "devices": devices}
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated, num_empty
             texts = [document.text or "" for document in batch]
             num_empty += count_empty(texts)
-            encoding = model.encode(
-                texts,
-                "document",
-                pool_factor=pool_factor,
-                batch_tokens=batch_tokens,
-                devices=devices,
-                show_progress=show_progress,
-            )
+            encoding = model.encode(texts, "document", show_progress=False, **options)
             num_truncated += encoding.num_truncated
             return encoding.embeddings
 

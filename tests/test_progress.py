@@ -15,12 +15,14 @@ from colbertz.progress import progress
 _JOB = """
 import sys, time
 from colbertz.progress import progress
-with progress("outer", 4, "texts", line_seconds=0.0, show=True) as bar:
+slow = sys.argv[1:] == ["slow"]
+with progress("outer", 4, "texts", line_seconds=30.0 if slow else 0.0, show=None if slow else True) as bar:
     for i in range(4):
         with progress("inner", 2, "parts", show=True) as part:
             part.update(2)
         if i == 2 and sys.argv[1:] == ["interrupted"]:
             raise KeyboardInterrupt
+        time.sleep(0.3 * slow)
         bar.update(1)
 """
 
@@ -72,6 +74,11 @@ def test_without_a_total_nothing_is_said_of_the_rest(monkeypatch: pytest.MonkeyP
     with progress("storing", None, "tokens", show=True, line_seconds=0.0) as bar:
         bar.update(7)
     assert sys.stderr.getvalue().splitlines()[-1] == "storing: 7.00 tokens in 00:00"
+
+
+def test_a_job_that_takes_longer_than_a_second_has_a_bar_on_a_terminal() -> None:
+    assert "outer: 100%" in on_terminal("slow")
+    assert in_pipe("slow") == ""
 
 
 def test_a_short_job_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
