@@ -5,7 +5,7 @@ over the pooled float32 embeddings; the other columns are `exact=True` in an ind
 what is stored and not how it is searched. PyLate's pooling is measured beside ours. MB are those of the index without
 texts.
 
-    python benchmarks/pooling.py --collections squad cosqa arxiv-known-item [--split dev] [--queries 400]
+    python benchmarks/pooling.py --collections squad cosqa arxiv-known-item qmsum [--split dev] [--queries 400]
         [--max-documents 4000] [--cache .cache/pooling]
 
 With `--max-documents`, documents that were judged are kept, and the first of the others. Writes results/pooling.json,

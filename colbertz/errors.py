@@ -4,8 +4,13 @@ The command line turns a `UserError` and any `OSError` (a file that is missing, 
 status 2. A server answers a `UserError` with a status of 4xx. Every other exception is a bug and keeps its traceback.
 """
 
+import math
+import os
+from collections.abc import Sequence
 from importlib import import_module
-from types import ModuleType
+from numbers import Real
+from types import ModuleType, NoneType
+from typing import Any
 
 
 class UserError(ValueError):
@@ -37,8 +42,38 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
-def check_type(name: str, value: object, kinds: type | tuple[type, ...], words: str) -> None:
-    """Raise TypeError, with what the argument must be in words, unless it is of one of these types."""
+def check_number(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> None:
+    """Check an argument that is a number, such as a weight or a temperature.
+
+    Raises:
+        TypeError: if it is not a number; True and False are none.
+        UserError: if it is NaN, or not from `least` to `most`.
+    """
+    bounds = f" from {least} to {most}" if most < math.inf else f" of at least {least}" if least > -math.inf else ""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number{bounds}, got {value!r:.80}")
+    if not least <= float(value) <= most:
+        raise UserError(f"{name} must be a number{bounds}, got {value!r}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise TypeError unless the argument names a file or directory."""
+    check_type(name, value, (str, os.PathLike), "a path")
+
+
+def check_list(name: str, value: object) -> None:
+    """Raise TypeError unless the argument is a list or another sequence that is not a string."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list, got {type(value).__name__}: {value!r:.80}")
+
+
+def check_show_progress(value: object) -> None:
+    """Raise TypeError unless it is True, False or None (a progress bar on a terminal only)."""
+    check_type("show_progress", value, (bool, NoneType), "True, False or None")
+
+
+def check_type(name: str, value: object, kinds: Any, words: str) -> None:
+    """Raise TypeError, with what the argument must be in words, unless it is of these kinds, as for `isinstance`."""
     if not isinstance(value, kinds):
         raise TypeError(f"{name} must be {words}, got {type(value).__name__}: {value!r:.80}")
 

@@ -104,7 +104,10 @@ class Ragged:
         Raises:
             UserError: if there is no batch.
         """
+        check_type("batches", batches, Iterable, "a list of Ragged")
         parts = list(batches)
+        for part in parts:
+            check_type("each of batches", part, Ragged, "a Ragged")
         if not parts:
             raise UserError("Ragged.cat needs at least one batch")
         return cls.from_lengths(torch.cat([p.values for p in parts]), torch.cat([p.lengths for p in parts]))
@@ -197,6 +200,11 @@ class Ragged:
 
     def select(self, mask: Tensor) -> "Ragged":
         """Drop the rows where `mask` (num_tokens,) is false. A dropped token counts as minus infinity in MaxSim."""
+        check_type("mask", mask, Tensor, "a tensor")
+        if mask.dtype != torch.bool or mask.shape != self.values.shape[:1]:
+            raise UserError(
+                f"mask must be bool of shape ({len(self.values)},), got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
         counts = torch.cat([self.offsets.new_zeros(1), mask.to(torch.int64).cumsum(0)])
         return Ragged(self.values[mask], counts[self.offsets])
 
@@ -213,6 +221,7 @@ class Ragged:
 
     def padded(self, value: float = 0) -> tuple[Tensor, Tensor]:
         """(num_texts, max_tokens, *rest) padded with `value`, and its (num_texts, max_tokens) bool mask."""
+        check_type("value", value, (int, float), "a number")
         lengths = self.lengths
         longest = int(lengths.max()) if len(self) else 0
         mask = torch.arange(longest, device=self.device) < lengths[:, None]

@@ -1,11 +1,11 @@
 """`Searcher`: a model and an index together. Texts go in and hits come out."""
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, Unpack, cast, overload
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from colbertz.corpus.good_texts import refuse_string, with_good_texts
 from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
-from colbertz.errors import UserError, check_integer, check_type
+from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
@@ -22,10 +22,10 @@ from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.colbert import Backend
-from colbertz.models.dtypes import DType, dtype_name
+from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
-from colbertz.models.onnx.runtime import MODELS
 from colbertz.models.pooling import describe_pooling
+from colbertz.models.recorded import backend_and_dtype, location_beside
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
 
@@ -64,6 +64,8 @@ class Searcher:
         Raises:
             UserError: if the index was not built with this model.
         """
+        check_type("model", model, ColBERT, "a ColBERT")
+        check_type("index", index, Index, "an Index")
         if model.embedding_dim != index.embedding_dim:
             raise UserError(
                 f"the model has embeddings of dimension {model.embedding_dim} and the index {index.path}"
@@ -77,7 +79,7 @@ class Searcher:
                     f"the model is not the one that the index {index.path} was built with: their embeddings of the same"
                     f" text have cosine {similarity:.3f}; give the right model, or build the index again"
                 )
-        used = _encoding(model)
+        used = Encoding(*backend_and_dtype(model))
         if (built := index.manifest.encoding or used) != used:
             words = (index.path, built.backend, built.dtype, used.backend, used.dtype)
             logger.warning("the index %s was built with %s in %s; queries are encoded with %s in %s", *words)
@@ -159,7 +161,7 @@ class Searcher:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as for `Index.build`.
         """
-        refuse_string("documents", documents)
+        _check_building(path, model, documents, location)
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
@@ -181,9 +183,9 @@ class Searcher:
                 documents_at_once=documents_at_once,
                 nbits=nbits,
                 seed=seed,
-                model=None if location is None else _location(location, Path(path)),
+                model=None if location is None else location_beside(location, Path(path)),
                 fingerprint=_fingerprint(model),
-                encoding=_encoding(model),
+                encoding=Encoding(*backend_and_dtype(model)),
                 recipe=f"{describe_pooling(pool_factor)}, document_length {model.settings.document_length}",
                 overwrite=overwrite,
                 device=index_device,
@@ -262,6 +264,7 @@ class Searcher:
         Raises:
             UserError, TypeError, BlockingIOError: as `Index.add`; nothing has changed then.
         """
+        check_type("texts", texts, Iterable, "a list of strings")
         refuse_string("texts", texts)
         texts = list(texts)
         if Document in map(type, texts):
@@ -311,10 +314,13 @@ class Searcher:
         return self.index.refresh()
 
     def _encode(self, texts: Sequence[str], pool_factor: int, show_progress: bool | None) -> Ragged:
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string")
+        check_type("texts", texts, Iterable, "a list of strings")
+        refuse_string("texts", texts)
+        texts = list(texts)
+        for position, text in enumerate(texts):
+            check_type(f"texts[{position}]", text, str, "a string")
         warn_empty(count_empty(texts))
-        return self.model.encode_document(list(texts), pool_factor=pool_factor, show_progress=show_progress)
+        return self.model.encode_document(texts, pool_factor=pool_factor, show_progress=show_progress)
 
     def explain(self, query: str, doc_id: str) -> list[Match]:
         """The best match of each query token in a document: the score is the sum of theirs.
@@ -323,6 +329,7 @@ class Searcher:
             UnknownDocument: if the id is not in the index.
             UserError: if the document's tokens are not known, because its text is not stored or it was pooled.
         """
+        check_type("query", query, str, "a string")
         [embeddings] = self.model.encode_query([query], show_progress=False)
         # A second `Index` on the same snapshot: a refresh between the two calls must not change the document.
         index = Index(self.index.path, self.index.snapshot)
@@ -349,28 +356,18 @@ class Searcher:
         return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
 
 
+def _check_building(path: object, model: object, documents: object, location: object) -> None:
+    """Raise TypeError for arguments that `Searcher.build` cannot use."""
+    check_path("path", path)
+    check_type("model", model, (ColBERT, str, Path), "a ColBERT, a directory or a hub id")
+    check_type("location", location, (str, Path, NoneType), "a path, a hub id or None")
+    check_type("documents", documents, Iterable, "documents or texts")
+    refuse_string("documents", documents)
+
+
 def _fingerprint(model: ColBERT) -> list[float]:
     embeddings: torch.Tensor = model.encode_document(_PROBE)
     return [round(value, 5) for value in embeddings.mean(0).tolist()]
-
-
-def _encoding(model: ColBERT) -> Encoding:
-    """With what the model makes embeddings."""
-    if model.exported is None:
-        return Encoding("torch", dtype_name(model))
-    dtypes = {"onnx": "float32", "onnx-int8": "int8"}
-    return next(Encoding(name, dtypes[name]) for name, file in MODELS.items() if file == model.exported.path.name)
-
-
-def _location(model: str | Path, index: Path) -> str:
-    """How the index names its model: by a relative path if both are in one folder, which can then be moved."""
-    folder, root = Path(model).expanduser().resolve(), index.expanduser().resolve()
-    if not folder.is_dir():
-        return str(model)
-    if not folder.is_relative_to(root.parent):
-        return str(folder)
-    relative = os.path.relpath(folder, root)
-    return relative if relative.startswith("..") else f"./{relative}"
 
 
 def _model_of(index: Index) -> str | Path:

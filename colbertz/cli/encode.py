@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _save(embeddings: "Ragged", output: Path) -> None:
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     values, offsets = embeddings.values.numpy(), embeddings.offsets.numpy()
@@ -81,4 +82,7 @@ def _save(embeddings: "Ragged", output: Path) -> None:
             with temporary.open("wb") as file:
                 np.savez(file, values=values, offsets=offsets)
         else:
-            save_file({"values": values, "offsets": offsets}, temporary)
+            try:
+                save_file({"values": values, "offsets": offsets}, temporary)
+            except SafetensorError as error:
+                raise OSError(f"{output} cannot be written: {error}") from error

@@ -187,7 +187,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "S
     rows = list(read_queries(queries))
     for row in rows:
         if not row.text.strip():
-            raise UserError(f"{queries}: the query {row.id!r} is empty; give it words, or leave it out")
+            raise UserError(f"{row.where}: the query {row.id!r} is empty; give it words, or leave it out")
     run: Run = {}
     with progress("searching", len(rows), "queries") as bar:
         for start in range(0, len(rows), _BATCH):

@@ -3,7 +3,7 @@
 import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, time
 from itertools import chain
 from typing import Any
@@ -68,10 +68,11 @@ def _document(row: Row, numeric: set[str]) -> Document:
 
 @dataclass(frozen=True)
 class Query:
-    """A query of a file."""
+    """A query of a file; `where` is its place there, for messages."""
 
     id: str
     text: str
+    where: str = field(default="", compare=False)
 
 
 def read_queries(source: str) -> Iterator[Query]:
@@ -112,7 +113,8 @@ def read_ids_and_texts(source: str) -> Iterator[tuple[Query, str]]:
         if text_line and not tab:
             raise BadRow(f"{name}, line {number}: a query must be an id, a tab and its text, found {text_line!r:.60}")
         if text_line:
-            yield Query(id, text), f"{name}, line {number}"
+            where = f"{name}, line {number}"
+            yield Query(id, text, where), where
 
 
 def read_texts(source: str) -> Iterator[str]:
@@ -138,7 +140,7 @@ def _is_header(line: bytes) -> bool:
 def _query(row: Row) -> tuple[Query, str]:
     id_column, text_column = (_first_of(row.values, names) for names in (QUERY_IDS, QUERY_TEXTS))
     values = row.values | {"text": row.values.get(text_column)}
-    return Query(_id(row.values, row.where, id_column), _text(Row(values, row.where))), row.where
+    return Query(_id(row.values, row.where, id_column), _text(Row(values, row.where)), row.where), row.where
 
 
 def _first_of(values: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_list, check_number, check_show_progress, check_type
 from colbertz.evaluation import Collection
 from colbertz.index import Hit, Index
 from colbertz.models import ColBERT
@@ -56,16 +56,21 @@ class Filters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_negatives < 1:
-            raise UserError(f"num_negatives must be at least 1, got {self.num_negatives}")
-        if self.min_rank < 1:
-            raise UserError(f"min_rank must be at least 1, the rank of the best candidate, got {self.min_rank}")
-        if self.max_rank is not None and self.max_rank < self.min_rank:
-            raise UserError(f"max_rank must be at least min_rank, {self.min_rank}, got {self.max_rank}")
-        if self.margin is not None and not self.margin >= 0:
-            raise UserError(f"margin must be at least 0, got {self.margin:g}")
-        if self.max_percentage is not None and not 0 < self.max_percentage <= 1:
-            raise UserError(f"max_percentage is a share above 0 and up to 1, as 0.95, got {self.max_percentage:g}")
+        check_integer("num_negatives", self.num_negatives, 1)
+        check_integer("min_rank", self.min_rank, 1)
+        check_integer("seed", self.seed, 0)
+        if self.max_rank is not None:
+            check_integer("max_rank", self.max_rank, 1)
+            if self.max_rank < self.min_rank:
+                raise UserError(f"max_rank must be at least min_rank, {self.min_rank}, got {self.max_rank}")
+        if self.margin is not None:
+            check_number("margin", self.margin, 0)
+        if self.sampling not in ("top", "random"):
+            raise UserError(f"sampling must be top or random, got {self.sampling!r}")
+        if self.max_percentage is not None:
+            check_number("max_percentage", self.max_percentage, 0)
+            if not 0 < self.max_percentage <= 1:
+                raise UserError(f"max_percentage is a share above 0 and up to 1, as 0.95, got {self.max_percentage:g}")
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,18 @@ def mine(
     Raises:
         UserError: if the index holds other documents than the collection.
     """
+    for name, value, kind in (
+        ("model", model, ColBERT),
+        ("index", index, Index),
+        ("collection", collection, Collection),
+        ("filters", filters, Filters),
+    ):
+        check_type(name, value, kind, f"a {kind.__name__}")
+    check_integer("top_k", top_k, 1)
+    if batch_tokens is not None:
+        check_integer("batch_tokens", batch_tokens, 1)
+    check_integer("queries_at_once", queries_at_once, 1)
+    check_show_progress(show_progress)
     if len(index) != len(collection.documents):
         raise UserError(
             f"the index {index.path} holds {len(index)} documents and the data {len(collection.documents)};"
@@ -183,6 +200,14 @@ def choose(query: str, positives: Sequence[Candidate], candidates: Sequence[Cand
         candidates: what a search found, best first; positives among them are skipped.
         filters: what may be a negative.
     """
+    check_type("query", query, str, "a string")
+    check_type("filters", filters, Filters, "a Filters")
+    for name, documents in (("positives", positives), ("candidates", candidates)):
+        check_list(name, documents)
+        for document in documents:
+            check_type(f"each of {name}", document, Candidate, "a Candidate")
+    if not positives:
+        raise UserError("positives must hold at least one document, got none")
     ids = {positive.id for positive in positives}
     texts = {normalized(text) for text in (query, *(positive.text for positive in positives))}
     lowest = min(positive.score for positive in positives)

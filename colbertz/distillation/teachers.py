@@ -6,14 +6,16 @@ A teacher is a function from B queries and their B lists of documents to B lists
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 import torch
 
 from colbertz.distillation.lists import CandidateList, Candidates
-from colbertz.errors import UserError, require
+from colbertz.errors import UserError, check_integer, check_list, check_number, check_show_progress, check_type, require
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
+from colbertz.models.checks import check_loading
 from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import Side
 from colbertz.progress import progress
@@ -47,6 +49,9 @@ def load_teacher(kind: Kind, path_or_hub_id: str, device: str | None = None, dty
         MissingExtra: if sentence-transformers is needed and not installed.
         UserError, FileNotFoundError: if the model cannot be loaded.
     """
+    if kind not in get_args(Kind):
+        raise UserError(f"kind must be {' or '.join(get_args(Kind))}, got {kind!r}")
+    check_loading(path_or_hub_id, device, dtype, None, 0)
     if kind == "colbert":
         return ColBERTTeacher(ColBERT.from_pretrained(path_or_hub_id, device, dtype))
     make = bi_encoder_teacher if kind == "bi-encoder" else cross_encoder_teacher
@@ -143,7 +148,11 @@ def bm25_teacher(corpus: Iterable[str]) -> Teacher:
     Raises:
         MissingExtra: if bm25s is not installed.
     """
+    if isinstance(corpus, str) or not isinstance(corpus, Iterable):
+        raise TypeError(f"corpus must be a list or another iterable of texts, got {corpus!r:.80}")
     text_indices = {text: i for i, text in enumerate(dict.fromkeys(corpus))}
+    for text in text_indices:
+        check_type("each text of corpus", text, str, "a string")
     model = bm25_index(text_indices, split_identifiers)
 
     def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -188,6 +197,12 @@ def score_lists(
     Raises:
         UserError: for a score that is NaN or infinite, naming query and document.
     """
+    check_type("candidates", candidates, Candidates, "Candidates")
+    check_type("teacher", teacher, Callable, "a function")
+    check_type("bm25", bm25, (Callable, NoneType), "a function or None")
+    check_number("bm25_weight", bm25_weight, 0, 1)
+    check_integer("pairs_at_once", pairs_at_once, 1)
+    check_show_progress(show_progress)
     try:
         with progress("scoring", candidates.num_pairs, "pairs", show_progress) as bar:
             for batch in _batches(candidates.lists, pairs_at_once):
@@ -221,6 +236,11 @@ def fuse(scores: Sequence[float], bm25_scores: Sequence[float], weight: float) -
     Min-max and not z-scores, because training stretches the student's scores in the same way. Scores that are all the
     same say nothing, and become 0; those that are nearly the same become nearly 0.
     """
+    check_list("scores", scores)
+    check_list("bm25_scores", bm25_scores)
+    check_number("weight", weight, 0, 1)
+    if len(scores) != len(bm25_scores):
+        raise UserError(f"scores and bm25_scores must be as many, got {len(scores)} and {len(bm25_scores)}")
     pairs = zip(_stretched(scores), _stretched(bm25_scores))
     return [(1 - weight) * score + weight * bm25_score for score, bm25_score in pairs]
 

@@ -17,6 +17,7 @@ counts the others as 0, as trec_eval does. Where every query has one, both give 
 
 from colbertz.evaluation.collections import Collection, from_pairs
 from colbertz.evaluation.layouts import read_beir
-from colbertz.evaluation.retrieve import evaluate
+from colbertz.evaluation.metrics import mrr, ndcg, recall
+from colbertz.evaluation.retrieve import evaluate, rerank, retrieve
 
-__all__ = ["Collection", "evaluate", "from_pairs", "read_beir"]
+__all__ = ["Collection", "evaluate", "from_pairs", "mrr", "ndcg", "read_beir", "recall", "rerank", "retrieve"]

@@ -8,7 +8,7 @@ from itertools import compress
 from pathlib import Path
 
 from colbertz.corpus.rows import Unique
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_list, check_type
 from colbertz.text.normalize import normalized
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,15 @@ class Collection:
     documents: Sequence[str]
     gains: Sequence[Mapping[str, float]]
 
+    def __post_init__(self) -> None:
+        check_type("name", self.name, str, "a string")
+        for name in ("query_ids", "queries", "document_ids", "documents", "gains"):
+            check_list(name, getattr(self, name))
+        for name, other in (("query_ids", "queries"), ("query_ids", "gains"), ("document_ids", "documents")):
+            count, others = len(getattr(self, name)), len(getattr(self, other))
+            if count != others:
+                raise UserError(f"{name} and {other} must be as many, got {count} and {others}")
+
     @cached_property
     def relevant(self) -> Sequence[Mapping[str, float]]:
         """For each query its relevant documents and their gains, of those that are in the collection."""
@@ -52,6 +61,7 @@ class Collection:
 
     def some_queries(self, most: int) -> "Collection":
         """The collection with at most `most` queries, evenly spread, since files tend to be sorted."""
+        check_integer("most", most, 1)
         if len(self.queries) <= most:
             return self
         part = slice(None, None, -(-len(self.queries) // most))
@@ -74,6 +84,14 @@ def from_pairs(name: str, queries: Sequence[str], documents: Sequence[str]) -> C
         The different queries, with ids q0, q1 …, and the different documents, with ids d0, d1 …, both in the order of
         their first pairs and as these have them.
     """
+    check_type("name", name, str, "a string")
+    check_list("queries", queries)
+    check_list("documents", documents)
+    if len(queries) != len(documents):
+        raise UserError(f"queries and documents must be as many, got {len(queries)} and {len(documents)}")
+    for position, pair in enumerate(zip(queries, documents)):
+        for column, text in zip(("queries", "documents"), pair):
+            check_type(f"{column}[{position}]", text, str, "a string")
     query_texts: dict[str, str] = {}
     document_texts: dict[str, str] = {}
     doc_ids: dict[str, str] = {}

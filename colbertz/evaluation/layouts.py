@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from colbertz.corpus import parquet
@@ -11,7 +12,7 @@ from colbertz.corpus.documents import read_documents, read_ids_and_texts
 from colbertz.corpus.formats import find_file, read_rows
 from colbertz.corpus.lines import plain_or_gz
 from colbertz.corpus.rows import Row, Unique
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_path, check_type
 from colbertz.evaluation.collections import Collection, from_judgements
 from colbertz.evaluation.runs import add_judgement, read_qrels
 
@@ -68,6 +69,11 @@ def read_beir(
         FileNotFoundError: if a file is missing, naming the splits that there are.
         UserError: for a row that cannot be read, or as `read_qrels` and `from_judgements`.
     """
+    check_path("directory", directory)
+    check_type("split", split, str, "a string")
+    check_type("name", name, (str, NoneType), "a string or None")
+    if qrels is not None:
+        check_path("qrels", qrels)
     directory = Path(directory)
     name = name or directory.name
     files = []

@@ -10,7 +10,7 @@ out of the mean, where trec_eval counts 0. A ranking may be shorter than `k`.
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from math import log2
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_list
 
 Relevant = Collection[Hashable] | Mapping[Hashable, float]
 
@@ -65,10 +65,11 @@ def _mean(
     relevant: Sequence[Relevant],
     k: int,
 ) -> float:
+    check_list("rankings", rankings)
+    check_list("relevant", relevant)
+    check_integer("k", k, 1)
     if len(rankings) != len(relevant):
         raise UserError(f"{len(rankings)} rankings but relevant documents for {len(relevant)} queries")
-    if k < 1:
-        raise UserError(f"k must be at least 1, got {k}")
     values = []
     for ranking, judged in zip(rankings, relevant):
         if len(set(ranking[:k])) < len(ranking[:k]):

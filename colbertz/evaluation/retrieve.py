@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.evaluation.collections import Collection
 from colbertz.evaluation.metrics import mrr, ndcg, recall
 from colbertz.evaluation.runs import Run
@@ -56,6 +56,8 @@ def retrieve(
     Raises:
         UserError: for another kind of index.
     """
+    check_type("collection", collection, Collection, "a Collection")
+    check_integer("k", k, 1)
     rankings = search(
         model, collection.queries, collection.documents, k + 1, index=index, device=device, show_progress=show_progress
     )
@@ -127,6 +129,9 @@ def search(
 
     Logs how many texts are empty.
     """
+    check_type("model", model, ColBERT, "a ColBERT")
+    check_integer("k", k, 1)
+    check_show_progress(show_progress)
     if index not in ("exact", "plaid"):
         raise UserError(f"index must be exact or plaid, got {index!r}")
     warn_empty(count_empty(queries) + count_empty(documents))
@@ -219,6 +224,11 @@ def rerank(
     Raises:
         UserError: if the run has none of these queries, or the collection has none of their candidates.
     """
+    check_type("model", model, ColBERT, "a ColBERT")
+    check_type("collection", collection, Collection, "a Collection")
+    check_type("run", run, Mapping, "a dict")
+    check_integer("block_documents", block_documents, 1)
+    check_show_progress(show_progress)
     texts = dict(zip(collection.query_ids, collection.queries))
     doc_idx_of = {doc_id: doc_idx for doc_idx, doc_id in enumerate(collection.document_ids)}
     query_ids = [query_id for query_id in run if query_id in texts and run[query_id]]

@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack, overload
 from torch import Tensor
 
 from colbertz.document import Document
-from colbertz.errors import UserError, check_integer
+from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.index import interop
 from colbertz.index.search.allowed import matching_documents
 from colbertz.index.search.checks import checked_queries
@@ -83,6 +83,7 @@ class Index:
             FileExistsError: if `path` holds an index and `overwrite` is false, or holds anything else.
             BlockingIOError: if another process is writing to `path`.
         """
+        check_path("path", path)
         documents = DocumentStream.from_columns(ids, texts, metadata)
         building.build(Path(path), in_step_from(documents, embeddings), **options)
         return cls.open(path)
@@ -112,6 +113,9 @@ class Index:
         Raises:
             UserError, TypeError, FileExistsError, BlockingIOError: as `build`.
         """
+        check_path("path", path)
+        check_type("documents", documents, Iterable, "documents")
+        check_type("embed", embed, Callable, "a function")
         check_integer("documents_at_once", documents_at_once, 1)
         batches = embedded(DocumentStream.of(documents), embed, documents_at_once)
         building.build(Path(path), batches, **options)
@@ -127,6 +131,7 @@ class Index:
             FileNotFoundError: if there is no such directory.
             UserError: if it is not an index, is damaged, or was written by another version.
         """
+        check_path("path", path)
         root = Path(path)
         return cls(root, interop.open_any(root))
 
@@ -222,6 +227,7 @@ class Index:
             UserError: for a query as in `search`.
         """
         snapshot = self.snapshot
+        check_type("query", query, Tensor, "a tensor")
         query = checked_queries(Ragged.from_list([query]), snapshot.codec.embedding_dim).values
         return query @ snapshot.decode(snapshot.doc_idx_of([doc_id])).values.T
 

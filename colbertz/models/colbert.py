@@ -9,6 +9,7 @@ Legend: N tokens of the batch, H hidden size, E embedding dim.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Literal, Unpack, cast, overload
 
 import tokenizers
@@ -16,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.maxsim import maxsim
-from colbertz.models.checkpoint.assemble import assemble, encoder_config, from_scratch
+from colbertz.models.checkpoint.assemble import assemble, check_size, from_scratch
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.read import read_contents, read_source
 from colbertz.models.checkpoint.save import save
+from colbertz.models.checks import check_encoding, check_loading, usable_device
 from colbertz.models.dtypes import DType, chosen_dtype
 from colbertz.models.encoders.base import Encoder, EncoderConfig
 from colbertz.models.encoding import (
@@ -29,7 +31,6 @@ from colbertz.models.encoding import (
     Encoded,
     QueryOptions,
     batches_by_length,
-    check_encoding,
     in_evaluation_mode,
     in_order_of_texts,
 )
@@ -113,14 +114,15 @@ class ColBERT(nn.Module):
             UserError: if there is no such device; if `backend` is unknown, needs onnxruntime where there is none, or
                 goes with another device, dtype or embedding_dim than its own.
         """
+        check_loading(path_or_hub_id, device, dtype, embedding_dim, seed)
         if backend != "torch":
             exported, tokenizer = load_onnx(path_or_hub_id, backend, device, dtype, embedding_dim, overrides)
             # `OnnxEncoder` has no weights and no layers, so it is no `Encoder`; `exported` tells the two apart.
             return cls(cast(Encoder, exported), [], tokenizer).eval()
-        usable = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        usable = usable_device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
         source = read_source(resolve(path_or_hub_id))
-        encoder_config(source)  # refuses an unknown family before its weights are read
-        parts = assemble(read_contents(source), chosen_dtype(dtype, usable), embedding_dim, seed, overrides)
+        contents = read_contents(source, check_size(source))
+        parts = assemble(contents, chosen_dtype(dtype, usable), embedding_dim, seed, overrides)
         return cls(*parts).eval().to(usable)
 
     @classmethod
@@ -147,6 +149,9 @@ class ColBERT(nn.Module):
             UserError: if the encoder's family is unknown, the tokenizer lacks one of these tokens, or a length is
                 beyond the encoder's positions.
         """
+        check_type("tokenizer", tokenizer, tokenizers.Tokenizer, "a tokenizers.Tokenizer")
+        check_integer("embedding_dim", embedding_dim, 1)
+        check_integer("seed", seed, 0)
         return cls(*from_scratch(encoder, tokenizer, ColBERTSettings().overridden(settings), embedding_dim, seed))
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -155,6 +160,7 @@ class ColBERT(nn.Module):
         Raises:
             UserError: if the model runs in onnxruntime.
         """
+        check_path("directory", directory)
         if self.exported:
             raise UserError(f"{self.exported.path} has no weights to save; load the model with backend torch")
         save(self.encoder, self._chain, self.tokenizer, directory)
@@ -165,6 +171,9 @@ class ColBERT(nn.Module):
         Raises:
             UserError: if the model runs in onnxruntime already, or as `export`.
         """
+        check_path("directory", directory)
+        check_type("int8", int8, bool, "True or False")
+        check_type("name", name, (str, NoneType), "a string or None")
         if self.exported:
             raise UserError(f"{self.exported.path} is exported already; load the model with backend torch to export it")
         return export(self.encoder, self._chain, self.tokenizer, directory, int8=int8, name=name)
@@ -211,6 +220,8 @@ class ColBERT(nn.Module):
         Raises:
             UserError: if an exported model, whose embeddings have unit length, is asked for others.
         """
+        check_type("tokens", tokens, Tokens, "Tokens of the model's tokenizer")
+        check_type("normalize", normalize, bool, "True or False")
         if self.exported and not normalize:
             raise UserError("an exported model gives embeddings of unit length; for normalize=False use backend torch")
         hidden = tokens.ids.with_values(self.encoder(tokens.ids, tokens.attended))
@@ -226,6 +237,7 @@ class ColBERT(nn.Module):
 
         Threads may call this at the same time, also while another one trains the model.
         """
+        check_type("tokens", tokens, Tokens, "Tokens of the model's tokenizer")
         # Not inference_mode, whose tensors cannot enter a training as constants.
         with torch.no_grad():
             embeddings: Ragged = in_evaluation_mode(self)(tokens.to(self.device), normalize)
@@ -269,7 +281,7 @@ class ColBERT(nn.Module):
         if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
             raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
         check_pooling(pool_factor, pooling, protected_tokens)
-        check_encoding(side, prompt, batch_tokens, normalize)
+        check_encoding(side, prompt, batch_tokens, normalize, show_progress, devices)
         prompt = self.settings.prompt(side, prompt_name) if prompt is None else prompt
         tokens = self.tokenizer.tokenise(list(texts), side, prompt)
         batches = batches_by_length(tokens.ids, self.device, batch_tokens)
@@ -379,21 +391,7 @@ class ColBERT(nn.Module):
 
     def similarity(self, queries: Ragged | Tensor, documents: Ragged | Tensor) -> Tensor:
         """MaxSim of every query with every document: (num_queries, num_documents) float32. A tensor is one text."""
+        for name, texts in (("queries", queries), ("documents", documents)):
+            check_type(name, texts, (Ragged, Tensor), "a Ragged or a tensor")
         q, d = (x if isinstance(x, Ragged) else Ragged.from_list([x]) for x in (queries, documents))
         return maxsim(q, d)
-
-
-def _usable(device: torch.device | str) -> torch.device:
-    """The device, if tensors can be put on it.
-
-    Raises:
-        UserError: if they cannot.
-    """
-    try:
-        usable = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without that backend
-        reason = str(error).split(". ")[0].splitlines()[0]
-        raise UserError(f"device {device} cannot be used here ({reason}); cpu always can") from error
-    if usable.type == "meta":
-        raise UserError("device meta cannot be used here (its tensors hold no numbers); cpu always can")
-    return usable

@@ -5,13 +5,12 @@ Nothing here knows the model class: the functions take token ids, results and an
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from colbertz.errors import UserError, check_integer, check_type
+from colbertz.errors import UserError
 from colbertz.models.pooling import Pooling
 from colbertz.progress import progress
 from colbertz.ragged import Ragged
@@ -119,13 +118,3 @@ def in_order_of_texts(
                 embeddings[position] = embedding
             bar.update(len(batch))
     return Ragged.from_list(embeddings) if embeddings else Ragged.from_lengths(torch.empty(0, embedding_dim), [])
-
-
-def check_encoding(side: object, prompt: object, batch_tokens: object, normalize: object) -> None:
-    """Raise UserError or TypeError for arguments that `ColBERT.encode` cannot use."""
-    if side not in ("query", "document"):
-        raise UserError(f"side must be query or document, got {side!r}")
-    check_type("prompt", prompt, (str, NoneType), "a string or None")
-    if batch_tokens is not None:
-        check_integer("batch_tokens", batch_tokens, 1)
-    check_type("normalize", normalize, bool, "True or False")

@@ -8,13 +8,15 @@ load data tokenise with a pickled copy.
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import NoneType
 from typing import Any, Literal, TypedDict
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_type
+from colbertz.models.library_errors import library_errors
 from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
@@ -55,16 +57,24 @@ class ColBERTSettings:
     do_strip: bool = True
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except TypeError as error:  # the values may come from a file, and then no caller's code is wrong
+            raise UserError(str(error)) from None
+        object.__setattr__(self, "skiplist_words", tuple(self.skiplist_words))
+
+    def _check(self) -> None:
         words, prompts = self.skiplist_words, self.prompts
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise UserError(f"skiplist_words must be a list of strings, got {words!r}")
         if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
             raise UserError(f"prompts must map names to texts, got {prompts!r}")
-        object.__setattr__(self, "skiplist_words", tuple(words))
+        for name in ("do_query_expansion", "attend_to_expansion_tokens", "do_lower_case", "do_strip"):
+            check_type(name, getattr(self, name), bool, "true or false")
+        check_type("default_prompt_name", self.default_prompt_name, (str, NoneType), "a string or None")
         for side in ("query", "document"):
             length, prefix = getattr(self, f"{side}_length"), getattr(self, f"{side}_prefix")
-            if not isinstance(length, int) or length < 4:
-                raise UserError(f"{side}_length must be an integer of at least 4, got {length!r}")
+            check_integer(f"{side}_length", length, 4)
             if length > LONGEST:
                 raise UserError(f"{side}_length must be at most {LONGEST}, got {length}")
             if not isinstance(prefix, str):
@@ -107,6 +117,7 @@ class ColBERTSettings:
         Raises:
             UserError: if `name` is not among the prompts.
         """
+        check_type("prompt_name", name, (str, NoneType), "a string or None")
         if name is None:
             name = side if side in self.prompts else self.default_prompt_name
         if name is not None and name not in self.prompts:
@@ -185,10 +196,13 @@ class ColBERTTokenizer:
         Raises:
             UserError: if there is no token to fill queries with.
         """
-        self.backend = Tokenizer.from_str(backend.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
+        check_type("backend", backend, Tokenizer, "a tokenizers.Tokenizer")
+        check_type("settings", settings, ColBERTSettings, "ColBERTSettings")
+        with library_errors("the tokenizer cannot be used"):
+            self.backend = Tokenizer.from_str(backend.to_str())
+            self.backend.no_padding()
+            self.backend.no_truncation()
+            self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
         self.settings = settings
         self.special_tokens = special_tokens
         filler = next(
@@ -204,11 +218,25 @@ class ColBERTTokenizer:
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
         # A word that is no token stands for [UNK], as in PyLate, so that documents have as many embeddings as there.
         self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
+        self._check_around_texts()
 
     @property
     def vocab_size(self) -> int:
         """Rows that the embedding matrix needs, added tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def _check_around_texts(self) -> None:
+        """Refuse a tokenizer that puts too many tokens around texts, or some that are not in its vocabulary."""
+        with library_errors("the tokenizer cannot be used"):
+            around = self.backend.encode("").ids
+        if any(token >= self.vocab_size for token in around):
+            raise UserError(f"the tokenizer puts the ids {around} around texts, but has {self.vocab_size} tokens")
+        shortest = min(self.settings.query_length, self.settings.document_length)
+        if len(around) >= shortest - 1:
+            raise UserError(
+                f"the tokenizer puts {len(around)} tokens around a text, which leaves none of {shortest} for the text; "
+                "give a larger query_length and document_length"
+            )
 
     def _prefix_id(self, side: Side) -> int | None:
         prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
@@ -277,6 +305,7 @@ class ColBERTTokenizer:
                 raise UserError(
                     f"text {position} has {surrogate!r}, half a character; decode it from its bytes again"
                 ) from None
+        check_type("prompt", prompt, (str, NoneType), "a string or None")
         prompt = self.settings.prompt(side) if prompt is None else prompt
         # The prompt is added before white space is removed, as in PyLate.
         inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]
@@ -285,7 +314,9 @@ class ColBERTTokenizer:
         prefix = self._prefix_id(side)
         max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
-        for encoding in self.backend.encode_batch_fast(inputs):
+        with library_errors("the tokenizer failed on these texts; its tokenizer.json asks for something impossible"):
+            encodings = self.backend.encode_batch_fast(inputs)
+        for encoding in encodings:
             row = encoding.ids
             if len(row) > max_length:
                 # Cut here, not by the library, which would need a copy of the tokenizer for each side.

@@ -9,14 +9,16 @@ import math
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
+from colbertz.models.checkpoint.save import is_of_checkpoint
+from colbertz.training import alignment, data, distributed, optim, state
 from colbertz.training import config as settings
-from colbertz.training import data, distributed, optim, state
 from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
@@ -192,10 +194,21 @@ def _is_complete(config: TrainingConfig, world: World) -> bool:
 
 
 def _remove_old_run(output: Path, world: World) -> None:
-    """Remove what a run wrote to its output, except the model, which a new run replaces at its end."""
+    """Remove what a run wrote to its output, except the model, which a new run replaces at its end.
+
+    Other files stay, also in the folders `checkpoints` and `best`, which may be somebody else's.
+    """
     if world.is_main:
-        for name in ("checkpoints", "best"):
-            shutil.rmtree(output / name, ignore_errors=True)
+        for checkpoint in state.checkpoints(output):
+            shutil.rmtree(checkpoint)
+        best = output / "best"
+        for path in sorted(best.rglob("*"), reverse=True):
+            name = str(path.relative_to(best))
+            if path.is_file() and (is_of_checkpoint(name) or name == alignment.RECORD):
+                path.unlink()
+        for folder in [*(path for path in sorted(best.glob("*"), reverse=True) if path.is_dir()), best]:
+            with suppress(OSError):  # files of the user stay
+                folder.rmdir()
         for name in (RESULT, "metrics.jsonl", "config.yaml"):
             (output / name).unlink(missing_ok=True)
     distributed.barrier()

@@ -7,11 +7,14 @@ Legend: B queries, A documents of the batch (those of all processes), S query to
 query and one of its candidates, E embedding dim.
 """
 
+from types import NoneType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from colbertz.errors import UserError, check_integer, check_number, check_type
 from colbertz.ragged import Ragged
 from colbertz.training import distributed
 
@@ -47,6 +50,11 @@ def contrastive(
     Returns:
         The mean over the queries of -log softmax(scores / temperature)[positive], a float32 scalar.
     """
+    _check_scores(scores, positives)
+    if not isinstance(temperature, Tensor):
+        _check_temperature("temperature", temperature)
+    check_type("dropped", dropped, (Tensor, NoneType), "a tensor or None")
+    check_type("symmetric", symmetric, bool, "True or False")
     logits = scores.float() / temperature
     if dropped is not None:
         logits = logits.masked_fill(dropped, -torch.inf)
@@ -75,6 +83,10 @@ def false_negatives(
     Returns:
         (B, A) bool.
     """
+    _check_scores(scores, positives)
+    check_type("keys", keys, (Tensor, NoneType), "a tensor or None")
+    if margin is not None:
+        check_number("margin", margin)
     dropped = torch.zeros_like(scores, dtype=torch.bool)
     if keys is not None:
         for column in keys.unbind(1):
@@ -107,6 +119,10 @@ def distillation(
     Returns:
         The mean over the queries, a float32 scalar.
     """
+    _check_lists(student, teacher)
+    check_type("normalize", normalize, bool, "True or False")
+    _check_temperature("student_temperature", student_temperature)
+    _check_temperature("teacher_temperature", teacher_temperature)
     student_scores, real = student.padded()
     teacher_scores = teacher.padded()[0]
     if normalize:
@@ -154,6 +170,7 @@ def margin_mse(student: Ragged, teacher: Ragged) -> Tensor:
     Returns:
         The mean over the queries of the mean over their other documents, a float32 scalar.
     """
+    _check_lists(student, teacher)
     student_scores, real = student.padded()
     teacher_scores = teacher.padded()[0]
     student_margins = student_scores[:, :1] - student_scores[:, 1:]
@@ -179,6 +196,10 @@ def xtr(queries: Ragged, documents: Ragged, k: int, block_size: int = _XTR_BLOCK
     Returns:
         (B, A) float32; 0 for documents from which nothing was retrieved. Differentiable.
     """
+    for name, texts in (("queries", queries), ("documents", documents)):
+        check_type(name, texts, Ragged, "a Ragged")
+    check_integer("k", k, 1)
+    check_integer("block_size", block_size, 1)
     document_of_token = torch.arange(len(documents), device=documents.device).repeat_interleave(documents.lengths)
     tokens = documents.values.float()
     k = min(k, len(tokens))
@@ -206,6 +227,10 @@ def truncated(texts: Ragged, dim: int) -> Ragged:
     Where these dimensions are shorter than `_MIN_NORM`, they are divided by `_MIN_NORM`: the gradient is bounded, also
     for zeros.
     """
+    check_type("texts", texts, Ragged, "a Ragged")
+    check_integer("dim", dim, 1)
+    if dim > texts.values.shape[1]:
+        raise UserError(f"dim must be at most {texts.values.shape[1]}, that of the embeddings, got {dim}")
     return texts.map(lambda values: F.normalize(values[:, :dim], dim=-1, eps=_MIN_NORM))
 
 
@@ -222,6 +247,26 @@ def accuracy(scores: Tensor, best: Tensor) -> Tensor:
     Returns:
         The mean over the queries, a float32 scalar without gradient.
     """
+    for name, tensor in (("scores", scores), ("best", best)):
+        check_type(name, tensor, Tensor, "a tensor")
     scores = scores.detach()
     first = scores == scores.amax(1, keepdim=True)
     return ((first & best).sum(1) / first.sum(1)).mean()
+
+
+def _check_scores(scores: object, positives: object) -> None:
+    for name, tensor in (("scores", scores), ("positives", positives)):
+        check_type(name, tensor, Tensor, "a tensor")
+
+
+def _check_lists(student: Ragged, teacher: Ragged) -> None:
+    for name, scores in (("student", student), ("teacher", teacher)):
+        check_type(name, scores, Ragged, "a Ragged")
+    if len(student) != len(teacher) or len(student.values) != len(teacher.values):
+        raise UserError(f"student and teacher must be scores of the same documents, got {student} and {teacher}")
+
+
+def _check_temperature(name: str, value: object) -> None:
+    check_number(name, value, 0)
+    if value == 0:
+        raise UserError(f"{name} must be above 0, got 0")

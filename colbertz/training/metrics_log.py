@@ -88,7 +88,7 @@ def _step_of(line: str) -> float:
     """The step of a line of metrics; infinite for an incomplete line, which a crash leaves."""
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return float("inf")
 
 

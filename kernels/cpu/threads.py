@@ -5,6 +5,7 @@ are slow to compile; and with one parallel product after another, a machine that
 tenths of the time in barriers.
 """
 
+import ctypes
 import functools
 import os
 import threading
@@ -59,11 +60,25 @@ class Lock:
 _locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
+_OMP_PAUSE_HARD = 2
+
+
+def _before_fork() -> None:
+    """End the OpenMP threads of the thread that forks; OpenMP starts them again when it needs them.
+
+    GNU's OpenMP, which PyTorch has on Linux, keeps a list of these threads. In a child the list is there and the
+    threads are not: the first operator that uses more than one thread would wait for them for ever. LLVM's OpenMP,
+    which PyTorch has on macOS, takes care of forks by itself.
+    """
+    pause = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)  # OpenMP 5.0, section 3.2.44
+    if pause is not None:
+        pause(_OMP_PAUSE_HARD)
+
+
 def _after_fork() -> None:
     """Make a forked child usable: it has copies of the parent's locks and pools, but none of its threads.
 
-    OpenMP cannot start threads in a child of a process that used them: PyTorch's operators would wait for ever. With
-    one thread PyTorch starts none. A child must not set another number.
+    PyTorch uses one thread, because a process that forks usually does so once for each core. A child may set more.
     """
     pool.cache_clear()
     for lock in _locks:
@@ -71,7 +86,7 @@ def _after_fork() -> None:
     torch.set_num_threads(1)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:

@@ -134,10 +134,10 @@ def test_random_negatives_differ_between_queries_and_seeds_and_cover_all() -> No
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
-        ({"min_rank": 0}, "min_rank must be at least 1, the rank of the best candidate, got 0"),
+        ({"num_negatives": 0}, "num_negatives must be an integer of at least 1, got 0"),
+        ({"min_rank": 0}, "min_rank must be an integer of at least 1, got 0"),
         ({"min_rank": 5, "max_rank": 4}, "max_rank must be at least min_rank, 5, got 4"),
-        ({"margin": -0.1}, "margin must be at least 0, got -0.1"),
+        ({"margin": -0.1}, "margin must be a number of at least 0, got -0.1"),
         ({"max_percentage": 95.0}, "max_percentage is a share above 0 and up to 1, as 0.95, got 95"),
         ({"max_percentage": 0.0}, "max_percentage is a share"),
     ],

@@ -14,7 +14,8 @@ from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
-from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.document_writer import write_documents
+from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import NBITS, Encoding, Manifest, SegmentInfo, check_values
 from colbertz.index.store.segment import Segment, SegmentArrays, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot

@@ -1,10 +1,10 @@
 """Checks of the queries that a search is given."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_type
 from colbertz.ragged import Ragged
 
 
@@ -39,11 +39,13 @@ def check_texts(texts: Sequence[str]) -> None:
 
     Raises:
         UserError: for an empty text, which has nothing to search for.
-        TypeError: for one string in place of a list of queries.
+        TypeError: for one string in place of a list of queries, and for what is no string in it.
     """
-    if isinstance(texts, str):
-        raise TypeError(f"queries must be a list of strings, got the string {texts!r}")
+    if isinstance(texts, str) or not isinstance(texts, Sized):
+        found = "the string " * isinstance(texts, str)
+        raise TypeError(f"the texts of queries must be a list of strings, got {found}{texts!r:.80}")
     for position, text in enumerate(texts):
-        if isinstance(text, str) and not text.strip():
+        check_type(f"the text of query {position}", text, str, "a string")
+        if not text.strip():
             number = f" {position}" if len(texts) > 1 else ""
             raise UserError(f"query{number} is empty; give it words, or leave it out")

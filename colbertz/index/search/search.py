@@ -74,12 +74,12 @@ def search_both(
         placed: the snapshot on GPUs, to search there; None for the CPU.
         limits: see `Limits`.
     """
-    if isinstance(texts, str) or len(texts) != len(queries):
-        raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
     check_texts(texts)
     check_count("k", k)
     depth = max(k, options.fusion_depth or _FUSION_DEPTH)
     queries = _on_device(snapshot, queries, placed)
+    if len(texts) != len(queries):
+        raise UserError(f"there are {len(texts)} texts for {len(queries)} queries; give one for each")
     groups = groups_of(snapshot, options, len(queries))
     by_maxsim = _rank_by_maxsim(snapshot, queries, depth, options, groups, placed, limits)
     by_words = _rank_by_words(snapshot, texts, depth, groups)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from types import NoneType
 
 import torch
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_type
 
 Device = str | torch.device | Sequence[str | torch.device]
 
@@ -16,6 +17,7 @@ def checked_devices(device: Device | None) -> tuple[torch.device, ...]:
     Raises:
         UserError: for a device that is no GPU, or if CUDA or Triton is missing.
     """
+    check_type("device", device, (str, torch.device, Sequence, NoneType), "a device, a list of them, or None")
     names = [] if device is None else [device] if isinstance(device, str | torch.device) else list(device)
     try:
         devices = tuple(torch.device(name) for name in names)

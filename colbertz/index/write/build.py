@@ -15,16 +15,17 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import TypedDict
 
 import torch
 
-from colbertz.errors import UserError, check_integer, check_type
+from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.files import sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
-from colbertz.index.store.documents import DocumentWriter, write_documents
+from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
@@ -111,6 +112,12 @@ def build(
     check_integer("seed", seed, 0)
     check_integer("chunk_tokens", chunk_tokens, 1)
     check_type("overwrite", overwrite, bool, "True or False")
+    for name, text in (("model", model), ("recipe", recipe)):
+        check_type(name, text, (str, NoneType), "a string or None")
+    check_type("encoding", encoding, (Encoding, NoneType), "an Encoding or None")
+    if fingerprint is not None:
+        check_type("fingerprint", fingerprint, Iterable, "a list of numbers")
+    check_show_progress(show_progress)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)

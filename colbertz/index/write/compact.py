@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.build import write
@@ -42,6 +42,9 @@ def compact(
     Raises:
         UserError, BlockingIOError: as `Index.compact`.
     """
+    check_type("retrain", retrain, bool, "True or False")
+    check_integer("seed", seed, 0)
+    check_show_progress(show_progress)
     with changing(root) as snapshot:
         manifest = snapshot.manifest
         generation = manifest.generation + 1

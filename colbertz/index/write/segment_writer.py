@@ -18,7 +18,7 @@ import torch
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.codec import Codec, Encoded, packed_bytes
-from colbertz.index.store.documents import DocumentWriter, write_documents
+from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.write.stream import checked

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from colbertz.document import Document
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_type
 from colbertz.ragged import Ragged
 
 # All embeddings; batch after batch; or a function that takes a number of documents and returns the batches after them.
@@ -190,6 +190,7 @@ def in_step(
     Raises:
         TypeError, UserError: as `checked`, and if there are fewer or more documents than embeddings.
     """
+    check_type("embeddings", embeddings, Iterable, "a Ragged or an iterable of Ragged")
     for batch in [embeddings] if isinstance(embeddings, Ragged) else embeddings:
         if isinstance(batch, Ragged) and not len(batch):
             continue

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from colbertz.errors import UnknownDocument, UserError
-from colbertz.index.store.documents import MAX_FIELDS, fold
+from colbertz.index.store.document_writer import MAX_FIELDS
+from colbertz.index.store.documents import fold
 from colbertz.index.store.manifest import SegmentInfo
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.commit import changing, commit, next_name

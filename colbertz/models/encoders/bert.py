@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, pick_fields, refuse
+from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, check_fields, pick_fields, refuse
 from colbertz.models.encoders.packing import Packing
 from colbertz.models.onnx.graph import Graph
 from colbertz.ragged import Ragged
@@ -57,6 +57,7 @@ class BertConfig:
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from colbertz.errors import UserError
 from colbertz.kernels.cpu.linear import linear
 
+# The largest size in a config.json: products of two sizes do not overflow. Published sizes are up to a million.
+_MOST = 10**8
+# Layers of an encoder; published ones have up to a hundred.
+_MOST_LAYERS = 1_000
+
 # By their names in config.json.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -35,29 +40,32 @@ def check_activation(key: str, name: str) -> None:
 
 
 def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of `values` that the dataclass `cls` has a field for.
+    """The entries of `values` that the dataclass `cls` has a field for."""
+    return {field.name: values[field.name] for field in fields(cls) if field.name in values}
+
+
+def check_fields(config: Any) -> None:
+    """Check the sizes, flags and names of an encoder's configuration, a dataclass.
 
     Raises:
         UserError: if a number, a flag or a name is of another type or null, a size is not positive, or another number
             is out of its range.
     """
-    picked: dict[str, Any] = {}
-    for field in fields(cls):
-        if field.name not in values:
-            continue
-        value = values[field.name]
+    for field in fields(config):
+        value = getattr(config, field.name)
         kind: Any = field.type
         types = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}.get(kind)
         if types and (not isinstance(value, types) or (isinstance(value, bool) and kind is not bool)):
             raise UserError(f"{field.name} should be of type {kind.__name__}, found {value!r}")
         if kind is int and value < 1:
             raise UserError(f"{field.name} must be at least 1, found {value}")
+        most = _MOST_LAYERS if field.name == "num_hidden_layers" else _MOST
+        if kind is int and value > most:
+            raise UserError(f"{field.name} must be at most {most:,}, found {value!r:.40}")
         if kind is float and not 0 <= value < float("inf"):
             raise UserError(f"{field.name} must be a number that is not negative, found {value}")
         if kind is float and "dropout" in field.name and value > 1:
             raise UserError(f"{field.name} must be between 0 and 1, found {value}")
-        picked[field.name] = value
-    return picked
 
 
 def refuse(config: dict[str, Any], supported: dict[str, Any]) -> None:

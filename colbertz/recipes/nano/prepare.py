@@ -110,7 +110,7 @@ def _write_data(
             if pairs:
                 _write_pairs(fresh / "pairs" / f"{name}.jsonl", pairs)
         _write_pairs(fresh / "supervised.jsonl", [*questions, *repeated])
-        tokenizer.save(str(fresh / "tokenizer.json"))
+        (fresh / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         (fresh / DESCRIPTION).write_text(json.dumps({**origin, "counts": counts}, indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(everything):,} pairs; for stages 2 and 3 {len(questions):,} questions and {len(repeated):,} of the pairs"

@@ -4,6 +4,8 @@ examples.py     one query with its documents, read from a row; what makes a row 
 rows.py         what is asked of rows by index; those of text files are `colbertz.corpus.indexed`
 tables.py       rows of what `datasets` opens: Parquet, saved directories, the hub, and streams
 csv_tables.py   CSV files that `datasets` finds, with the rows that our reader gives
+json_tables.py  JSON files that `datasets` finds, with the rows that our reader gives
+hub_files.py    the place of a file that `datasets` has found
 lookup.py       rows by id, and lists of ids with the texts put in
 sources.py      a data set of the mixture, opened from its settings
 permutation.py  a shuffled order that takes no memory

@@ -13,6 +13,7 @@ from colbertz.corpus import delimited
 from colbertz.corpus.formats import required_suffix
 from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError, require
+from colbertz.training.data.hub_files import local
 
 
 def csv_splits(config: Any, streaming: bool) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def csv_splits(config: Any, streaming: bool) -> dict[str, Any]:
         if streaming:
             splits[str(split)] = datasets.IterableDataset.from_generator(_rows, features=features, gen_kwargs=arguments)
             continue
-        arguments["files"] = [_local(file) for file in files]
+        arguments["files"] = [local(file) for file in files]
         # The copy that `datasets` keeps is found again by these arguments: a changed file must have others.
         arguments["stamps"] = tuple(
             (file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, arguments["files"])
@@ -56,20 +57,10 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of the files; `datasets` calls this for one file at a time. All have these columns, in any order."""
     for file in files:
-        path = _local(file)
+        path = local(file)
         required_suffix(path)
         for values, where in delimited.read(path, delimiter):
             if columns is not None and set(values) != set(columns):
                 found, expected = ", ".join(values), ", ".join(columns)
                 raise BadRow(f"{where}: has the columns {found}, and the first file {expected}")
             yield values
-
-
-def _local(file: str) -> str:
-    """The file on this machine; one on the hub is downloaded, or found in the cache."""
-    if not file.startswith("hf://"):
-        return file
-    from huggingface_hub import HfFileSystem, hf_hub_download
-
-    place: Any = HfFileSystem().resolve_path(file)
-    return hf_hub_download(place.repo_id, place.path_in_repo, repo_type=place.repo_type, revision=place.revision)

@@ -13,6 +13,7 @@ import numpy as np
 from colbertz.corpus.indexed import IndexedRows
 from colbertz.corpus.rows import BadRow
 from colbertz.training.data.examples import read_list
+from colbertz.training.data.json_tables import JoinedRows
 from colbertz.training.data.permutation import mixed
 from colbertz.training.data.rows import Rows
 from colbertz.training.data.tables import Table
@@ -29,7 +30,7 @@ class Lookup:
         row_indices: (num_rows,) int64, the row of each.
     """
 
-    rows: IndexedRows | Table
+    rows: IndexedRows | JoinedRows | Table
     key: str
     hashes: np.ndarray
     row_indices: np.ndarray
@@ -51,7 +52,7 @@ class Lookup:
         return [row.get("text") for row in rows]
 
 
-def build_lookup(rows: IndexedRows | Table, key: str) -> Lookup:
+def build_lookup(rows: IndexedRows | JoinedRows | Table, key: str) -> Lookup:
     """Read all ids once. Of rows with the same id the first one counts.
 
     Raises:

@@ -10,6 +10,7 @@ from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError
 from colbertz.training.config import DataConfig, SourceConfig
 from colbertz.training.data.examples import Example, read_example
+from colbertz.training.data.json_tables import JoinedRows
 from colbertz.training.data.lookup import ScoredLists, build_lookup
 from colbertz.training.data.rows import Rows
 from colbertz.training.data.tables import Stream, Table, open_tables
@@ -119,7 +120,9 @@ def open_mixture(config: DataConfig, seed: int = 0) -> list[Source]:
     ]
 
 
-def open_rows(config: SourceConfig, setting: str, seed: int = 0) -> Mapping[str, IndexedRows | Table | Stream]:
+def open_rows(
+    config: SourceConfig, setting: str, seed: int = 0
+) -> Mapping[str, IndexedRows | JoinedRows | Table | Stream]:
     """The rows of one or more splits, each under a short name; arguments and errors as for `open_sources`."""
     path = Path(str(config.path))
     file_format = formats.FORMATS.get(formats.suffix_of(path))

@@ -1,5 +1,7 @@
 """Everything that the `datasets` library opens: Parquet, saved directories, hub data sets, and streams of these.
 
+It also finds the files of directories and hub data sets; those of CSV and JSON are read by `colbertz.corpus`.
+
 Tables are Arrow files mapped into memory, so they may be larger than the memory, and rows can be read in any order. A
 stream has no local copy; its rows can be read only in the order of a shuffled buffer.
 """
@@ -15,6 +17,7 @@ from colbertz.corpus.formats import required_suffix, suffix_of
 from colbertz.errors import UserError, require
 from colbertz.training.config import SourceConfig
 from colbertz.training.data.csv_tables import csv_splits
+from colbertz.training.data.json_tables import JoinedRows, json_splits
 
 _BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
@@ -111,7 +114,7 @@ class Stream:
         return f"{self.name}, row {index} of the stream"
 
 
-def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Table | Stream]:
+def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Table | Stream | JoinedRows]:
     """The splits that `config` names, or all of a nomic layout, or the only one, or `train`.
 
     Args:
@@ -129,14 +132,18 @@ def open_tables(config: SourceConfig, setting: str, seed: int) -> dict[str, Tabl
     names = _named_splits(config)
     if not names:
         names = list(splits) if len(splits) == 1 or config.layout.startswith("nomic") else ["train"]
-    tables: dict[str, Table | Stream] = {}
+    tables: dict[str, Table | Stream | JoinedRows] = {}
     for name in names:
         if name not in splits:
             raise UserError(
                 f"{config.path} has no split {name!r}, only {', '.join(splits)}; choose with {setting}.split"
             )
         place = f"{config.path}{f' ({name})' if len(splits) > 1 else ''}"
-        tables[name] = Stream(place, splits[name], seed) if config.streaming else Table(place, splits[name])
+        data = splits[name]
+        if isinstance(data, JoinedRows):
+            tables[name] = data
+        else:
+            tables[name] = Stream(place, data, seed) if config.streaming else Table(place, data)
         if tables[name].num_rows == 0:
             raise UserError(f"{place} holds no rows")
     return tables
@@ -169,6 +176,8 @@ def _load(config: SourceConfig, setting: str) -> Any:
         builder = datasets.load_dataset_builder(str(path), config.subset, data_files=files or None)
         if isinstance(builder, require("datasets.packaged_modules.csv.csv", "train").Csv):
             return csv_splits(builder.config, config.streaming)
+        if isinstance(builder, require("datasets.packaged_modules.json.json", "train").Json):
+            return json_splits(builder.config, config.streaming, str(path))
         return datasets.load_dataset(str(path), config.subset, data_files=files or None, streaming=config.streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, UserError):

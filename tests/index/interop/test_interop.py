@@ -10,6 +10,7 @@ import resource
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,8 @@ from colbertz.errors import UserError
 from colbertz.index.interop import convert as converting
 from colbertz.index.interop import metadata_db, open_foreign
 from colbertz.index.store.detect import detect, require_own
-from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.document_writer import write_documents
+from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import Encoding
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
@@ -551,8 +553,65 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "another database": lambda root: metadata_rows(root, "ALTER TABLE METADATA RENAME TO OTHER"),
     "too many rows": lambda root: metadata_rows(root, "INSERT INTO METADATA (_subset_) VALUES (12)"),
     "metadata no JSON": lambda root: metadata_rows(root, "UPDATE METADATA SET _metadata_ = '{'"),
+    "metadata a number": lambda root: metadata_rows(root, "UPDATE METADATA SET _metadata_ = '5'"),
+    "metadata blobs": lambda root: metadata_rows(root, "UPDATE METADATA SET _metadata_ = 5"),
+    "metadata too deep": lambda root: metadata_rows(
+        root, f"UPDATE METADATA SET _metadata_ = '{'[' * 100_000}{']' * 100_000}'"
+    ),
+    "an id that is bytes": lambda root: metadata_rows(root, "UPDATE METADATA SET id = x'00'"),
+    "a text that is a number": lambda root: metadata_rows(root, "UPDATE METADATA SET text = x'00'"),
+    "an endless view": lambda root: metadata_rows(
+        root,
+        "DROP TABLE METADATA",
+        "CREATE VIEW METADATA AS WITH RECURSIVE n(_subset_) AS"
+        " (SELECT 0 UNION ALL SELECT _subset_ + 1 FROM n) SELECT * FROM n",
+    ),
+    "a view of huge values": lambda root: metadata_rows(
+        root, "DROP TABLE METADATA", "CREATE VIEW METADATA AS SELECT 0 AS _subset_, zeroblob(1000000000) AS x"
+    ),
+    "a generated column": lambda root: metadata_rows(
+        root, "ALTER TABLE METADATA ADD COLUMN x AS (replace(hex(zeroblob(100000000)), '0', '00'))"
+    ),
+    "a virtual table": lambda root: metadata_rows(
+        root, "DROP TABLE METADATA", "CREATE VIRTUAL TABLE METADATA USING fts5(_subset_)"
+    ),
+    "contents that are an endless view": lambda root: metadata_rows(
+        root,
+        "ALTER TABLE METADATA ADD COLUMN _content_id_ INTEGER",
+        "CREATE VIEW METADATA_CONTENT AS WITH RECURSIVE n(_content_id_) AS"
+        " (SELECT 0 UNION ALL SELECT _content_id_ + 1 FROM n) SELECT * FROM n",
+    ),
+    "contents of an id without end": lambda root: metadata_rows(
+        root,
+        "ALTER TABLE METADATA ADD COLUMN _content_id_ INTEGER",
+        "UPDATE METADATA SET _content_id_ = 1",
+        "CREATE TABLE METADATA_CONTENT (_content_id_, name TEXT)",
+        "WITH RECURSIVE n(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM n LIMIT 100000)"
+        " INSERT INTO METADATA_CONTENT SELECT 1, x FROM n",
+    ),
+    "no file": lambda root: ((root / "metadata.db").unlink(), (root / "metadata.db").mkdir()),
     "the same id twice": lambda root: metadata_rows(root, "UPDATE METADATA SET id = 'd1'"),
 }
+
+
+def test_a_page_that_is_in_many_rows_is_damage(tmp_path: Path) -> None:
+    """Two pages of the table are the same: the rows of a small file would have no end."""
+    path = tmp_path / "metadata.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute("CREATE TABLE METADATA (_subset_ INTEGER, name TEXT)")
+        connection.executemany("INSERT INTO METADATA VALUES (?, ?)", [(i, f"name {i}") for i in range(2000)])
+        connection.commit()
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master").fetchone()
+    content = bytearray(path.read_bytes())
+    page = content[(root - 1) * 512 : root * 512]
+    cells = int.from_bytes(page[3:5], "big")
+    places = [int.from_bytes(page[12 + 2 * i : 14 + 2 * i], "big") for i in range(cells)]
+    for place in places:  # every child becomes the root page itself
+        content[(root - 1) * 512 + place : (root - 1) * 512 + place + 4] = root.to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        list(metadata_db.read(path, 2000))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from colbertz.document import Document
 from colbertz.index.search.fulltext import search_text
-from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.document_writer import write_documents
+from colbertz.index.store.documents import Documents
 from colbertz.index.store.words import BIGRAMS, UNICODE61, query_words
 
 VOCABULARY = "apple banana cherry damson elder fig Grape grape".split()

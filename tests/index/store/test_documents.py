@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from colbertz.document import Document
 from colbertz.errors import UserError
-from colbertz.index.store.documents import Documents, write_documents
+from colbertz.index.store.document_writer import write_documents
+from colbertz.index.store.documents import Documents
 from colbertz.index.store.words import UNICODE61, find_words
 
 
@@ -225,7 +226,10 @@ def test_the_file_is_closed_with_the_object(tmp_path: Path) -> None:
 def test_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "d.sqlite"
     written(path, DOCUMENTS)
-    with pytest.raises(ValueError, match=r"d\.sqlite is damaged: it ends at document 5 of 7; build the index again"):
+    with pytest.raises(
+        ValueError,
+        match=r"d\.sqlite is damaged: it begins at document 0 and ends at document 5 of 7; build the index again",
+    ):
         Documents(path, 7)
     content = path.read_bytes()
     for damaged in (b"", b"not a database" * 100, content[:5000], b"\0" * len(content)):

@@ -100,7 +100,7 @@ import torch
 from test_docs import DOCS, run_blocks
 
 from colbertz import Index, Ragged
-from colbertz.index.search import cascade, plan, refine
+from colbertz.index.search import plan, refine
 from colbertz.index.search.options import SearchOptions
 from colbertz.index.store import kmeans
 from colbertz.index.store import manifest as layout
@@ -259,8 +259,11 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     limits = plan.Limits()
     assert limits.longest_query == 1024 and "more than 1,024 tokens" in page
     assert f"at most {limits.all_exact} (or k + k/4 + {plan.EXACT_BEYOND_K})" in page
-    assert f"in waves of {plan.WAVE} or k" in page and f"fewer than {limits.budget_tokens} tokens" in page
-    assert cascade.TOLERANCE == 1 / 200 and "a two-hundredth of k" in page
+    assert f"The best {plan.WAVE} or k documents" in page and f"The {limits.base} or 8 k best" in page
+    assert (
+        f"walks the lists of {plan.BASE_PROBES} cells" in page and f"fewer than {limits.budget_tokens} tokens" in page
+    )
+    assert plan.TOLERANCE == 1 / 200 and "a two-hundredth of k" in page
     assert refine.TAIL == 1.25 and "a quarter more than the deviation" in page
     assert f"at most {plan.MAX_WITHOUT_PROBES} · `n_full_scores`" in page
     assert f"up to {plan.MAX_WIDENING} times as many" in page

@@ -19,7 +19,7 @@ import torch
 
 from colbertz import Index, Ragged
 from colbertz.index import Hit
-from colbertz.index.store.documents import write_documents
+from colbertz.index.store.document_writer import write_documents
 from colbertz.index.store.manifest import Manifest, SegmentFiles, checksum
 from colbertz.index.store.words import UNICODE61
 
