@@ -166,12 +166,13 @@ class Searcher:
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
         options: DocumentOptions = {"pool_factor": pool_factor, "batch_tokens": batch_tokens, "devices": devices}
+        options["show_progress"] = False  # the bar is that of the whole build
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated, num_empty
             texts = [document.text or "" for document in batch]
             num_empty += count_empty(texts)
-            encoding = model.encode(texts, "document", show_progress=False, **options)
+            encoding = model.encode(texts, "document", **options)
             num_truncated += encoding.num_truncated
             return encoding.embeddings
 
