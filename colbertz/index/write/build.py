@@ -118,6 +118,8 @@ def build(
     if fingerprint is not None:
         check_type("fingerprint", fingerprint, Iterable, "a list of numbers")
     check_show_progress(show_progress)
+    if num_documents is not None:
+        check_integer("num_documents", num_documents, 1)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
     refuse_foreign(root, overwrite)
