@@ -362,7 +362,6 @@ OPTIONS: dict[str, list[Any]] = {
     "exact": [0, *NOT_BOOLS],
     "once": [0, *NOT_BOOLS],
     "hybrid": [1, *NOT_BOOLS],
-    "once": [1, *NOT_BOOLS],
     "where": [7, ["x"], math.nan],
     "parameters": [7, None, [1]],
     "subset": [7, "id", [1], math.nan],
