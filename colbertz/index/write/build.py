@@ -10,36 +10,43 @@ whose documents or embeddings are the same, the codec, coded chunks. Memory: see
 """
 
 import contextlib
+import logging
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from colbertz.errors import UserError, check_integer, check_show_progress, check_type
-from colbertz.files import sync_files
+from colbertz.files import sha256, sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
+from colbertz.index.store.segment import offsets_of
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
     commit,
     next_name,
     only_writer,
     refuse_foreign,
-    remove_build,
     remove_leftovers,
 )
-from colbertz.index.write.progress import Progress, Settings
-from colbertz.index.write.segment_writer import SegmentWriter
+from colbertz.index.write.leftovers import check_build_folder, remove
+from colbertz.index.write.progress import CodedChunk, Progress, Settings
+from colbertz.index.write.segment_writer import SegmentWriter, stored_checksums
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
 from colbertz.progress import progress
+
+logger = logging.getLogger(__name__)
 
 
 class BuildKeywords(TypedDict, total=False):
@@ -122,11 +129,12 @@ def build(
         check_integer("num_documents", num_documents, 1)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
-    refuse_foreign(root, overwrite)
+    if root.is_file():
+        raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     # Kernels are launched on the current device, wherever their arguments are.
     current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
     with only_writer(root), current:
-        refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
+        refuse_foreign(root, overwrite)
         write(
             root,
             _next_generation(root),
@@ -171,7 +179,11 @@ def write(
 
     Args:
         next_number: see `Manifest.next_number`; the number of documents if that is larger.
+
+    Raises:
+        UserError: if the folder build/ holds files that are not colbertz's.
     """
+    check_build_folder(root)
     unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
     try:
         chunks = unfinished.store(batches, chunk_tokens, num_documents)
@@ -181,7 +193,7 @@ def write(
         # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
         resumable = isinstance(batches, ResumableBatches)
         if unfinished.num_stored < (1 if resumable else 2):
-            remove_build(root)
+            remove(root, root / BUILD)
         raise
     codec_folder, segment_folder = unfinished.hand_over(generation)
     manifest = Manifest(
@@ -198,6 +210,11 @@ def write(
         encoding=settings.encoding,
     )
     commit(root, manifest, [codec_folder, segment_folder])
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a folder, by name; nothing if there is no such folder."""
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
 
 
 class _UnfinishedBuild:
@@ -269,7 +286,10 @@ class _UnfinishedBuild:
     def train(self, chunks: Sequence[Chunk], max_sample: int) -> Codec:
         """Step 2: make a codec."""
         folder = self._codec_folder
-        if not self._progress.codec_is_trained:
+        if self._progress.codec is not None and _digests(folder) != self._progress.codec:
+            logger.warning("%s is damaged: centroids and codes are made again", folder)
+            self._progress.start_over()
+        if self._progress.codec is None:
             shutil.rmtree(folder, ignore_errors=True)
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
             seed, size = self._settings.seed, codecs.sample_size(num_tokens, max_sample)
@@ -283,26 +303,50 @@ class _UnfinishedBuild:
                 codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, step)
             codec.save(folder)
             sync_files(folder.iterdir())
-            self._progress.codec_trained()
+            self._progress.codec_trained(_digests(folder))
         return Codec.load(folder)
 
     def code(self, chunks: Sequence[Chunk], codec: Codec) -> SegmentInfo:
         """Step 3: code the tokens and make the inverted lists."""
-        num_coded = self._progress.num_coded
-        doclens = [length for chunk in chunks[:num_coded] for length in chunk.doclens]
+        coded, checksums = self._intact(chunks, codec)
+        doclens = [length for chunk in chunks[: len(coded)] for length in chunk.doclens]
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         with (
             progress("coding", num_tokens, "tokens", self._show_progress, initial=sum(doclens)) as bar,
             SegmentWriter(
-                self._segment_folder, codec, device=self._device, doclens=doclens, num_far=self._progress.num_far
+                self._segment_folder,
+                codec,
+                device=self._device,
+                doclens=doclens,
+                checksums=checksums,
+                num_far=sum(chunk.num_far for chunk in coded),
             ) as writer,
         ):
-            for chunk_idx in range(num_coded, len(chunks)):
-                writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))
+            for chunk_idx in range(len(coded), len(chunks)):
+                num_far = writer.num_far
+                checksums = writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))
                 writer.sync()
-                self._progress.chunk_coded(writer.num_far)
+                coded.append(CodedChunk(writer.num_far - num_far, zlib.crc32(checksums.tobytes())))
+                self._progress.chunks_coded(coded)
                 bar.update(chunks[chunk_idx].num_tokens)
         return writer.info
+
+    def _intact(self, chunks: Sequence[Chunk], codec: Codec) -> tuple[list[CodedChunk], np.ndarray]:
+        """The first coded chunks, as far as their files hold what was written, and the checksums of their documents."""
+        coded = self._progress.coded
+        doclens = [length for chunk in chunks[: len(coded)] for length in chunk.doclens]
+        checksums = stored_checksums(self._segment_folder, codec, doclens)
+        bounds = offsets_of([len(chunk.doclens) for chunk in chunks[: len(coded)]]).tolist()
+        for chunk_idx, (first, last) in enumerate(pairwise(bounds)):
+            if last > len(checksums) or zlib.crc32(checksums[first:last].tobytes()) != coded[chunk_idx].checksum:
+                logger.warning(
+                    "the codes of chunk %d in %s are damaged: they and those after it are made again",
+                    chunk_idx,
+                    self._segment_folder,
+                )
+                self._progress.chunks_coded(coded[:chunk_idx])
+                return coded[:chunk_idx], checksums[:first]
+        return list(coded), checksums
 
     def hand_over(self, generation: int) -> tuple[Path, Path]:
         """Move codec and segment into the index. After this a build that is killed repeats steps 2 and 3."""
