@@ -19,11 +19,10 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.files import sha256, sync_files
@@ -45,6 +44,7 @@ from colbertz.index.write.leftovers import check_build_folder, remove
 from colbertz.index.write.progress import CodedChunk, Progress, Settings
 from colbertz.index.write.segment_writer import SegmentWriter, stored_checksums
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
+from colbertz.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class BuildKeywords(TypedDict, total=False):
         overwrite: replace the index that is there, if there is one.
         device: a CUDA device that finds centroids and codes; None (the default) for the CPU. The files differ in near
             ties.
-        show_progress: bars on stderr (default: False); None to show them only on a terminal.
+        show_progress: as for `colbertz.progress.progress` (default: False).
+        num_documents: how many documents there are, if that is known, for the progress.
         chunk_tokens: tokens that are stored and coded at a time (default: 262,144). It does not change the files.
     """
 
@@ -80,6 +81,7 @@ class BuildKeywords(TypedDict, total=False):
     overwrite: bool
     device: str | torch.device | None
     show_progress: bool | None
+    num_documents: int | None
     chunk_tokens: int
 
 
@@ -96,6 +98,7 @@ def build(
     overwrite: bool = False,
     device: str | torch.device | None = None,
     show_progress: bool | None = False,
+    num_documents: int | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
     max_sample: int = codecs.MAX_SAMPLE,
 ) -> None:
@@ -104,8 +107,8 @@ def build(
     Args:
         root: a new or empty directory, or an index to replace if `overwrite`.
         batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
-        nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, chunk_tokens: see
-            `BuildKeywords`.
+        nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, num_documents,
+            chunk_tokens: see `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
 
     Raises:
@@ -122,6 +125,8 @@ def build(
     if fingerprint is not None:
         check_type("fingerprint", fingerprint, Iterable, "a list of numbers")
     check_show_progress(show_progress)
+    if num_documents is not None:
+        check_integer("num_documents", num_documents, 1)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
     if root.is_file():
@@ -137,6 +142,7 @@ def build(
             settings,
             device=gpu,
             show_progress=show_progress,
+            num_documents=num_documents,
             chunk_tokens=chunk_tokens,
             max_sample=max_sample,
         )
@@ -164,6 +170,7 @@ def write(
     *,
     device: str | torch.device | None = None,
     show_progress: bool | None,
+    num_documents: int | None = None,
     next_number: int = 0,
     chunk_tokens: int = CHUNK_TOKENS,
     max_sample: int = codecs.MAX_SAMPLE,
@@ -179,7 +186,7 @@ def write(
     check_build_folder(root)
     unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
     try:
-        chunks = unfinished.store(batches, chunk_tokens)
+        chunks = unfinished.store(batches, chunk_tokens, num_documents)
         codec = unfinished.train(chunks, max_sample)
         segment = unfinished.code(chunks, codec)
     except (ValueError, TypeError):
@@ -217,11 +224,7 @@ class _UnfinishedBuild:
         self._root = root
         self._settings = settings
         self._device = device
-        self._bar: dict[str, Any] = {
-            "unit_scale": True,
-            "disable": None if show_progress is None else not show_progress,
-            "leave": False,
-        }
+        self._show_progress = show_progress
         self._progress = Progress(root, settings)
         self._codec_folder = root / BUILD / "codec"
         self._segment_folder = root / BUILD / "segment"
@@ -233,24 +236,29 @@ class _UnfinishedBuild:
         """Chunks that are stored."""
         return len(self._chunks)
 
-    def store(self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int) -> list[Chunk]:
+    def store(
+        self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int, num_documents: int | None
+    ) -> list[Chunk]:
         """Step 1: store documents and embeddings, and return the chunks."""
         self._segment_folder.mkdir(exist_ok=True)
         path = SegmentFiles(self._segment_folder).documents
         path.unlink(missing_ok=True)
         chunks: list[Chunk] = []
         resumable = isinstance(batches, ResumableBatches)
-        with write_documents(path) as writer, tqdm(desc="storing", unit=" tokens", **self._bar) as bar:
+        with (
+            write_documents(path) as writer,
+            progress("storing", num_documents, "documents", self._show_progress) as bar,
+        ):
             if isinstance(batches, ResumableBatches):
                 chunks = self._kept(batches.documents, writer)
-                bar.update(sum(chunk.num_tokens for chunk in chunks))
+                bar.update(writer.count)
                 batches = batches.after(writer.count, writer.add)
             for documents, embeddings in chunked(batches, chunk_tokens, keep_after_error=resumable):
                 self._check_dim(embeddings.values.shape[1])
                 if not resumable:
                     writer.add(documents)
                 chunks.append(self._chunks.store(len(chunks), documents, embeddings))
-                bar.update(len(embeddings.values))
+                bar.update(len(documents))
         if not chunks:
             raise UserError("an index needs at least one document, got no embeddings")
         if len(self._chunks) > len(chunks):
@@ -286,8 +294,13 @@ class _UnfinishedBuild:
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
             seed, size = self._settings.seed, codecs.sample_size(num_tokens, max_sample)
             sample = self._chunks.sample(chunks, size, seed).to(self._device)
-            with tqdm(desc="training", bar_format="{desc} {elapsed}", **self._bar) as bar:
-                codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, bar.set_description)
+            with progress("finding centroids", None, "steps", self._show_progress) as bar:
+
+                def step(what: str) -> None:
+                    bar.set_description(what, refresh=False)
+                    bar.update(1)
+
+                codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, step)
             codec.save(folder)
             sync_files(folder.iterdir())
             self._progress.codec_trained(_digests(folder))
@@ -297,15 +310,9 @@ class _UnfinishedBuild:
         """Step 3: code the tokens and make the inverted lists."""
         coded, checksums = self._intact(chunks, codec)
         doclens = [length for chunk in chunks[: len(coded)] for length in chunk.doclens]
-        bar = tqdm(
-            desc="coding",
-            total=sum(chunk.num_tokens for chunk in chunks),
-            initial=sum(doclens),
-            unit=" tokens",
-            **self._bar,
-        )
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
         with (
-            bar,
+            progress("coding", num_tokens, "tokens", self._show_progress, initial=sum(doclens)) as bar,
             SegmentWriter(
                 self._segment_folder,
                 codec,

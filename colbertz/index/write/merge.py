@@ -19,8 +19,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from tqdm import tqdm
-
 from colbertz.errors import UserError
 from colbertz.index.store.manifest import Manifest, SegmentInfo, check_files
 from colbertz.index.store.segment import offsets_of
@@ -28,6 +26,7 @@ from colbertz.index.store.snapshot import Snapshot, open_snapshot
 from colbertz.index.write.commit import commit, next_name, remove_leftovers
 from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS
+from colbertz.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +94,9 @@ def merge(
     doc_idx = snapshot.doc_idx_in(snapshot.live)
     doclens = snapshot.doclens(doc_idx)
     documents = snapshot.live_documents()
-    quiet = None if show_progress is None else not show_progress
     with (
         SegmentWriter(folder, snapshot.codec) as writer,
-        tqdm(
-            desc="compacting", total=int(doclens.sum()), unit=" tokens", unit_scale=True, disable=quiet, leave=False
-        ) as bar,
+        progress("compacting", int(doclens.sum()), "tokens", show_progress) as bar,
     ):
         for block in snapshot.blocks(doc_idx, block_tokens):
             encoded = snapshot.encoded(block)
