@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from damage import REFUSED, SAME, edit_array, flip, flips, outcome, restored
-from test_interop import LENGTHS, as_stanford, build, merge, random_ragged
+from foreign_indexes import as_stanford, merge
+from test_interop import LENGTHS, build, random_ragged
 
 from colbertz import Index
 from colbertz.index.interop import convert as converting

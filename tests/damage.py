@@ -18,7 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from colbertz import Index, Ragged
 from colbertz.errors import UserError
+from colbertz.index.search.options import SearchOptions
+from colbertz.index.search.plan import Limits
+from colbertz.index.search.search import search_maxsim
 from colbertz.index.store.checksums import checksum
 from colbertz.index.store.manifest import sealed
 from colbertz.kernels.cpu import sums
@@ -63,6 +67,13 @@ def _told(answer: Callable[[], Any], expected: Any) -> str:
     except BaseException:  # noqa: BLE001 (every error is an outcome)
         return traceback.format_exc()
     return SAME if found == expected else f"another answer: {found!r}"
+
+
+def searched_by_lists(index: Index, queries: Ragged) -> list[Any]:
+    """Hits of a search that reads inverted lists, as those of large indexes do."""
+    limits = Limits(all_exact=16, once_tokens=0, base=32, budget_tokens=1)
+    options = SearchOptions(n_ivf_probe=4, n_full_scores=60)
+    return search_maxsim(index.snapshot, queries, 5, options, limits=limits)
 
 
 @contextmanager
