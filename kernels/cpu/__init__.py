@@ -9,6 +9,7 @@ bits.py         how these bits lie in a byte, as tables
 stopping.py     when a search may stop scoring
 attention.py    self-attention in bfloat16
 linear.py       `x @ weight.T` through oneDNN
+onednn.py       how many compiled products oneDNN keeps
 simd/           inner loops of plaid.py in LLVM IR
 threads.py      threads for kernels that release the GIL
 
