@@ -48,6 +48,7 @@ docs: .venv/installed
 generate: .venv/installed
 	$(BIN)/python tools/generate_settings.py
 	$(BIN)/python tools/generate_recipe.py
+	$(BIN)/python tools/generate_recall.py
 	$(BIN)/python tools/draw_kernels.py
 	$(BIN)/python tools/draw_results.py
 

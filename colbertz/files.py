@@ -4,20 +4,33 @@ New content is written next to its target under a hidden name, synced to the dis
 target is unchanged.
 """
 
+import ctypes
+import errno
+import fcntl
 import hashlib
 import itertools
+import logging
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 # Numbers the temporary files of this process.
 _counter = itertools.count()
 _TEMPORARY = re.compile(r"\..+\.\d+-\d+\.new")
+# Constants of Linux's renameat2 and macOS's renamex_np.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_RENAME_SWAP = 2
+# What these calls answer where the system or the file system cannot exchange names.
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
 
 
 @contextmanager
@@ -54,16 +67,51 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def exchanged(first: Path, second: Path) -> bool:
+    """Exchange the names of two directories in one step; false where the system or the file system cannot.
+
+    Raises:
+        OSError: if the names cannot be exchanged for another reason.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "darwin":
+        call = getattr(library, "renamex_np", None)
+        arguments: tuple[object, ...] = (*names, _RENAME_SWAP)
+    else:
+        call = getattr(library, "renameat2", None)
+        arguments = (_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    if call is None:
+        return False
+    if call(*arguments) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
 @contextmanager
-def replaced_directory(directory: Path) -> Iterator[Path]:
+def replaced_directory(
+    directory: Path,
+    is_outdated: Callable[[str], bool] = lambda path: False,
+    swap: Callable[[Path, Path], bool] = exchanged,
+) -> Iterator[Path]:
     """Yield an empty directory, which replaces `directory` when the block ends without an error.
 
     Files and folders that only the old directory has (a README, for example) are carried over. If `directory` is a
     symbolic link, the directory that it points to is replaced. An existing directory keeps its permissions.
 
-    A directory cannot replace another in one step: for a moment between two renames `directory` does not exist. The old
-    content is then in the hidden directory `.NAME.TOKEN.old` beside it, and stays there if the process is killed in
-    that moment.
+    The new directory is made under the hidden name `.NAME.TOKEN.new` beside the old one. Then the two exchange their
+    names in one step, and the old one is removed. Where the system cannot exchange names, the old directory is renamed
+    to `.NAME.TOKEN.old` first; a process that is killed before the second rename leaves it there, and
+    `restore_directory` gives it its name back. What killed processes leave is removed by the next replacement.
+
+    Args:
+        directory: the directory to replace.
+        is_outdated: tells, for the path of a file within the old directory, whether it belongs to what is replaced and
+            must not be carried over.
+        swap: exchanges the names of two directories; false if it cannot.
 
     Raises:
         NotADirectoryError: if `directory` is a file.
@@ -72,19 +120,65 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; give a directory to save to")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
-    fresh.mkdir()
+    restore_directory(directory)
+    remove_leftovers(directory.parent, re.escape(directory.name))
+    fresh, lock = _locked_directory_for(directory)
     try:
         yield fresh
         if directory.exists():
-            for old in directory.iterdir():
-                if not os.path.lexists(fresh / old.name):
-                    _carry_over(old, fresh / old.name)
+            _carry_over(directory, fresh, "", is_outdated)
+            fresh.chmod(stat.S_IMODE(directory.stat().st_mode))
         _sync_tree(fresh)
-        _exchange(fresh, directory)
+        _put_in_place(fresh, directory, swap)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    finally:
+        # Not closed alone: a forked worker process may have the lock too.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+def restore_directory(directory: Path) -> None:
+    """Give a directory its name back if a process was killed between the two renames of `replaced_directory`."""
+    if os.path.lexists(directory) or not directory.parent.is_dir():
+        return
+    for aside in _leftovers(directory.parent, re.escape(directory.name)):
+        if aside.suffix == ".old" and not _is_in_use(aside.with_suffix(".new")):
+            aside.rename(directory)
+            return
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove what killed calls of `replaced_directory` left in a folder.
+
+    Args:
+        folder: the folder in which directories were replaced.
+        names: regular expression of their names.
+    """
+    for path in _leftovers(folder, names):
+        if not _is_in_use(path.with_suffix(".new")):
+            _remove(path)
+
+
+def remove_known(path: Path, known: Callable[[Path], bool]) -> None:
+    """Remove a file, or a folder with all in it, as far as it is known; of a symbolic link only the link.
+
+    Args:
+        path: the file or folder.
+        known: whether a file or folder may be removed. What is in a folder that is not known stays, and so does a
+            folder with something left in it.
+    """
+    if not known(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    for inner in [*path.iterdir()]:
+        remove_known(inner, known)
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 def sync_files(paths: Iterable[Path]) -> None:
@@ -109,18 +203,72 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _carry_over(old: Path, new: Path) -> None:
-    """Link a file, or all files of a folder, to a new place; a symbolic link stays one."""
+def _leftovers(folder: Path, names: str) -> list[Path]:
+    """The hidden directories of `replaced_directory` in a folder, of running calls and of killed ones."""
+    hidden = re.compile(rf"\.({names})\.[0-9a-f]{{8}}\.(new|old)")
+    return [path for path in folder.iterdir() if hidden.fullmatch(path.name) and not path.is_symlink()]
+
+
+def _locked_directory_for(directory: Path) -> tuple[Path, int]:
+    """Make the hidden directory that will replace `directory`, and lock it, which tells that its process is alive."""
+    while True:
+        fresh = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.new")
+        fresh.mkdir()
+        with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
+            lock = os.open(fresh, os.O_RDONLY)
+            with suppress(OSError):  # a network file system may have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if fresh.exists():
+                return fresh, lock
+            os.close(lock)
+
+
+def _is_in_use(fresh: Path) -> bool:
+    """Whether a process holds the lock of a hidden directory, or may hold it; false if there is no such directory."""
+    try:
+        lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _carry_over(old: Path, new: Path, inside: str, is_outdated: Callable[[str], bool]) -> None:
+    """Link what only the directory `old` has into `new`, file by file; a symbolic link stays one.
+
+    Args:
+        old, new: the two directories.
+        inside: their path within the directory that is replaced, with a slash at its end.
+        is_outdated: as for `replaced_directory`. A folder in which every file is outdated is not carried over.
+    """
+    for path in old.iterdir():
+        target = new / path.name
+        if path.is_symlink() or not path.is_dir():
+            if not os.path.lexists(target) and not is_outdated(inside + path.name):
+                _link(path, target)
+        elif not os.path.lexists(target):
+            target.mkdir()
+            _carry_over(path, target, f"{inside}{path.name}/", is_outdated)
+            if any(path.iterdir()) and not any(target.iterdir()):
+                target.rmdir()
+            else:
+                shutil.copystat(path, target)
+        elif target.is_dir() and not target.is_symlink():
+            _carry_over(path, target, f"{inside}{path.name}/", is_outdated)
+
+
+def _link(old: Path, new: Path) -> None:
+    """Make a hard link, or a copy where the file system has no hard links."""
     if old.is_symlink():
         new.symlink_to(old.readlink())
-    elif old.is_dir():
-        shutil.copytree(old, new, symlinks=True, copy_function=_link)
-    else:
-        _link(old, new)
-
-
-def _link(old: Path | str, new: Path | str) -> None:
-    """Make a hard link, or a copy where the file system has no hard links."""
+        return
     try:
         os.link(old, new)
     except OSError:
@@ -134,19 +282,45 @@ def _sync_tree(folder: Path) -> None:
         sync_folder(subfolder)
 
 
-def _exchange(fresh: Path, directory: Path) -> None:
-    """Rename `fresh` to `directory`, then delete what was there before; after an error, `directory` is as it was."""
-    if directory.exists():
-        fresh.chmod(stat.S_IMODE(directory.stat().st_mode))
-        old = fresh.with_name(f"{fresh.name}.old")
-        directory.rename(old)
-        try:
-            fresh.rename(directory)
-        except BaseException:
-            old.rename(directory)
-            raise
-        sync_folder(directory.parent)
-        shutil.rmtree(old)
-    else:
+def _put_in_place(fresh: Path, directory: Path, swap: Callable[[Path, Path], bool]) -> None:
+    """Give `fresh` the name of `directory`, and remove what had it; after an error, `directory` is as it was."""
+    parent, aside = directory.parent, fresh.with_suffix(".old")
+    if not directory.exists():
         fresh.rename(directory)
-        sync_folder(directory.parent)
+        try:
+            sync_folder(parent)
+        except BaseException:
+            directory.rename(fresh)
+            raise
+        return
+    if swap(fresh, directory):
+        try:
+            sync_folder(parent)
+        except BaseException:
+            swap(fresh, directory)
+            raise
+    else:
+        try:
+            directory.rename(aside)
+            fresh.rename(directory)
+            sync_folder(parent)
+        except BaseException:
+            if aside.exists():
+                if directory.exists():
+                    directory.rename(fresh)
+                aside.rename(directory)
+            raise
+        fresh = aside
+    _remove(fresh)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a hidden directory of which nothing is needed any more; a warning if that fails."""
+    try:
+        if directory.suffix == ".old":  # a part of it must not get its name back
+            directory = directory.rename(directory.with_suffix(".new"))
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass  # another process removes it too
+    except OSError as error:
+        logger.warning("%s is not needed any more and cannot be removed (%s); remove it by hand", directory, error)

@@ -26,7 +26,9 @@ from colbertz.models import Tokens
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # Everything that a reader of the repository or of the site sees.
-PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))])
+PAGES = sorted(
+    [*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
+)
 PAGES.append(ROOT / "benchmarks/README.md")
 MOST_WORDS = 700  # of the README, as `wc -w` counts
 
@@ -224,6 +226,12 @@ def test_the_tables_of_the_recipe_are_up_to_date() -> None:
     for name in names:
         rows = script.rows_of(name)
         assert rows and all(row["contender"] in script.tables(rows) for row in rows)
+
+
+def test_the_table_of_recall_is_up_to_date() -> None:
+    script = program("generate_recall")
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.PLACE.search(page) and script.page(page) == page, "run make generate"
 
 
 def recipe_row(

@@ -1,7 +1,9 @@
 """Replacing files and directories: contents, permissions, links, and what is left after errors and killed processes."""
 
+import contextlib
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from colbertz.files import is_temporary, replaced_directory, replaced_file, sha256, sync_files, write_atomically
+from colbertz.files import (
+    is_temporary,
+    replaced_directory,
+    replaced_file,
+    restore_directory,
+    sha256,
+    sync_files,
+    write_atomically,
+)
 
 UNICODE_NAMES = ["résumé.json", "索引.json", "e\u0301t\u00e9 👍🏽.json", "with space.tar.gz"]
 
@@ -163,14 +173,43 @@ def test_files_that_only_the_old_directory_has_are_carried_over(tmp_path: Path) 
     assert names(tmp_path) == ["model"]
 
 
-def test_a_folder_that_the_new_directory_has_is_not_mixed_with_the_old(tmp_path: Path) -> None:
+def test_files_of_the_user_in_a_folder_that_is_written_anew_stay_and_outdated_files_do_not(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    (target / "1_Dense").mkdir(parents=True)
-    (target / "1_Dense/old").write_text("old")
-    with replaced_directory(target) as fresh:
+    for folder in ("1_Dense", "2_Dense", "empty"):
+        (target / folder).mkdir(parents=True)
+    for name in ("1_Dense/config", "1_Dense/weights", "1_Dense/notes", "2_Dense/config", "vocabulary", "README.md"):
+        (target / name).write_text("old")
+    outdated = {"1_Dense/config", "1_Dense/weights", "2_Dense/config", "vocabulary"}
+    with replaced_directory(target, outdated.__contains__) as fresh:
         (fresh / "1_Dense").mkdir()
-        (fresh / "1_Dense/new").write_text("new")
-    assert tree(target) == {"1_Dense/new": "new"}
+        (fresh / "1_Dense/config").write_text("new")
+    assert tree(target) == {"1_Dense/config": "new", "1_Dense/notes": "old", "README.md": "old"}
+    assert names(target) == ["1_Dense", "README.md", "empty"]
+
+
+def test_a_file_where_the_new_directory_has_a_folder_and_the_other_way_round(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    (target / "b").mkdir(parents=True)
+    (target / "a").write_text("old")
+    (target / "b/inner").write_text("old")
+    with replaced_directory(target) as fresh:
+        (fresh / "a").mkdir()
+        (fresh / "b").write_text("new")
+    assert tree(target) == {"b": "new"} and names(target) == ["a", "b"]
+
+
+@pytest.mark.parametrize("special", ["fifo", "socket"])
+def test_what_is_no_file_stays_and_is_not_opened(special: str, tmp_path: Path) -> None:
+    target = tmp_path / "m"
+    target.mkdir()
+    if special == "fifo":
+        os.mkfifo(target / special)
+    else:
+        with contextlib.chdir(target), socket.socket(socket.AF_UNIX) as bound:  # its path may not be long
+            bound.bind(special)
+    with replaced_directory(target) as fresh:
+        (fresh / "file").write_text("new")
+    assert names(target) == sorted(["file", special]) and not (target / special).is_file()
 
 
 def test_a_new_directory_gets_the_permissions_of_the_umask_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
@@ -215,24 +254,38 @@ def test_after_an_error_the_old_directory_is_unchanged(error: type[BaseException
     assert tree(tmp_path) == {"model/weights": "old"}
 
 
-def test_an_error_between_the_two_renames_brings_the_old_directory_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old directory used to be lost under a hidden name."""
+def test_a_directory_that_another_process_writes_is_no_leftover(tmp_path: Path) -> None:
     target = tmp_path / "model"
+    with replaced_directory(target) as first:
+        (first / "file").write_text("first")
+        with replaced_directory(target) as second:
+            (second / "file").write_text("second")
+        assert names(target) == ["file"] and (first / "file").exists()
+    assert tree(tmp_path) == {"model/file": "first"} and names(tmp_path) == ["model"]
+
+
+def test_leftovers_are_removed_and_nothing_that_looks_like_them(tmp_path: Path) -> None:
+    (tmp_path / ".model.0123abcd.new/folder").mkdir(parents=True)
+    kept = [".model.0123abcd", ".model.new", ".model.0123abcde.new", ".other.0123abcd.new", "model.0123abcd.new"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".model.89abcdef.new").symlink_to(kept[0])
+    with replaced_directory(tmp_path / "model"):
+        pass
+    assert names(tmp_path) == sorted([*kept, ".model.89abcdef.new", "model"])
+
+
+def test_a_directory_gets_its_name_back_only_if_it_has_lost_it(tmp_path: Path) -> None:
+    aside, target = tmp_path / ".model.0123abcd.old", tmp_path / "model"
+    aside.mkdir()
+    (aside / "file").write_text("old")
     target.mkdir()
-    (target / "weights").write_text("old")
-    rename = os.rename
-
-    def failing(source: Path, destination: Path) -> None:
-        if Path(destination) == target and not str(source).endswith(".old"):
-            raise OSError("Input/output error")
-        rename(source, destination)
-
-    monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="Input/output"), replaced_directory(target) as fresh:
-        (fresh / "weights").write_text("new")
-    assert tree(tmp_path) == {"model/weights": "old"}
+    restore_directory(target)
+    assert names(target) == [] and aside.is_dir()
+    target.rmdir()
+    restore_directory(target)
+    assert tree(target) == {"file": "old"} and names(tmp_path) == ["model"]
+    restore_directory(tmp_path / "no/such/folder")
 
 
 # -- killed processes --------------------------------------------------------------------------------------------------
@@ -240,13 +293,13 @@ def test_an_error_between_the_two_renames_brings_the_old_directory_back(
 KILLED = """
 import os, sys
 from pathlib import Path
-from colbertz.files import replaced_directory, replaced_file
+from colbertz.files import replaced_file
 
 calls = 0
 def counted(function):
     def call(*args, **kwargs):
         global calls
-        if calls == int(sys.argv[3]):
+        if calls == int(sys.argv[2]):
             os._exit(9)
         calls += 1
         return function(*args, **kwargs)
@@ -254,21 +307,14 @@ def counted(function):
 
 for name in ("fsync", "rename", "replace", "unlink", "rmdir", "link"):
     setattr(os, name, counted(getattr(os, name)))
-target = Path(sys.argv[2])
-if sys.argv[1] == "file":
-    with replaced_file(target) as temporary:
-        temporary.write_text("new" * 1000)
-else:
-    with replaced_directory(target) as fresh:
-        (fresh / "weights").write_text("new" * 1000)
-        (fresh / "inner").mkdir()
-        (fresh / "inner/config").write_text("new" * 1000)
+with replaced_file(Path(sys.argv[1])) as temporary:
+    temporary.write_text("new" * 1000)
 """
 
 
-def killed_at(kind: str, target: Path, call: int) -> bool:
+def killed_at(target: Path, call: int) -> bool:
     """Replace the target in a process that ends at its `call`-th system call; false if it finished before."""
-    done = subprocess.run([sys.executable, "-c", KILLED, kind, target, str(call)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, target, str(call)], capture_output=True, text=True)
     assert done.returncode in (0, 9), done.stderr
     return done.returncode == 9
 
@@ -279,7 +325,7 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> 
         target = tmp_path / str(call) / "file.txt"
         target.parent.mkdir()
         target.write_text("old" * 1000)
-        was_killed = killed_at("file", target, call)
+        was_killed = killed_at(target, call)
         states.append(target.read_text()[:3])
         assert target.read_text() in ("old" * 1000, "new" * 1000)
         assert all(is_temporary(path) for path in target.parent.iterdir() if path != target)
@@ -287,28 +333,3 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> 
             break
     assert not was_killed and {"old", "new"} == set(states) and states == sorted(states, reverse=True)
     assert names(target.parent) == ["file.txt"]
-
-
-def test_a_killed_process_leaves_the_old_directory_or_the_new_one(tmp_path: Path) -> None:
-    """Between the two renames the old directory has a hidden name; it is whole."""
-    old = {"weights": "old" * 1000, "README.md": "old"}
-    new = {"weights": "new" * 1000, "inner/config": "new" * 1000, "README.md": "old"}
-    states = []
-    for call in range(30):
-        target = tmp_path / str(call) / "model"
-        target.mkdir(parents=True)
-        for name, content in old.items():
-            (target / name).write_text(content)
-        was_killed = killed_at("directory", target, call)
-        if target.exists():
-            assert tree(target) in (old, new)
-            states.append(tree(target)["weights"][:3])
-        else:
-            [aside] = target.parent.glob(".model.*.old")
-            assert tree(aside) == old
-            states.append("no")
-        if not was_killed:
-            break
-    assert not was_killed and names(target.parent) == ["model"]
-    assert states.count("no") == 1 and states[: states.index("no")] == ["old"] * states.index("no")
-    assert set(states[states.index("no") + 1 :]) == {"new"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.corpus import delimited, jsonl, parquet
-from colbertz.corpus.lines import require_file
+from colbertz.corpus.lines import is_stream, require_file
 from colbertz.corpus.rows import OnBad, Row, refuse
 from colbertz.errors import UserError
 
@@ -73,12 +73,12 @@ def find_file(folder: Path, stem: str) -> Path | None:
 
 def numeric_columns(source: str, on_bad: OnBad = refuse) -> set[str]:
     """The columns of a file whose strings are numbers: empty for formats with types of their own, and for stdin."""
-    columns = None if source == "-" else FORMATS[required_suffix(source)].numeric_columns
+    columns = None if is_stream(source) else FORMATS[required_suffix(source)].numeric_columns
     return columns(source, on_bad) if columns else set()
 
 
 def read_rows(source: str, on_bad: OnBad = refuse) -> Iterator[Row]:
-    """The rows of a file in order; `-` is JSON lines from stdin.
+    """The rows of a file in order; `-` (stdin) and a shell's `<(command)` are JSON lines.
 
     Args:
         source: the file.
@@ -90,7 +90,7 @@ def read_rows(source: str, on_bad: OnBad = refuse) -> Iterator[Row]:
         MissingExtra: for Parquet without pyarrow.
     """
     require_file(source)
-    return FORMATS[".jsonl" if source == "-" else required_suffix(source)].read(source, on_bad)
+    return FORMATS[".jsonl" if is_stream(source) else required_suffix(source)].read(source, on_bad)
 
 
 def open_rows(path: str | Path) -> "IndexedRows":

@@ -65,6 +65,8 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
         raise BadRow(f"{where}: the key {error.args[0]!r} comes twice in one object; remove one of them") from None
     except ValueError as error:
         raise BadRow(f"{where}: not JSON: {error}") from error
+    except RecursionError:
+        raise BadRow(f"{where}: has lists or objects within each other too deeply") from None
     if not isinstance(row, dict):
         raise BadRow(f"{where}: each line must be a JSON object, {shown(row)}")
     if "\\ud" in text or "\\uD" in text:

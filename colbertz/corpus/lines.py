@@ -15,6 +15,7 @@ import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,13 +25,30 @@ from colbertz.errors import UserError
 # White space of ASCII. Other blanks, such as the no-break space, are characters of a text or an id, as in trec_eval.
 BLANKS = " \t\r\n\v\f"
 
+# Bytes of a line at most: one without an end, as of a device or a compressed gigabyte of zeros, would fill the memory.
+_MOST_BYTES = 1 << 28
+# Names of what the process has open already.
+_STREAM = re.compile(r"-|/dev/stdin|(/dev|/proc/self)/fd/\d+")
 _CR_LINE = re.compile(rb"[^\r]*\r|[^\r]+")
 
 
+def is_stream(source: str | Path) -> bool:
+    """Whether a source can be read only once and its name tells no format: stdin (`-`), or a shell's `<(command)`."""
+    return _STREAM.fullmatch(str(source)) is not None
+
+
 def require_file(source: str | Path) -> None:
-    """Raise FileNotFoundError now, rather than when a generator first reads from the file. `-` is stdin."""
-    if str(source) != "-" and not Path(source).is_file():
-        raise FileNotFoundError(f"there is no file {source}")
+    """Raise now, rather than when a generator first reads from the file; nothing is opened.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UserError: for a pipe, which could be waited for without end, or a device.
+    """
+    if is_stream(source) or Path(source).is_file():
+        return
+    if Path(source).exists() and not Path(source).is_dir():
+        raise UserError(f"{source} is a pipe or a device and not a file; give what it writes on stdin, which is -")
+    raise FileNotFoundError(f"there is no file {source}")
 
 
 def read_text_lines(source: str) -> Iterator[str]:
@@ -69,7 +87,11 @@ def read_lines(source: str) -> Iterator[bytes]:
     count = 0  # lines that could be read
     try:
         with _opened(source) as file:
-            for line in file:
+            for line in iter(partial(file.readline, _MOST_BYTES), b""):
+                if len(line) == _MOST_BYTES and not line.endswith(b"\n"):
+                    raise UserError(
+                        f"{name_of(source)}, line {count + 1}: longer than {_MOST_BYTES:,} bytes; it is no text file"
+                    )
                 parts = _CR_LINE.findall(line) if count == 0 and not line.endswith(b"\n") else [line]
                 for part in parts:
                     count += 1

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 
-from colbertz.corpus.lines import BLANKS, name_of, read_text_lines
+from colbertz.corpus.lines import BLANKS, is_stream, name_of, read_text_lines
 from colbertz.corpus.rows import Unique
 from colbertz.errors import UserError
 
@@ -57,7 +57,7 @@ def read_run(source: str) -> Run:
 
 def _first_place(source: str, query_id: str, doc_id: str) -> str:
     """For messages: the first line of a run with this query and document. The lines of a large run are not kept."""
-    if source == "-":
+    if is_stream(source):
         return ""
     lines = enumerate(read_text_lines(source), 1)
     number = next(number for number, line in lines if line and _fields(line)[0::2][:2] == [query_id, doc_id])

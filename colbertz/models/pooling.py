@@ -88,8 +88,9 @@ def pool_tokens(
         return documents
     # NumPy: PyTorch's operators would start threads for each of many small products.
     values, offsets = documents.values.detach().float().numpy(), documents.offsets.tolist()
+    factor = int(pool_factor)  # with an integer of NumPy, powers of float32 would be float64
     pooled = [
-        _pool(values[start:end], pool_factor, protected_tokens, protected_at_end, pooling)
+        _pool(values[start:end], factor, protected_tokens, protected_at_end, pooling)
         for start, end in pairwise(offsets)
     ]
     rows = torch.from_numpy(np.concatenate(pooled)).to(documents.dtype)

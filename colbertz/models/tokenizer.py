@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from colbertz.errors import UserError, check_integer, check_type
+from colbertz.models.library_errors import library_errors
 from colbertz.ragged import Ragged
 
 Side = Literal["query", "document"]
@@ -197,10 +198,11 @@ class ColBERTTokenizer:
         """
         check_type("backend", backend, Tokenizer, "a tokenizers.Tokenizer")
         check_type("settings", settings, ColBERTSettings, "ColBERTSettings")
-        self.backend = Tokenizer.from_str(backend.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
+        with library_errors("the tokenizer cannot be used"):
+            self.backend = Tokenizer.from_str(backend.to_str())
+            self.backend.no_padding()
+            self.backend.no_truncation()
+            self.backend.add_tokens([p for p in (settings.query_prefix, settings.document_prefix) if p])
         self.settings = settings
         self.special_tokens = special_tokens
         filler = next(
@@ -216,11 +218,25 @@ class ColBERTTokenizer:
         ids = {self.backend.token_to_id(word) for word in settings.skiplist_words}
         # A word that is no token stands for [UNK], as in PyLate, so that documents have as many embeddings as there.
         self.skiplist = torch.tensor(sorted({unknown if i is None else i for i in ids} - {None}), dtype=torch.int64)
+        self._check_around_texts()
 
     @property
     def vocab_size(self) -> int:
         """Rows that the embedding matrix needs, added tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def _check_around_texts(self) -> None:
+        """Refuse a tokenizer that puts too many tokens around texts, or some that are not in its vocabulary."""
+        with library_errors("the tokenizer cannot be used"):
+            around = self.backend.encode("").ids
+        if any(token >= self.vocab_size for token in around):
+            raise UserError(f"the tokenizer puts the ids {around} around texts, but has {self.vocab_size} tokens")
+        shortest = min(self.settings.query_length, self.settings.document_length)
+        if len(around) >= shortest - 1:
+            raise UserError(
+                f"the tokenizer puts {len(around)} tokens around a text, which leaves none of {shortest} for the text; "
+                "give a larger query_length and document_length"
+            )
 
     def _prefix_id(self, side: Side) -> int | None:
         prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
@@ -298,7 +314,9 @@ class ColBERTTokenizer:
         prefix = self._prefix_id(side)
         max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
-        for encoding in self.backend.encode_batch_fast(inputs):
+        with library_errors("the tokenizer failed on these texts; its tokenizer.json asks for something impossible"):
+            encodings = self.backend.encode_batch_fast(inputs)
+        for encoding in encodings:
             row = encoding.ids
             if len(row) > max_length:
                 # Cut here, not by the library, which would need a copy of the tokenizer for each side.

@@ -9,14 +9,15 @@ first step.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from colbertz.errors import UserError
-from colbertz.files import write_atomically
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.json_files import read_json
 from colbertz.models.checkpoint.read import read_source
+from colbertz.models.checkpoint.save import save as save_checkpoint
+from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings
 from colbertz.training.config import ModelConfig
 
@@ -53,9 +54,10 @@ def _describe_settings(settings: ColBERTSettings) -> dict[str, Any]:
 
 
 def save(model: ColBERT, directory: Path) -> None:
-    """Save a checkpoint with its record."""
-    model.save_pretrained(directory)
-    write_atomically(directory / RECORD, json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n")
+    """Save a checkpoint with its record; an old one is replaced by both together."""
+    record = json.dumps(describe(model), indent=2, ensure_ascii=False) + "\n"
+    projections = [cast(Projection, projection) for projection in model.projections]
+    save_checkpoint(model.encoder, projections, model.tokenizer, directory, {RECORD: record})
 
 
 def check(config: ModelConfig, model: ColBERT) -> None:

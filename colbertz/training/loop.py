@@ -6,17 +6,18 @@ as one that was not interrupted (see state.py).
 """
 
 import math
-import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
+from colbertz.models.checkpoint.save import is_of_checkpoint
+from colbertz.training import alignment, data, distributed, optim, state
 from colbertz.training import config as settings
-from colbertz.training import data, distributed, optim, state
 from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
@@ -192,10 +193,30 @@ def _is_complete(config: TrainingConfig, world: World) -> bool:
 
 
 def _remove_old_run(output: Path, world: World) -> None:
-    """Remove what a run wrote to its output, except the model, which a new run replaces at its end."""
+    """Remove what a run wrote to its output, except the model, which a new run replaces at its end.
+
+    Other files stay, also those in the folders of a run.
+
+    Raises:
+        UserError: if there are files or folders with the names of a run's, and no run.
+    """
+    there = [output / name for name in ("checkpoints", "best", RESULT, "metrics.jsonl") if (output / name).exists()]
+    if there and not (output / "config.yaml").is_file():
+        raise UserError(
+            f"{there[0]} is not of a run, because there is no {output / 'config.yaml'}; give another output, or move it"
+        )
+    distributed.barrier()  # all processes have looked before the first one removes something
     if world.is_main:
-        for name in ("checkpoints", "best"):
-            shutil.rmtree(output / name, ignore_errors=True)
+        for directory in state.checkpoints(output):
+            state.remove(directory)
+        best = output / "best"
+        for path in sorted(best.rglob("*"), reverse=True):
+            name = str(path.relative_to(best))
+            if path.is_file() and (is_of_checkpoint(name) or name == alignment.RECORD):
+                path.unlink()
+        for folder in [*(path for path in sorted(best.glob("*"), reverse=True) if path.is_dir()), best]:
+            with suppress(OSError):  # files of the user stay
+                folder.rmdir()
         for name in (RESULT, "metrics.jsonl", "config.yaml"):
             (output / name).unlink(missing_ok=True)
     distributed.barrier()

@@ -7,24 +7,28 @@ one before it is used.
 """
 
 import json
-import shutil
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from colbertz import untrusted
 from colbertz.errors import UserError
-from colbertz.files import replaced_directory, sha256
+from colbertz.files import remove_known, remove_leftovers, replaced_directory, sha256
 from colbertz.training.distributed import World, gather_rows
 
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
+# Names of the directories of checkpoints.
+_STEP = r"step-\d{8}"
 
 
 @dataclass
@@ -102,11 +106,15 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
         return
     folder = output / "checkpoints"
     with replaced_directory(folder / f"step-{progress.step:08}") as directory:
-        save_file(tensors, directory / _TENSORS)
+        try:
+            save_file(tensors, directory / _TENSORS)
+        except SafetensorError as error:
+            raise OSError(f"{directory / _TENSORS} cannot be written: {error}") from error
         about = {"progress": asdict(progress), "sha256": sha256(directory / _TENSORS)}
         (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    remove_leftovers(folder, _STEP)
     for old in checkpoints(output)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
 
 
 def load(output: Path, trained: Trained, world: World) -> Progress:
@@ -117,7 +125,7 @@ def load(output: Path, trained: Trained, world: World) -> Progress:
     """
     damaged: list[str] = []
     for directory in reversed(checkpoints(output)):
-        problem = _problem(directory)
+        problem = _problem(directory, trained)
         if problem is None:
             if damaged and world.is_main:
                 print(f"{'; '.join(damaged)}; going on from {directory.name}", flush=True)
@@ -130,7 +138,18 @@ def load(output: Path, trained: Trained, world: World) -> Progress:
 
 def checkpoints(output: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(output.glob("checkpoints/step-*"))
+    return [
+        path
+        for path in sorted(output.glob("checkpoints/step-*"))
+        if re.fullmatch(_STEP, path.name)
+        and not path.is_symlink()
+        and any((path / name).exists() for name in (_TENSORS, _STATE))
+    ]
+
+
+def remove(directory: Path) -> None:
+    """Remove a checkpoint; files that `save` does not write stay, with their folder."""
+    remove_known(directory, {directory, directory / _TENSORS, directory / _STATE}.__contains__)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -176,18 +195,55 @@ def _generators() -> dict[str, Tensor]:
     return states
 
 
-def _problem(directory: Path) -> str | None:
+def _problem(directory: Path, trained: Trained) -> str | None:
     """What is wrong with a checkpoint; None if it is undamaged."""
     try:
         expected = _read_state(directory)["sha256"]
+        untrusted.check_file(directory / _TENSORS)
         actual = sha256(directory / _TENSORS)
-    except (OSError, ValueError, KeyError) as error:
+        if actual != expected:
+            return f"the content of {_TENSORS} has changed since it was written"
+        _check_tensors(directory / _TENSORS, trained)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         return str(error)
-    return None if actual == expected else f"the content of {_TENSORS} has changed since it was written"
+    return None
+
+
+def _check_tensors(path: Path, trained: Trained) -> None:
+    """Raise UserError unless a file has the tensors of this run, before any of them is read."""
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        generators = {name: file.get_tensor(name) for name in shapes if name.startswith("generator.")}
+    for name, parameter in trained.parameters.items():
+        needed = [f"weights.{name}", *([f"average.{name}"] if trained.average else [])]
+        there = [f"optimizer.{key}.{name}" for key in ("exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in shapes]
+        for tensor in (*needed, *there):
+            if shapes.get(tensor) != tuple(parameter.shape):
+                raise UserError(
+                    f"tensor {tensor} has shape {shapes.get(tensor)}, the model asks for {tuple(parameter.shape)}"
+                )
+        if shapes.get(f"optimizer.step.{name}", ()) != ():
+            raise UserError(f"tensor optimizer.step.{name} has shape {shapes[f'optimizer.step.{name}']}, not ()")
+    states = _generators()
+    for name, state in generators.items():
+        known = states.get(name.split(".")[1])
+        if known is not None and (state.shape != known.shape or state.dtype != known.dtype):
+            raise UserError(f"tensor {name} is not a state of PyTorch's random number generator")
 
 
 def _read_state(directory: Path) -> dict[str, Any]:
-    content = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise UserError(f"{directory / _STATE} holds no keys and values")
+    """The content of state.json; UserError if it is not as `save` writes it."""
+    content = untrusted.read_json(directory / _STATE)
+    if not isinstance(content, dict) or not isinstance(content.get("progress"), dict) or "sha256" not in content:
+        raise UserError(f"{directory / _STATE} holds no progress and sha256")
+    numbers, window = dict(content["progress"]), content["progress"].get("window")
+    known = asdict(Progress())
+    kinds = {"window": list, "first_bad_row": str} | dict.fromkeys(("start", "best", "last"), int | float | None)
+    for name, value in numbers.items():
+        if name not in known or isinstance(value, bool) or not isinstance(value, kinds.get(name, int)):
+            raise UserError(f"{directory / _STATE}: progress.{name} cannot be {value!r:.80}")
+    if not all(isinstance(step, list) and all(isinstance(x, int | float) for x in step) for step in window or ()):
+        raise UserError(f"{directory / _STATE}: progress.window cannot be {window!r:.80}")
+    if not 0 <= numbers.get("step", 0) < 2**63:
+        raise UserError(f"{directory / _STATE}: progress.step cannot be {numbers['step']}")
     return content

@@ -1,25 +1,55 @@
-"""How many candidates that were not scored yet are expected to be among the best."""
+"""Which candidates that were not scored yet may be among the best."""
 
 import math
 
 import numba
+import numpy as np
+
+# Standard deviations from the expected score to the one that is needed: candidates beyond the last are left out (1e-9
+# of them have such scores), and they are counted in steps of this size.
+_FARTHEST = 6.0
+_STEPS = 64  # for each standard deviation
 
 
 @numba.njit(nogil=True, cache=True)
-def expected_above(before, slope, intercept, deviation, threshold):  # type: ignore[no-untyped-def]
-    """The expected number of scores above `threshold`: the sum of the tails of normal distributions.
+def worth_scoring(before, done, slope, intercept, deviation, threshold, tolerance):  # type: ignore[no-untyped-def]
+    """All candidates that are not done but those farthest below a threshold that are expected to exceed it seldom.
+
+    The score of candidate i is taken as normally distributed about slope · before[i] + intercept. The candidates that
+    are left out hold less than `tolerance` scores above the threshold, as expected. A candidate is left out only
+    together with those that have lower scores: of a larger set of candidates, none is left out that was not before.
 
     Args:
-        before: (n,) float32, approximate scores, descending.
-        slope, intercept: the score of candidate i is predicted to be slope · before[i] + intercept; `slope` ≥ 0.
-        deviation: the standard deviation of scores about their prediction.
+        before: (n,) float32, approximate scores.
+        done: (n,) bool, candidates that need no score.
+        slope, intercept: see above; `slope` ≥ 0.
+        deviation: the standard deviation of scores about their prediction, > 0.
         threshold: the score to exceed.
+        tolerance: the expected number of scores above the threshold that are missed.
+
+    Returns:
+        The positions of the others, int64, ascending.
     """
-    total = 0.0
-    scale = 1 / (max(deviation, 1e-9) * math.sqrt(2.0))
+    num_steps = int(_FARTHEST * _STEPS)
+    counts = np.zeros(num_steps + 1, np.int64)
+    steps = np.empty(len(before), np.int16)
+    scale = _STEPS / deviation
     for i in range(len(before)):
         needed = (threshold - slope * before[i] - intercept) * scale
-        if needed > 4.5 and slope > 0:  # 1e-10, and less for all that follow
+        step = num_steps if needed >= num_steps else 0 if needed < 1 else int(needed)
+        steps[i] = step
+        if not done[i]:
+            counts[step] += 1
+    nearest, missed = num_steps, 0.0  # candidates of this step and farther ones are left out
+    while nearest > 0:
+        missed += counts[nearest - 1] * 0.5 * math.erfc((nearest - 1) / _STEPS / math.sqrt(2.0))
+        if missed >= tolerance:
             break
-        total += 0.5 * math.erfc(needed)
-    return total
+        nearest -= 1
+    positions = np.empty(len(before), np.int64)
+    num_worthy = 0
+    for i in range(len(before)):
+        if steps[i] < nearest and not done[i]:
+            positions[num_worthy] = i
+            num_worthy += 1
+    return positions[:num_worthy]

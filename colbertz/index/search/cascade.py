@@ -4,8 +4,8 @@
     2. The lists of the probed cells give each document a first score: over query tokens, the sum of the best probed
        centroid's score less that of the best centroid not probed. A token for which no list holds the document adds 0.
     3. The best `n_full_scores` documents get the MaxSim of their centroids.
-    4. The best of these get MaxSim with residuals, in integers, in waves, until less than a two-hundredth of the best k
-       is expected among the documents that are left (refine.py).
+    4. The best of these get MaxSim with residuals, in integers, until less than a two-hundredth of the best k is
+       expected among the documents that are left (refine.py).
     5. The best of these get exact MaxSim over decoded vectors, which is the score that is returned, by the same rule.
 
 The loops are in kernels/cpu/plaid.py. Sources: Santhanam et al. 2022 (PLAID) for 3 and 4, and for 2 the estimate of
@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from colbertz.index.search.brute_force import exact_search
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
-from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
+from colbertz.index.search.plan import DEFAULT_LIMITS, TOLERANCE, Effort, Limits, Plan, plan_for
 from colbertz.index.search.refine import Scored, refine
-from colbertz.index.store.segment import SegmentArrays
+from colbertz.index.store.segment import Segment
 from colbertz.index.store.snapshot import Masks, Snapshot
 from colbertz.kernels.cpu import lists
 from colbertz.kernels.cpu import plaid as plaid_cpu
@@ -33,8 +33,6 @@ from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.threads import parts, run
 from colbertz.ragged import Ragged
 
-# Expected share of the best k that stages 4 and 5 each may miss.
-TOLERANCE = 0.005
 # Documents scored exactly at a time: k, a quarter more and 2, and at least this many.
 _EXACT_WAVE = 12
 # Largest value of the int16 and of the int8 table of centroid scores.
@@ -42,8 +40,8 @@ _FINE = 32767
 _COARSE = 127
 
 # Writes the scores of the documents `local_idx[first:last]` of a segment to `scores[first:last]`:
-# (arrays, local_idx, first, last, scores).
-_Score = Callable[[SegmentArrays, np.ndarray, int, int, np.ndarray], None]
+# (segment, local_idx, first, last, scores).
+_Score = Callable[[Segment, np.ndarray, int, int, np.ndarray], None]
 
 
 def search(
@@ -112,35 +110,28 @@ class Cascade:
     def run(self) -> Ranking:
         """All stages, or only the last where the plan scores every allowed document exactly."""
         plan, k = self.plan, self.k
-        if not plan.n_ivf_probe:
-            doc_idx = self.snapshot.doc_idx_in(self.allowed)
-            if len(doc_idx) <= plan.n_exact:
-                return self.ranking(Scored(doc_idx, self.exact(doc_idx)))
-        cells, gains = self.probe()
-        if plan.n_ivf_probe:
-            doc_idx = _best(*self.walk(cells, gains), plan.n_full_scores)
-            if len(doc_idx) < plan.n_exact:
-                doc_idx = self.snapshot.doc_idx_in(self.allowed)
+        if not plan.levels and (doc_idx := self.snapshot.doc_idx_in(self.allowed)).size <= plan.n_exact:
+            return self.ranking(doc_idx, self.exact(doc_idx))
+        doc_idx, in_base = self.candidates(*self.probe())
         scores = self.centroid_maxsim(doc_idx) * np.float32(self.coarse_step)
         tolerance = TOLERANCE * k
-        wave = max(plan.wave, k)
-        promising = refine(Scored(doc_idx, scores), k, self.residual_maxsim, wave, plan.n_full_scores, tolerance)
-        exact_wave = max(_EXACT_WAVE, k + k // 4 + 2)
-        return self.ranking(refine(promising, k, self.exact, exact_wave, len(promising.doc_idx), tolerance))
+        promising = refine(Scored(doc_idx, scores, in_base), k, self.residual_maxsim, max(plan.wave, k), tolerance)
+        best = refine(promising, k, self.exact, max(_EXACT_WAVE, k + k // 4 + 2), tolerance)
+        return self.ranking(best.doc_idx, best.scores)
 
     def probe(self) -> tuple[np.ndarray, np.ndarray]:
         """Stage 1: fill the tables of centroid scores.
 
         Returns:
-            The cells to probe, (S, n_ivf_probe) int32, and what a document in the cell's list gains over one that no
-            probed cell holds, (S, n_ivf_probe) int32.
+            For each query token the cells with the highest scores, best first, one more than the last level probes, and
+            their scores: both (S, n + 1) int32.
         """
         centroids, packed = self.snapshot.centroids, self.packed
         num_blocks, num_centroids = self.fine.shape[:2]
         factors = packed.units * np.float32(centroids.unit / self.max_score * _FINE)
         shifts = -64 * packed.sums * factors
         shifts[: packed.num_tokens] += self.query @ centroids.mean * np.float32(_FINE / self.max_score)
-        n = min(self.plan.n_ivf_probe, num_centroids - 1) + 1
+        n = max(self.plan.levels, default=0) + 1
         bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
         part_cells = np.empty((len(bounds), num_blocks, COLUMNS, n), np.int32)
         part_scores = np.empty_like(part_cells)
@@ -170,8 +161,7 @@ class Cascade:
         )
         best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
         self.fill_coarse(bounds, part_lowest.min(0), scores.max(1))
-        cells, scores = np.take_along_axis(cells, best, 1), np.take_along_axis(scores, best, 1)
-        return np.ascontiguousarray(cells[:, :-1]), scores[:, :-1] - scores[:, -1:]
+        return np.take_along_axis(cells, best, 1), np.take_along_axis(scores, best, 1)
 
     def fill_coarse(self, bounds: list[tuple[int, int]], lowest: np.ndarray, highest: np.ndarray) -> None:
         """Fill the int8 table: its steps divide the largest range of scores that a query token has.
@@ -186,23 +176,54 @@ class Cascade:
         run([functools.partial(fill, first, last, lowest, step, self.coarse) for first, last in bounds], here=True)
         self.coarse_step = self.max_score / _FINE * step
 
-    def walk(self, cells: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stage 2: the doc_idx of the documents in the probed cells' lists, int64, and their first scores, int64."""
-        doc_idx, scores = [], []
+    def candidates(self, cells: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Stage 2: the doc_idx of the documents that stage 3 compares, ascending, and which of them are in the base.
+
+        The candidates of a level stay candidates at every higher one.
+
+        Args:
+            cells, scores: of `probe`.
+        """
+        plan = self.plan
+        if not plan.levels:
+            doc_idx = self.snapshot.doc_idx_in(self.allowed)
+            return doc_idx, np.ones(len(doc_idx), bool)
+        reached, first_scores = self.walk(cells, scores, plan.levels[0])
+        base = _best(reached, first_scores, plan.n_base)
+        if plan.all_pass or len(base) < plan.n_exact:
+            doc_idx = self.snapshot.doc_idx_in(self.allowed)
+            if len(base) < plan.n_exact:
+                base = doc_idx
+        else:
+            doc_idx = np.union1d(base, _best(reached, first_scores, plan.n_full_scores))
+            for level in plan.levels[1:]:
+                doc_idx = np.union1d(doc_idx, _best(*self.walk(cells, scores, level), plan.n_full_scores))
+        in_base = np.zeros(len(doc_idx), bool)
+        in_base[np.searchsorted(doc_idx, base)] = True
+        return doc_idx, in_base
+
+    def walk(self, cells: np.ndarray, scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The doc_idx of the documents in the lists of the best `n` cells, int64, and their first scores, int64."""
+        gains = scores[:, :n] - scores[:, n : n + 1]
+        cells = np.ascontiguousarray(cells[:, :n])
+        doc_idx, sums = [], []
         for segment, mask, first_doc_idx in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
+            segment.require_lists(cells)
             gained = np.zeros(len(segment), np.int64)
             walk = functools.partial(lists.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
             run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
             local_idx, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
             count = lists.reached(gained, mask, local_idx, first_scores)
             doc_idx.append(local_idx[:count] + first_doc_idx)
-            scores.append(first_scores[:count])
-        return np.concatenate(doc_idx), np.concatenate(scores)
+            sums.append(first_scores[:count])
+        return np.concatenate(doc_idx), np.concatenate(sums)
 
     def centroid_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
         """Stage 3: (num_documents,) int64, in steps of `coarse_step` from a value that all have in common."""
 
-        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            segment.require_codes(local_idx, first, last)
+            arrays = segment.arrays
             plaid_cpu.centroid_maxsim(
                 self.coarse, self.packed.num_tokens, local_idx, first, last, arrays.offsets, arrays.codes, scores
             )
@@ -216,7 +237,9 @@ class Cascade:
         factors = self.packed.units * np.float32(step)
         shifts = self.packed.units * self.packed.sums * np.float32(low)
 
-        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            segment.require_tokens(local_idx, first, last)
+            arrays = segment.arrays
             plaid_cpu.residual_maxsim(
                 self.fine,
                 unit,
@@ -244,7 +267,9 @@ class Cascade:
         codec = self.snapshot.codec
         centroids, blocks = codec.centroids.numpy(), plaid_cpu.float_blocks(self.query)
 
-        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            segment.require_tokens(local_idx, first, last)
+            arrays = segment.arrays
             plaid_cpu.exact_maxsim(
                 blocks,
                 self.packed.num_tokens,
@@ -262,10 +287,10 @@ class Cascade:
 
         return self.score_documents(doc_idx, np.float32, score)
 
-    def ranking(self, scored: Scored) -> Ranking:
+    def ranking(self, doc_idx: np.ndarray, scores: np.ndarray) -> Ranking:
         """The best k; of equal scores the document with the lower index first."""
-        order = np.lexsort((scored.doc_idx, -scored.scores))[: self.k]
-        return Ranking(scored.doc_idx[order], scored.scores[order])
+        order = np.lexsort((doc_idx, -scores))[: self.k]
+        return Ranking(doc_idx[order], scores[order])
 
     def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: _Score) -> np.ndarray:
         """Call `score` for the documents of each segment, in parts for threads.
@@ -281,10 +306,10 @@ class Cascade:
         scores = np.empty(len(doc_idx), dtype)
         jobs = []
         for segment_idx, part in self.snapshot.locate(doc_idx):
-            arrays = self.snapshot.segments[segment_idx].arrays
+            segment = self.snapshot.segments[segment_idx]
             local_idx = doc_idx[part] - self.snapshot.first_doc_idx[segment_idx]
             for first, last in parts(len(local_idx)):
-                jobs.append(functools.partial(score, arrays, local_idx, first, last, scores[part]))
+                jobs.append(functools.partial(score, segment, local_idx, first, last, scores[part]))
         run(jobs, here=True)
         return scores
 

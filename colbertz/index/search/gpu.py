@@ -3,8 +3,8 @@
     1. All centroids are scored for all query tokens in half precision, and the best cells of each token are probed.
     2. The lists of the probed cells are read, all at once, and give each document a first score.
     3. The best `n_full_scores` documents get the MaxSim of their centroids.
-    4. The best quarter of these get MaxSim with residuals, in half precision.
-    5. A few more than k get exact MaxSim over decoded vectors, which is the score that is returned.
+    4. The best of these get MaxSim with residuals, in half precision, by the CPU's rule (refine_gpu.py).
+    5. The best of these get exact MaxSim over decoded vectors, which is the score that is returned, by the same rule.
 
 Every size is known before the first kernel starts: where there is no document, its index is -1. So a cascade can be
 captured in a CUDA graph. The kernels are kernels/triton/posting_lists.py, centroid_maxsim.py and residual_maxsim.py.
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.placement import Placed, Shard
-from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, Plan, plan_for
+from colbertz.index.search.plan import DEFAULT_LIMITS, TOLERANCE, Effort, Limits, Plan, plan_for
+from colbertz.index.search.refine_gpu import Scored, refine
 from colbertz.index.store.snapshot import Masks
 from colbertz.kernels.arrays import Probes
 from colbertz.kernels.triton import centroid_maxsim, posting_lists, residual_maxsim
@@ -65,11 +66,8 @@ def search(
                 batch = batch.to(shard.device)
                 if plan is None or batch.shape[1] > limits.longest_query:
                     scores, best_idx = brute_force(shard, batch, k, local_idx)
-                elif plan.n_ivf_probe:
-                    scores, best_idx = cascade(shard, batch, plan, flags)
                 else:
-                    half = _halved(batch)
-                    scores, best_idx = refined(shard, batch, half, _table(shard, half), local_idx[None], plan)
+                    scores, best_idx = cascade(shard, batch, k, plan, flags, local_idx)
                 of_shards.append((scores, best_idx + shard.first_doc_idx))
     rankings = [NO_DOCUMENTS] * len(queries)
     for (positions, _), of_shards in zip(batches, results):
@@ -117,23 +115,40 @@ def _allowed_in(shard: Shard, mask: np.ndarray | None) -> tuple[Tensor | None, T
     return torch.from_numpy(flags).to(shard.device), local_idx
 
 
-def cascade(shard: Shard, queries: Tensor, plan: Plan, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+def cascade(
+    shard: Shard, queries: Tensor, k: int, plan: Plan, allowed: Tensor | None, local_idx: Tensor
+) -> tuple[Tensor, Tensor]:
     """Stages 1 to 5.
 
     Args:
         shard: what to search.
         queries: (B, S, E) float32; S is 16 or a multiple of 32.
+        k: hits for each query.
         plan: how many documents go through each stage.
         allowed: (A,) bool, which documents may be found; None for all.
+        local_idx: int32, the documents that may be found.
 
     Returns:
-        Scores (B, plan.n_exact or fewer) float32, minus infinity where there is no document, and their local_idx,
-        int64, in no particular order.
+        Scores (B, n) float32, minus infinity where there is no document, and their local_idx, int64, in no particular
+        order.
     """
     half = _halved(queries)
     table = _table(shard, half)
-    candidates = _first_candidates(shard, table, plan, allowed)
-    return refined(shard, queries, half, table, candidates, plan)
+    candidates, in_base = _first_candidates(shard, table, plan, allowed, local_idx)
+    if candidates.shape[1] > plan.n_exact:
+        codec, documents, tolerance = shard.codec, shard.documents, TOLERANCE * k
+        scored = Scored(candidates, centroid_maxsim.centroid_maxsim(table, candidates, documents), in_base)
+
+        def residual(chosen: Tensor) -> Tensor:
+            return residual_maxsim.residual_maxsim(half, table, chosen, documents, codec.half_weights)
+
+        def exact(chosen: Tensor) -> Tensor:
+            return _exact(shard, queries, chosen)
+
+        scored = refine(scored, k, residual, max(plan.wave, k), tolerance)
+        scored = refine(scored, k, exact, plan.n_exact, tolerance)
+        return scored.scores, scored.candidates.long()
+    return _exact(shard, queries, candidates), candidates.long()
 
 
 def _halved(queries: Tensor) -> Tensor:
@@ -147,37 +162,57 @@ def _table(shard: Shard, half: Tensor) -> Tensor:
     return (shard.codec.half_centroids @ half.flatten(0, 1).T).unflatten(1, half.shape[:2])
 
 
-def _first_candidates(shard: Shard, table: Tensor, plan: Plan, allowed: Tensor | None) -> Tensor:
-    """Stages 1 and 2: the local_idx of the candidates, (B, n_full_scores or A) int32, -1 where there is none."""
-    num_centroids, num_queries, s = table.shape
-    n = min(plan.n_ivf_probe, num_centroids - 1)
-    # A token for which no probed list holds the document counts as the best cell that is not probed.
-    scores, cells = table.flatten(1).T.topk(n + 1)
-    gains = ((scores[:, :-1].float() - scores[:, -1:].float()) / _STEP).int()
-    query_of_token = torch.arange(num_queries * s, dtype=torch.int32, device=table.device) // s
-    gained = torch.zeros(num_queries, len(shard), dtype=torch.int32, device=table.device)
-    cells = cells[:, :-1].int().contiguous()
-    posting_lists.walk_lists(Probes(cells, gains), query_of_token, shard.lists, gained)
-    # Documents in no probed list come last, but they are candidates: there may be too few others.
-    gained += 1
-    if allowed is not None:
-        gained *= allowed
-    first_scores, candidates = gained.topk(min(plan.n_full_scores, len(shard)))
-    return torch.where(first_scores > 0, candidates, -1).int()
-
-
-def refined(
-    shard: Shard, queries: Tensor, half: Tensor, table: Tensor, candidates: Tensor, plan: Plan
+def _first_candidates(
+    shard: Shard, table: Tensor, plan: Plan, allowed: Tensor | None, local_idx: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Stages 3 to 5 for candidates (B or 1, n) int32; results are those of `cascade`."""
-    candidates = candidates.expand(len(queries), -1).contiguous()
-    if candidates.shape[1] > plan.n_residual:
-        scores = centroid_maxsim.centroid_maxsim(table, candidates, shard.documents)
-        candidates = _best(candidates, scores, plan.n_residual)
-    if candidates.shape[1] > plan.n_exact:
-        scores = residual_maxsim.residual_maxsim(half, table, candidates, shard.documents, shard.codec.half_weights)
-        candidates = _best(candidates, scores, plan.n_exact)
-    return _exact(shard, queries, candidates), candidates.long()
+    """Stages 1 and 2: the local_idx of the candidates, (B, n) int32, -1 where there is none, and which are in the base.
+
+    The candidates of a level stay candidates at every higher one.
+    """
+    num_queries = table.shape[1]
+    if not plan.levels:
+        candidates = local_idx.expand(num_queries, -1).contiguous()
+        return candidates, torch.ones_like(candidates, dtype=torch.bool)
+    scores, cells = table.flatten(1).T.topk(plan.levels[-1] + 1)
+    chosen = torch.zeros(num_queries, len(shard), dtype=torch.bool, device=table.device)
+    parts = []
+    for level in plan.levels:
+        gained = _walk(shard, cells, scores, level, num_queries)
+        if allowed is not None:
+            gained *= allowed
+        first_scores, candidates = gained.topk(min(plan.n_full_scores, len(shard)))
+        is_new = (first_scores > 0) & ~chosen.gather(1, candidates)
+        parts.append(torch.where(is_new, candidates, -1).int())
+        chosen.scatter_(1, candidates, True)
+    if plan.all_pass:
+        base = parts[0][:, : plan.n_base]
+        # The base as flags of documents, with one more for -1.
+        flags = torch.zeros(num_queries, len(shard) + 1, dtype=torch.bool, device=table.device)
+        flags.scatter_(1, base.long() % (len(shard) + 1), True)
+        candidates = local_idx.expand(num_queries, -1).contiguous()
+        return candidates, flags.gather(1, candidates.long())
+    candidates = torch.cat(parts, 1)
+    in_base = torch.arange(candidates.shape[1], device=table.device) < plan.n_base
+    return candidates, in_base.expand_as(candidates)
+
+
+def _walk(shard: Shard, cells: Tensor, scores: Tensor, n: int, num_queries: int) -> Tensor:
+    """First scores by the best `n` cells of each query token, (B, A) int32, 1 for documents that no list holds.
+
+    Args:
+        shard: the documents.
+        cells, scores: (B · S, more than n), the best cells of each query token and their scores, best first.
+        n: cells to probe.
+        num_queries: B.
+    """
+    # A token for which no probed list holds the document counts as the best cell that is not probed.
+    gains = ((scores[:, :n].float() - scores[:, n : n + 1].float()) / _STEP).int()
+    s = len(cells) // num_queries
+    query_of_token = torch.arange(len(cells), dtype=torch.int32, device=cells.device) // s
+    gained = torch.zeros(num_queries, len(shard), dtype=torch.int32, device=cells.device)
+    posting_lists.walk_lists(Probes(cells[:, :n].int().contiguous(), gains), query_of_token, shard.lists, gained)
+    # Documents in no probed list come last, but they are candidates: there may be too few others.
+    return gained + 1
 
 
 def brute_force(shard: Shard, queries: Tensor, k: int, local_idx: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,10 +229,6 @@ def brute_force(shard: Shard, queries: Tensor, k: int, local_idx: Tensor) -> tup
 def _exact(shard: Shard, queries: Tensor, candidates: Tensor) -> Tensor:
     codec = shard.codec
     return residual_maxsim.exact_maxsim(queries, codec.centroids, candidates, shard.documents, codec.weights)
-
-
-def _best(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
-    return candidates.gather(1, scores.topk(count).indices)
 
 
 def best_first(scores: Tensor, doc_idx: Tensor, k: int) -> tuple[Tensor, Tensor]:

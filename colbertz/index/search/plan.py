@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from colbertz.index.search.options import SearchOptions
 from colbertz.index.store.snapshot import Snapshot
 
-# Documents scored exactly on a GPU, or anywhere if no more are allowed: k, a quarter more, and these.
+# Expected share of the best k that stages 4 and 5 each may miss.
+TOLERANCE = 0.005
+# Documents scored exactly first on a GPU, or anywhere if no more are allowed: k, a quarter more, and these.
 EXACT_BEYOND_K = 12
-# Documents scored with residuals at a time.
+# Documents scored with residuals first.
 WAVE = 128
+# Cells probed for each query token by a search with any effort.
+BASE_PROBES = 8
 # Under a filter that leaves less than half of the documents: if at most this many times `n_full_scores` are left, all
 # of them are scored by their centroids and no cell is probed.
 MAX_WITHOUT_PROBES = 16
@@ -29,6 +33,7 @@ class Limits:
         query_tokens: query tokens that brute force scores at a time.
         once_tokens: document tokens that PyTorch's operators score in less time than the compiled kernels take to load.
         table_bytes: bytes of a GPU batch's table of centroid scores, and of its table of first scores, at most.
+        base: documents that get the MaxSim of their centroids in a search with any effort; 8 · k if that is more.
         budget_tokens: counts of documents are meant for documents of this many tokens. Where the mean is lower, so
             many more go through each stage that the number of tokens is the same.
     """
@@ -39,6 +44,7 @@ class Limits:
     query_tokens: int = 16_384
     once_tokens: int = 131_072
     table_bytes: int = 1 << 28
+    base: int = 512
     budget_tokens: int = 128
 
 
@@ -51,8 +57,8 @@ class Effort:
 
     Attributes:
         n_ivf_probe: cells probed for each query token.
-        n_full_scores: documents that get the MaxSim of their centroids, at least 8 · k, and more if they are short. As
-            many of them get residuals too as are needed, on a GPU the best quarter.
+        n_full_scores: documents that get the MaxSim of their centroids, and more if they are short. As many of them get
+            residuals too as are needed.
     """
 
     n_ivf_probe: int
@@ -64,16 +70,19 @@ class Plan:
     """How many documents go through each stage of a search, of all that may be found.
 
     Attributes:
-        n_ivf_probe: cells probed for each query token; 0 if every document is a candidate without probing.
-        n_full_scores: documents scored by their centroids.
-        n_residual: documents scored with residuals on a GPU, where all sizes are fixed in advance.
-        n_exact: documents scored exactly on a GPU.
-        wave: documents scored with residuals at a time on a CPU, which stops by the scores (refine.py).
+        levels: numbers of cells probed for each query token, each twice the one before. Each level chooses
+            `n_full_scores` candidates. The first is that of the base; without levels every document is in the base.
+        n_base: documents of the base, the candidates that a search with any effort has.
+        n_full_scores: candidates that each level chooses.
+        all_pass: every document is a candidate, and the walk only chooses the base.
+        n_exact: documents scored exactly first on a GPU; if there are no more, they skip the stages before.
+        wave: documents scored with residuals first; how many follow depends on the scores (refine.py).
     """
 
-    n_ivf_probe: int
+    levels: tuple[int, ...]
+    n_base: int
     n_full_scores: int
-    n_residual: int
+    all_pass: bool
     n_exact: int
     wave: int
 
@@ -93,14 +102,25 @@ def plan_for(
     if effort.n_ivf_probe == num_centroids and effort.n_full_scores >= num_allowed:
         return None
     if num_allowed <= max(limits.all_exact, n_exact):
-        return Plan(0, num_allowed, num_allowed, num_allowed, num_allowed)
+        return Plan((), num_allowed, num_allowed, True, num_allowed, num_allowed)
     # Time goes by tokens: of short texts, more documents go through each stage.
     more = max(1.0, limits.budget_tokens * num_documents / snapshot.manifest.num_tokens)
-    n_full_scores = int(max(effort.n_full_scores, 8 * k) * more)
+    n_base = int(max(limits.base, 8 * k) * more)
+    n_full_scores = max(n_base, int(effort.n_full_scores * more))
     # A filter leaves fewer documents in each list; probing more cells makes up for it.
     share = num_allowed / num_documents
-    n_ivf_probe = min(math.ceil(effort.n_ivf_probe * min(1 / share, MAX_WIDENING)), num_centroids)
+    levels = [math.ceil(BASE_PROBES * min(1 / share, MAX_WIDENING))]
+    while levels[-1] * BASE_PROBES < effort.n_ivf_probe * levels[0]:
+        levels.append(2 * levels[-1])
     all_pass = num_allowed <= n_full_scores or (share < 0.5 and num_allowed <= MAX_WITHOUT_PROBES * n_full_scores)
-    if n_ivf_probe == num_centroids or all_pass:
-        n_ivf_probe = 0
-    return Plan(n_ivf_probe, n_full_scores, max(n_full_scores // 4, 2 * k), n_exact, int(WAVE * more))
+    all_pass = all_pass or levels[-1] >= num_centroids
+    if levels[0] >= num_centroids or n_base >= num_allowed:
+        levels = []
+    return Plan(
+        tuple(levels[:1] if all_pass else levels),
+        n_base,
+        n_full_scores,
+        all_pass,
+        n_exact,
+        int(WAVE * more),
+    )

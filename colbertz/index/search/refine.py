@@ -1,13 +1,19 @@
-"""Replace approximate scores of candidates by better ones, best first, until no better candidate is expected."""
+"""Replace approximate scores of candidates by better ones, until those that are left are expected to hold few hits.
+
+A part of the candidates, the base, is the same whatever the effort of the search. It alone decides how the better
+scores follow from the approximate ones, and which score a hit must have. More candidates can therefore only add to the
+documents that are scored again: a search with more effort finds every hit of one with less.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from colbertz.kernels.cpu.stopping import expected_above
+from colbertz.kernels.cpu.stopping import worth_scoring
 
-# The tail of the gains is longer than that of a normal distribution: their deviation counts this many times.
+# The tail of the errors is longer than that of a normal distribution: their deviation counts this many times.
 TAIL = 1.25
 
 
@@ -15,58 +21,95 @@ class Scored(NamedTuple):
     """Candidates with their scores.
 
     Attributes:
-        doc_idx: (n,) int64, in any order.
+        doc_idx: (n,) int64, ascending.
         scores: (n,) float32.
+        in_base: (n,) bool, the candidates that a search with any effort has.
     """
 
     doc_idx: np.ndarray
     scores: np.ndarray
+    in_base: np.ndarray
+
+
+@dataclass(frozen=True)
+class Line:
+    """Better scores as a function of approximate ones: y ≈ slope · x + intercept.
+
+    Attributes:
+        slope: from 0 to 1.
+        intercept: y at x = 0.
+        deviation: the standard deviation of y from the line, times `TAIL`.
+    """
+
+    slope: float
+    intercept: float
+    deviation: float
 
 
 def refine(
-    candidates: Scored, k: int, score: Callable[[np.ndarray], np.ndarray], wave: int, limit: int, tolerance: float
+    candidates: Scored, k: int, score: Callable[[np.ndarray], np.ndarray], wave: int, tolerance: float
 ) -> Scored:
-    """Score candidates again, in waves, until those that are left are expected to miss few of the best `k`.
+    """Score candidates again, until those that are left are expected to miss few of the best `k`.
 
-    After each wave, a line is fitted to the better scores as a function of the approximate ones. With the deviation
-    from that line, each candidate that is left has a probability of a better score above the k-th so far. The waves end
-    once these probabilities add up to less than `tolerance`.
+    The best of the base are scored first. A line is fitted to their better scores as a function of the approximate
+    ones. With the deviation from that line, each candidate has a probability of a better score above the k-th so far.
+    Those with the lowest probabilities are left out, as many as together miss less than `tolerance`. This is repeated,
+    with at most twice as many documents, until no more of the base are worth scoring. Its last line and k-th score
+    decide about the candidates outside the base.
 
     Args:
         candidates: with approximate scores.
-        k: how many are wanted; at most as many as there are candidates.
+        k: how many are wanted; at most as many as the base has.
         score: returns the better scores of documents, (n,) float32, for ascending doc_idx.
-        wave: candidates that are scored at a time; at least `k`.
-        limit: candidates that are scored at most.
+        wave: candidates that are scored first; at least `k`.
         tolerance: the expected number of candidates that are missed.
 
     Returns:
-        The candidates that were scored again, with the better scores, best first by the approximate ones.
+        The candidates that were scored again, with the better scores. The base of these are the ones that were scored
+        because of the base alone.
     """
-    order = np.argsort(-candidates.scores, kind="stable")[:limit]
-    doc_idx, before = candidates.doc_idx[order], candidates.scores[order]
-    after = np.empty(len(order), np.float32)
-    done = 0
-    while done < len(order):
-        until = min(len(order), done + wave)
-        ascending = np.argsort(doc_idx[done:until])
-        after[done + ascending] = score(doc_idx[done:until][ascending])
-        done = until
-        if done < len(order) and _expected_misses(before, after, done, k) < tolerance:
+    before, in_base = candidates.scores, np.flatnonzero(candidates.in_base)
+    after = np.empty(len(before), np.float32)
+    done = np.zeros(len(before), bool)
+
+    def score_again(positions: np.ndarray) -> None:
+        after[positions] = score(candidates.doc_idx[positions])
+        done[positions] = True
+
+    positions = _best(in_base, before, wave)
+    while len(positions):
+        score_again(positions)
+        num_done = int(np.count_nonzero(done))
+        if num_done == len(before):
             break
-    return Scored(doc_idx[:done], after[:done])
+        line, kth = _fit(before[done], after[done], k)
+        worthy = worth_scoring(
+            before[in_base], done[in_base], line.slope, line.intercept, line.deviation, kth, tolerance
+        )
+        positions = _best(in_base[worthy], before, num_done)
+    of_base = done.copy()
+    if num_done < len(before):
+        worthy = worth_scoring(before, done, line.slope, line.intercept, line.deviation, kth, tolerance)
+        score_again(worthy)
+    return Scored(candidates.doc_idx[done], after[done], of_base[done])
 
 
-def _expected_misses(before: np.ndarray, after: np.ndarray, done: int, k: int) -> float:
-    """How many candidates from `done` on are expected to score more than the k-th best before it."""
-    if done <= max(k, 2):
-        return float("inf")
-    x, y = before[:done].astype(np.float64), after[:done].astype(np.float64)
-    x_mean, y_mean = x.mean(), y.mean()
-    variance = x.var()
+def _best(positions: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+    """The `count` of these positions with the highest scores, ascending."""
+    if len(positions) <= count:
+        return positions
+    return np.sort(positions[np.argpartition(scores[positions], -count)[-count:]])
+
+
+def _fit(before: np.ndarray, after: np.ndarray, k: int) -> tuple[Line, float]:
+    """The line through the points, and the k-th highest of the better scores."""
+    kth = float(np.partition(after, -k)[-k])
+    x, y = before.astype(np.float64), after.astype(np.float64)
+    if len(x) <= 2:
+        return Line(1.0, 0.0, float("inf")), kth
+    x_mean, y_mean, variance = x.mean(), y.mean(), x.var()
     slope = float(((x - x_mean) * (y - y_mean)).mean() / variance) if variance > 0 else 1.0
     slope = min(max(slope, 0.0), 1.0)
-    intercept = y_mean - slope * x_mean
-    deviation = TAIL * float(np.sqrt(((y - intercept - slope * x) ** 2).sum() / (done - 2)))
-    kth = np.partition(after[:done], -k)[-k]
-    return float(expected_above(before[done:], slope, intercept, deviation, kth))
+    intercept = float(y_mean - slope * x_mean)
+    deviation = TAIL * float(np.sqrt(((y - intercept - slope * x) ** 2).sum() / (len(x) - 2)))
+    return Line(slope, intercept, max(deviation, 1e-9)), kth

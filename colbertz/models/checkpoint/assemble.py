@@ -4,6 +4,7 @@ Second phase of loading. The parts are an encoder, a chain of projections, and a
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,8 +88,8 @@ def from_scratch(
     """Make untrained parts. For the arguments see `ColBERT.from_scratch`.
 
     Raises:
-        UserError: if the encoder's family is unknown, the tokenizer lacks a special token, or a length is beyond the
-            encoder's positions.
+        UserError: if the encoder's family is unknown, the tokenizer lacks a special token, a length is beyond the
+            encoder's positions, or the weights take more memory than this machine has.
     """
     family = family_of(getattr(config, "model_type", config))
     for role, token in _SPECIAL_TOKENS.items():
@@ -98,6 +99,8 @@ def from_scratch(
     ids = {f"{role}_id": tokenizer.token_to_id(token) for role, token in _SPECIAL_TOKENS.items()}
     ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
     sizes = config.to_dict() | ids | {"vocab_size": wrapped.vocab_size}
+    with without_memory():
+        _checked_number(family.module(family.config.from_dict(sizes)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = family.module(family.config.from_dict(sizes))
@@ -124,6 +127,33 @@ def encoder_config(source: Source) -> EncoderConfig:
         return family_of(source.config.get("model_type")).config.from_dict(source.config)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source.encoder / FILES.config}: {error}") from error
+
+
+def check_size(source: Source) -> int:
+    """The number of parameters of a checkpoint's encoder, before anything of it is in memory.
+
+    Raises:
+        CheckpointError: as `encoder_config`, and if this machine has less memory than the weights take.
+    """
+    config = encoder_config(source)
+    with without_memory():
+        encoder = family_of(config.model_type).module(config)
+    try:
+        return _checked_number(encoder)
+    except UserError as error:
+        raise CheckpointError(f"{source.encoder / FILES.config}: {error}") from None
+
+
+def _checked_number(encoder: Encoder) -> int:
+    """The number of an encoder's parameters; UserError if this machine has less memory than they take in float32."""
+    number = sum(parameter.numel() for parameter in encoder.parameters())
+    needed, memory = 4 * number, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"an encoder of these sizes has {number:,} parameters and takes {needed / 1e9:,.0f} GB, this machine has "
+            f"{memory / 1e9:,.0f}"
+        )
+    return number
 
 
 # -- encoder -----------------------------------------------------------------------------------------------------------
@@ -179,6 +209,11 @@ def _grow_vocabulary(source: Source, encoder: Encoder, tokenizer: ColBERTTokeniz
     if vocab_size <= len(old):
         return
     new_tokens = sorted(token for token, i in tokenizer.backend.get_vocab().items() if i >= len(old))
+    if vocab_size > 2 * len(old) or vocab_size - len(old) > len(new_tokens):
+        raise CheckpointError(
+            f"{source.encoder}: the tokenizer has ids up to {vocab_size - 1}, but the embedding matrix has {len(old)} "
+            "rows; the tokenizer's files are of another model, or damaged"
+        )
     # An encoder alone has no embeddings of the prefixes yet; a trained model should have one of every token.
     level = logging.WARNING if source.has_projection else logging.INFO
     message = "%s has no embeddings of %d tokens, so untrained ones are added (seed %d); the first token is %r"
@@ -196,9 +231,9 @@ def _grow_vocabulary(source: Source, encoder: Encoder, tokenizer: ColBERTTokeniz
 def _projection(dense: Dense, dtype: torch.dtype) -> Projection:
     path, config = dense.origin / FILES.config, dense.config
     known = ("in_features", "out_features", "bias", "activation_function", "use_residual")
-    for key in known[:2]:
-        if not isinstance(config.get(key), int):
-            raise CheckpointError(f"{path}: {key} should be an integer, found {config.get(key)!r}")
+    for key, kind in (("bias", bool), ("activation_function", str), ("use_residual", bool)):
+        if key in config and not isinstance(config[key], kind):
+            raise CheckpointError(f"{path}: {key} should be of type {kind.__name__}, found {config[key]!r:.80}")
     try:
         with without_memory():
             # sentence-transformers leaves `bias` out when it is true; PyLate always writes it.
@@ -214,6 +249,8 @@ def _stanford_projection(contents: Contents, dtype: torch.dtype) -> Projection:
     tensors = unwrapped(contents.tensors, origin)
     if "linear.weight" not in tensors:
         raise CheckpointError(f"{origin} lacks tensor linear.weight, the projection of a Stanford ColBERT")
+    if tensors["linear.weight"].dim() != len(("out", "in")):
+        raise CheckpointError(f"{origin}: tensor linear.weight has shape {tuple(tensors['linear.weight'].shape)}")
     with without_memory():
         out_features, in_features = tensors["linear.weight"].shape
         projection = Projection(in_features, out_features)

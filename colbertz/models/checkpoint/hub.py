@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from colbertz.files import restore_directory
 from colbertz.models.checkpoint.layouts import FILES
 
 # The model that comes with the package, by the name it would have on the hub, and its directory.
@@ -22,6 +23,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         FileNotFoundError: if there is neither such a directory nor such a repository.
     """
     path, name = Path(path_or_hub_id).expanduser(), str(path_or_hub_id)
+    restore_directory(path)
     if path.is_dir():
         return path
     if name == PACKAGED and not path.exists():

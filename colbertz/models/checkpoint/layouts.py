@@ -2,7 +2,7 @@
 
 PyLate and sentence-transformers (`modules.json`), Stanford (`HF_ColBERT`, `artifact.metadata`) and bare Hugging Face
 encoders. colbertz writes PyLate's layout, which the others read. Nothing here reads a file: read.py does, and passes
-the content of the JSON files.
+the content of the JSON files. That content may be of any type, which is checked here.
 """
 
 import logging
@@ -13,8 +13,12 @@ from typing import Any, Literal
 
 from colbertz.errors import UserError
 from colbertz.models.tokenizer import LONGEST, ColBERTSettings
+from colbertz.untrusted import check_inside
 
 logger = logging.getLogger(__name__)
+
+# Modules of a checkpoint; published ones have up to five.
+_MOST_MODULES = 32
 
 Layout = Literal["pylate", "sentence-transformers", "stanford", "encoder"]
 
@@ -99,11 +103,17 @@ def locate_modules(directory: Path, modules: list[Any]) -> Modules:
     """
     origin = directory / FILES.modules
     encoder, projections, mask, pooled = None, [], None, False
+    if len(modules) > _MOST_MODULES:
+        raise CheckpointError(f"{origin} lists {len(modules):,} modules, at most {_MOST_MODULES} are supported")
     for module in modules:
         if not isinstance(module, dict):
             raise CheckpointError(f"{origin} should list objects with path and type, found {module!r}")
         kind = str(module.get("type", "")).rpartition(".")[2]
         path = directory / str(module.get("path", ""))
+        try:
+            check_inside(directory, path)
+        except (UserError, ValueError) as error:  # ValueError: a path with a zero
+            raise CheckpointError(f"{origin}: {error}") from None
         if kind == "Transformer":
             encoder = path
         elif kind == "Dense":
@@ -145,7 +155,7 @@ def sentence_transformers_settings(
     saved: dict[str, Any],
     transformer: dict[str, Any],
     mask: dict[str, Any],
-    longest: list[int | None],
+    longest: list[int],
 ) -> ColBERTSettings:
     """Settings of sentence-transformers 6: prefixes are part of the prompts, the Transformer describes the expansion.
 
@@ -154,22 +164,26 @@ def sentence_transformers_settings(
         saved: the content of config_sentence_transformers.json.
         transformer: the content of sentence_bert_config.json.
         mask: the content of MultiVectorMask's config.json.
-        longest: lengths that no text may exceed, such as the tokenizer's; None for no limit.
+        longest: lengths that no text may exceed, such as the tokenizer's.
 
     Raises:
         CheckpointError: if the expansion or the mask is of a kind that is not supported.
     """
-    expansion = transformer.get("query_expansion")
-    if expansion and (expansion.get("strategy") != "fixed" or expansion.get("token") is not None):
+    expansion = _typed(directory / FILES.transformer, transformer, "query_expansion", dict)
+    skiplist = _typed(directory / FILES.modules, mask, "skiplist_words", list)
+    prompts = _typed(directory / FILES.settings, saved, "prompts", dict)
+    lengths = [_typed(directory / FILES.transformer, transformer, "max_seq_length", int), *longest]
+    is_fixed = expansion and expansion.get("strategy") == "fixed" and type(expansion.get("length")) is int
+    if expansion and (not is_fixed or expansion.get("token") is not None):
         raise CheckpointError(
-            f"{directory / FILES.transformer}: query_expansion {expansion} is not supported, only the strategy 'fixed' "
-            "with the tokenizer's own mask token"
+            f"{directory / FILES.transformer}: query_expansion {expansion!r:.200} is not supported, only the "
+            "strategy 'fixed' with the tokenizer's own mask token"
         )
     if mask.get("skiplist_tasks", ["document"]) != ["document"] or mask.get("keep_only_token_ids"):
         raise CheckpointError(
-            f"{directory / FILES.modules}: MultiVectorMask {mask} is not supported, only a document skiplist"
+            f"{directory / FILES.modules}: MultiVectorMask {mask!r:.200} is not supported, only a document skiplist"
         )
-    limit = min(length or LONGEST for length in (transformer.get("max_seq_length"), LONGEST, *longest))
+    limit = min([LONGEST, *(length for length in lengths if length)])
     values = {
         "query_prefix": "",
         "document_prefix": "",
@@ -177,8 +191,8 @@ def sentence_transformers_settings(
         "document_length": transformer.get("document_length") or limit,
         "do_query_expansion": bool(expansion),
         "attend_to_expansion_tokens": bool(expansion and expansion.get("attend")),
-        "skiplist_words": tuple(mask.get("skiplist_words") or ()),
-        "prompts": {name: text for name, text in (saved.get("prompts") or {}).items() if text},
+        "skiplist_words": tuple(skiplist or ()),
+        "prompts": {name: text for name, text in (prompts or {}).items() if text},
         "default_prompt_name": saved.get("default_prompt_name"),
         "do_lower_case": transformer.get("do_lower_case"),
         "do_strip": False,
@@ -204,9 +218,17 @@ def stanford_settings(origin: Path, saved: dict[str, Any]) -> ColBERTSettings:
     return _settings(origin, values)
 
 
+def _typed(origin: Path, content: dict[str, Any], key: str, kind: type) -> Any:
+    """The value of a key, or None where it is null or missing; CheckpointError if it is of another type."""
+    value = content.get(key)
+    if value is not None and type(value) is not kind:
+        raise CheckpointError(f"{origin}: {key} should be of type {kind.__name__}, found {value!r:.80}")
+    return value
+
+
 def _settings(origin: Path, values: dict[str, Any]) -> ColBERTSettings:
     """The settings with these values; a value of None stands for the default."""
     try:
         return replace(ColBERTSettings(), **{key: value for key, value in values.items() if value is not None})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{origin}: {error}") from error

@@ -6,16 +6,17 @@ executed.
 
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from colbertz.models.checkpoint.json_files import read_json, read_json_if_there
+from colbertz.models.checkpoint.json_files import check_file, is_there, read_json, read_json_if_there
 from colbertz.models.checkpoint.layouts import (
     FILES,
     CheckpointError,
@@ -26,6 +27,7 @@ from colbertz.models.checkpoint.layouts import (
     stanford_settings,
 )
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer_files
+from colbertz.models.tokenizer import LONGEST
 
 # Weights are computed with in these types; quantised ones are in int8, uint8 or float8.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -34,6 +36,16 @@ _QUANTISED = re.compile(
     r"\.(SCB|weight_format|(weight|input|output)_(scale|scale_inv|zero_point)|weight_packed|weight_shape|qweight|qzeros"
     r"|scales|g_idx|(nested_)?(absmax|quant_map))$|\.quant_state\."
 )
+# Numbers in the weights for each parameter of the model that a config.json describes: the head of a language model is
+# as large as the embedding matrix. Beside it there may be small tensors, such as a pooler.
+_MOST_FOR_A_PARAMETER = 3
+_MOST_BESIDE = 2**22
+# Bytes of a number of the widest type, float64.
+_WIDEST = 8
+# Features of a dense layer, and tensors and shards of a checkpoint.
+_MOST_FEATURES = 2**20
+_MOST_TENSORS = 100_000
+_MOST_SHARDS = 1_000
 # Tensors of adapters, which change the weights that they stand beside.
 _ADAPTER = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|ia3_l|modules_to_save)(\.|$)")
 
@@ -78,16 +90,23 @@ def read_source(directory: Path) -> Source:
     Raises:
         CheckpointError: if it is none, uses modules that are not supported, or a file is missing or damaged.
     """
-    if (directory / FILES.modules).is_file():
+    if is_there(directory / FILES.modules):
         return _read_modules(directory)
-    if not (directory / FILES.config).is_file():
+    for name in (FILES.settings, "1_Dense"):
+        if is_there(directory / name):
+            raise CheckpointError(
+                f"{directory} has {name} and no {FILES.modules}, which says what its parts are; the checkpoint is "
+                "incomplete, copy or download it again"
+            )
+    if not is_there(directory / FILES.config):
         raise CheckpointError(
             f"{directory} is not a checkpoint: it has neither {FILES.modules} nor {FILES.config}; "
             "give the directory that save_pretrained wrote or that the hub shows"
         )
     _refuse_adapter(directory)
     config = read_json(directory / FILES.config)
-    if (config.get("architectures") or [None])[0] == "HF_ColBERT":
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures[:1] == ["HF_ColBERT"]:
         path = directory / FILES.stanford
         return Source("stanford", directory, config, settings=stanford_settings(path, read_json_if_there(path)))
     return Source("encoder", directory, config)
@@ -106,7 +125,9 @@ def _read_modules(directory: Path) -> Source:
         return Source("pylate", modules.encoder, config, modules.projections, settings)
     tokenizer = read_json_if_there(directory / FILES.tokenizer_config)
     root_config = read_json(directory / FILES.config)
-    longest = [tokenizer.get("model_max_length"), root_config.get("max_position_embeddings")]
+    limits = (tokenizer.get("model_max_length"), root_config.get("max_position_embeddings"))
+    # transformers writes 1e30 for a tokenizer without a limit.
+    longest = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= LONGEST]
     settings = sentence_transformers_settings(directory, saved, transformer, mask, longest)
     config = read_json(modules.encoder / FILES.config)
     return Source("sentence-transformers", modules.encoder, config, modules.projections, settings)
@@ -114,46 +135,78 @@ def _read_modules(directory: Path) -> Source:
 
 def _refuse_adapter(directory: Path) -> None:
     """Refuse an encoder that an adapter beside it changes."""
-    if (directory / FILES.adapter).is_file():
+    if is_there(directory / FILES.adapter):
         raise CheckpointError(
             f"{directory / FILES.adapter}: adapters (LoRA) are not supported; merge it into the weights with peft's "
             "merge_and_unload, then save the model"
         )
 
 
-def read_contents(source: Source) -> Contents:
+def read_contents(source: Source, num_parameters: int) -> Contents:
     """Read the weights and the tokenizer of a checkpoint.
 
     Args:
         source: as `read_source` returned it.
+        num_parameters: of the encoder that its config.json describes; files that hold much more are not read.
 
     Raises:
         CheckpointError: if a file is missing or damaged, or a weight is NaN or infinite.
     """
-    tensors = read_tensors(source.encoder)
-    projections = [Dense(path, read_json(path / FILES.config), read_tensors(path)) for path in source.projections]
+    tensors = read_tensors(source.encoder, num_parameters)
+    projections = [_read_dense(path) for path in source.projections]
     tokenizer, special_tokens = read_tokenizer_files(source.encoder, source.config)
     return Contents(source, tensors, projections, tokenizer, special_tokens)
+
+
+def _read_dense(directory: Path) -> Dense:
+    path = directory / FILES.config
+    config = read_json(path)
+    for key in ("in_features", "out_features"):
+        if type(config.get(key)) is not int or not 0 < config[key] <= _MOST_FEATURES:
+            raise CheckpointError(
+                f"{path}: {key} should be an integer from 1 to {_MOST_FEATURES:,}, found {config.get(key)!r:.80}"
+            )
+    return Dense(directory, config, read_tensors(directory, config["in_features"] * config["out_features"]))
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def read_tensors(directory: Path) -> dict[str, Tensor]:
+def read_tensors(directory: Path, num_parameters: int) -> dict[str, Tensor]:
     """All tensors of a directory: one safetensors file, its shards, or a `.bin` that holds nothing but tensors.
+
+    Args:
+        directory: of the module.
+        num_parameters: that its config.json describes; nothing is read of files that hold much more.
 
     Raises:
         CheckpointError: if there are none, a file is damaged, or a weight is quantised, of an adapter, NaN or infinite.
     """
-    for file in (FILES.weights, FILES.weights_index, FILES.weights_pickled, FILES.weights_pickled_index):
-        path = directory / file
-        if path.is_file():
+    for name in (FILES.weights, FILES.weights_index, FILES.weights_pickled, FILES.weights_pickled_index):
+        path = directory / name
+        if is_there(path):
             break
     else:
         raise CheckpointError(
             f"{directory} has no weights: neither {FILES.weights} nor {FILES.weights_pickled}, whole or in shards"
         )
-    tensors = _read_shards(path) if path.suffix == ".json" else _read_tensor_file(path)
+    weight_map = _weight_map(path) if path.suffix == ".json" else {}
+    files = sorted({directory / shard for shard in weight_map.values()}) or [path]
+    for file in files:
+        check_file(file)
+    size = sum(file.stat().st_size for file in files)
+    most = _WIDEST * (_MOST_FOR_A_PARAMETER * num_parameters + _MOST_BESIDE)
+    if size > most:
+        raise CheckpointError(
+            f"{path}: the weights have {size:,} bytes, but {directory / FILES.config} describes a model of "
+            f"{num_parameters:,} numbers; the files do not belong together"
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= _read_tensor_file(file)
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{path} promises tensor {missing[0]}, which is in none of the shards")
     for key, tensor in tensors.items():
         _refuse_quantised(path, key, tensor)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -177,43 +230,58 @@ def _refuse_quantised(path: Path, name: str, tensor: Tensor) -> None:
         )
 
 
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    """All tensors of the files that an index names; files outside its own directory are never read."""
-    weight_map = read_json(path).get("weight_map", {})
-    if not weight_map:
+def _weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, as the index of the shards says."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map that names the shards")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        tensors |= _read_tensor_file(path.parent / Path(shard).name)
-    missing = sorted(set(weight_map) - set(tensors))
-    if missing:
-        raise CheckpointError(f"{path} promises tensor {missing[0]}, which is in none of the shards")
-    return tensors
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or shard in ("", ".", "..") or "/" in shard or "\0" in shard:
+            raise CheckpointError(f"{path}: weight_map should name files in the same directory, found {shard!r:.80}")
+    if len(set(weight_map.values())) > _MOST_SHARDS:
+        raise CheckpointError(f"{path} names more than {_MOST_SHARDS:,} shards; it is damaged")
+    return weight_map
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file. Those that safetensors' `save_model` left out, as its metadata says, are there again."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        names = list(file.keys())
+        if len(names) > _MOST_TENSORS:
+            raise CheckpointError(f"{path} has {len(names):,} tensors, at most {_MOST_TENSORS:,} are read")
+        tensors = {name: file.get_tensor(name) for name in names}
         aliases = file.metadata() or {}
     return tensors | {name: tensors[kept] for name, kept in aliases.items() if kept in tensors and name not in tensors}
 
 
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.bin`, by PyTorch's unpickler, which makes tensors and nothing else.
+
+    Raises:
+        CheckpointError: if it holds something else, or its parts would take more memory than the file.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise CheckpointError(f"{path} is compressed, as PyTorch never writes it; convert it to safetensors")
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{path} is not a dictionary of tensors")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: tensor {name!r:.80} is sparse or expanded; convert it to safetensors")
+    return tensors
+
+
 def _read_tensor_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete, copy or download it again")
     try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds more than tensors and could run code on loading; convert it to safetensors first"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{path} is not a dictionary of tensors")
-    return tensors
+    except Exception as error:  # damaged pickles raise errors of any type
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is damaged or cut short ({reason:.200}); copy or download it again") from error

@@ -1,9 +1,11 @@
 """Writing the parts of a ColBERT as a checkpoint directory in PyLate's layout."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -17,11 +19,37 @@ from colbertz.models.encoders.base import Encoder
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTTokenizer
 
+# Files of the dense layers and of weights in shards; the other files of a checkpoint are named in `FILES`.
+_MORE_FILES = re.compile(
+    r"\d+_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)"
+    r"|(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)"
+)
+
+
+def is_of_checkpoint(path: str) -> bool:
+    """Whether a path within a directory is that of a file of a checkpoint, in one of the layouts that are read here.
+
+    A new checkpoint replaces all of them: readers would take one that stays for a part of it.
+    """
+    return path in astuple(FILES) or _MORE_FILES.fullmatch(path) is not None
+
 
 def save(
-    encoder: Encoder, projections: Sequence[Projection], tokenizer: ColBERTTokenizer, directory: str | Path
+    encoder: Encoder,
+    projections: Sequence[Projection],
+    tokenizer: ColBERTTokenizer,
+    directory: str | Path,
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a checkpoint; an existing directory is replaced only when all files are written.
+    """Write a checkpoint; an existing one is replaced only when all files are written.
+
+    Other files in the directory stay, such as a README or exported ONNX files; those of the old checkpoint do not (see
+    `is_of_checkpoint`).
+
+    Args:
+        encoder, projections, tokenizer: the parts.
+        directory: of the checkpoint.
+        beside: names and contents of text files that are written with it.
 
     Raises:
         NotADirectoryError: if `directory` is a file.
@@ -32,20 +60,23 @@ def save(
     max_length = max(tokenizer.settings.query_length, tokenizer.settings.document_length)
     dtype = str(encoder.token_embeddings.weight.dtype).removeprefix("torch.")
     folders = [f"{number}_Dense" for number in range(1, len(projections) + 1)]
-    with replaced_directory(Path(directory)) as out:
+    with replaced_directory(Path(directory), is_of_checkpoint) as out:
         _write_json(out / FILES.config, {**encoder.config.to_dict(), "dtype": dtype})
         _write_tensors(out / FILES.weights, cast(nn.Module, encoder))
         for folder, projection in zip(folders, projections):
             (out / folder).mkdir()
             _write_json(out / folder / FILES.config, projection.to_dict())
             _write_tensors(out / folder / FILES.weights, projection)
-        tokenizer.backend.save(str(out / FILES.tokenizer))
+        # Not `Tokenizer.save`, whose errors are not OSErrors.
+        (out / FILES.tokenizer).write_text(tokenizer.backend.to_str(pretty=True), encoding="utf-8")
         special_tokens = tokenizer.special_tokens
         about_tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
         _write_json(out / FILES.tokenizer_config, {**about_tokenizer, **special_tokens})
         _write_json(out / FILES.special_tokens, special_tokens)
         _write_json(out / FILES.transformer, {"max_seq_length": max_length, "do_lower_case": lower_case})
         _write_json(out / FILES.modules, _modules(folders))
+        for name, text in beside.items():
+            (out / name).write_text(text, encoding="utf-8")
         about = {"model_type": "ColBERT", "__version__": {"colbertz": __version__, "pytorch": torch.__version__}}
         _write_json(out / FILES.settings, {**about, **settings, "similarity_fn_name": "MaxSim"})
 

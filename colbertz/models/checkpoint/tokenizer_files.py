@@ -14,8 +14,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from colbertz.models.checkpoint.json_files import read_json_if_there
+from colbertz.models.checkpoint.json_files import check_file, is_there, read_json, read_json_if_there
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
+from colbertz.models.checkpoint.tokenizer_limits import MOST_TOKENIZER_BYTES, check_tokenizer
+from colbertz.models.library_errors import library_errors
 
 # Names of one class of transformers: it reads vocab.txt, and its settings count more than those in tokenizer.json.
 _BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
@@ -33,6 +35,8 @@ _BERT_ROLES = {
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a JSON object says about a token beside its text.
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+# Digits of an id.
+_MOST_DIGITS = 10
 # Settings of tokenizer_config.json of which only one value is supported, with that value.
 _SUPPORTED = {"truncation_side": "right", "split_special_tokens": False}
 
@@ -62,17 +66,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
     Raises:
         CheckpointError: if it cannot be read, or an added token cannot have the id that the file gives it.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        # The library numbers added tokens in the order of the file and ignores the ids that stand there.
-        added = sorted(content.get("added_tokens") or [], key=lambda token: token["id"])
-        if added == content.get("added_tokens"):
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": added}))
-        ids = {token["content"]: token["id"] for token in added}
-    except Exception as error:  # the only type that the tokenizers library raises
-        raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
+    content = read_json(path, most_bytes=MOST_TOKENIZER_BYTES)
+    check_tokenizer(path, content)
+    # The library numbers added tokens in the order of the file and ignores the ids that stand there.
+    added = sorted(content.get("added_tokens") or [], key=lambda token: token["id"])
+    with library_errors(f"{path} cannot be read by the tokenizers library", CheckpointError):
+        tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": added}))
+    ids = {token["content"]: token["id"] for token in added}
     _check_ids(path, tokenizer, ids)
     return tokenizer
 
@@ -110,8 +110,8 @@ def read_tokenizer_files(directory: Path, encoder: Mapping[str, Any]) -> tuple[T
 
 def _is_bert(directory: Path, config: Mapping[str, Any], encoder: Mapping[str, Any]) -> bool:
     """Whether transformers would make a `BertTokenizer`, whose settings count more than those in tokenizer.json."""
-    has_json = (directory / FILES.tokenizer).is_file()
-    if not has_json and not (directory / FILES.vocabulary).is_file():
+    has_json = is_there(directory / FILES.tokenizer)
+    if not has_json and not is_there(directory / FILES.vocabulary):
         raise CheckpointError(
             f"{directory} has no {FILES.tokenizer} (nor a {FILES.vocabulary}); add the tokenizer's files"
         )
@@ -128,7 +128,7 @@ def _is_bert(directory: Path, config: Mapping[str, Any], encoder: Mapping[str, A
 def _base(directory: Path, config: Mapping[str, Any], is_bert: bool) -> Tokenizer:
     """The tokenizer before tokens are added to it."""
     path = directory / FILES.tokenizer
-    if path.is_file():
+    if is_there(path):
         tokenizer = read_tokenizer(path)
         if not is_bert:
             return tokenizer
@@ -142,11 +142,10 @@ def _base(directory: Path, config: Mapping[str, Any], is_bert: bool) -> Tokenize
             )
     else:
         path = directory / FILES.vocabulary
-        try:
+        check_file(path, most_bytes=MOST_TOKENIZER_BYTES)
+        with library_errors(f"{path} cannot be read by the tokenizers library", CheckpointError):
             vocabulary = models.WordPiece.read_file(str(path))
             tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_BERT_ROLES["unk_token"]))
-        except Exception as error:  # the only type that the tokenizers library raises
-            raise CheckpointError(f"{path} cannot be read by the tokenizers library ({error})") from error
         tokenizer.decoder = decoders.WordPiece()
     clean_text = tokenizer.normalizer.clean_text if tokenizer.normalizer else True
     tokenizer.normalizer = normalizers.BertNormalizer(clean_text=clean_text, **_normalisation(directory, config))
@@ -176,10 +175,10 @@ def _normalisation(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]
 def _declared(directory: Path, config: Mapping[str, Any]) -> _Declared:
     """What tokenizer_config.json says; transformers since 4.34 writes everything there."""
     path, decoder = directory / FILES.tokenizer_config, config["added_tokens_decoder"]
-    if not isinstance(decoder, dict) or not all(str(i).isdecimal() for i in decoder):
+    if not isinstance(decoder, dict) or not all(i.isdecimal() and len(i) <= _MOST_DIGITS for i in decoder):
         raise CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens, found {decoder!r:.80}")
     added = {int(i): _token(path, "added_tokens_decoder", token) for i, token in decoder.items()}
-    roles, extra = _roles(config)
+    roles, extra = _roles(path, config)
     ids = {token.content: i for i, token in added.items()}
     return _Declared(path, ids, [added[i] for i in sorted(added)], roles, extra)
 
@@ -187,8 +186,8 @@ def _declared(directory: Path, config: Mapping[str, Any]) -> _Declared:
 def _declared_before(directory: Path, config: Mapping[str, Any], old: Mapping[str, Any]) -> _Declared:
     """What older files say: special_tokens_map.json (`old`), which counts more than `config`, and added_tokens.json."""
     path = directory / FILES.added_tokens
-    roles, extra = _roles(config)
-    old_roles, old_extra = _roles(old)
+    roles, extra = _roles(directory / FILES.tokenizer_config, config)
+    old_roles, old_extra = _roles(directory / FILES.special_tokens, old)
     roles = {**roles, **old_roles}
     # transformers 5 does not look at `additional_special_tokens` of the old file here.
     with_flags = extra if "extra_special_tokens" not in old else extra or old_extra
@@ -201,13 +200,17 @@ def _declared_before(directory: Path, config: Mapping[str, Any], old: Mapping[st
     return _Declared(path, ids, sorted(added, key=lambda token: ids[token.content]), roles, extra)
 
 
-def _roles(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def _roles(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The special tokens of a file: those with a role, and those without."""
     roles = {k: v for k, v in config.items() if k.endswith("_token") and isinstance(v, str | dict | None)}
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    if isinstance(extra, dict):
-        return {**roles, **extra}, []
-    return roles, list(extra)
+    if not isinstance(extra, dict | list):
+        raise CheckpointError(f"{path}: extra_special_tokens must list tokens, found {extra!r:.80}")
+    unnamed = extra.items() if isinstance(extra, dict) else [("extra_special_tokens", token) for token in extra]
+    for role, token in (*roles.items(), *unnamed):
+        if token is not None:
+            _token(path, role, token)
+    return ({**roles, **extra}, []) if isinstance(extra, dict) else (roles, extra)
 
 
 def _add_tokens(tokenizer: Tokenizer, declared: _Declared, roles: Mapping[str, Any]) -> dict[str, AddedToken]:

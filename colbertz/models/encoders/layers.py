@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from colbertz.errors import UserError
 from colbertz.kernels.cpu.linear import linear
 
+# The largest size in a config.json: products of two sizes do not overflow. Published sizes are up to a million.
+_MOST = 10**8
+# Layers of an encoder; published ones have up to a hundred.
+_MOST_LAYERS = 1_000
+
 # By their names in config.json.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -54,6 +59,9 @@ def check_fields(config: Any) -> None:
             raise UserError(f"{field.name} should be of type {kind.__name__}, found {value!r}")
         if kind is int and value < 1:
             raise UserError(f"{field.name} must be at least 1, found {value}")
+        most = _MOST_LAYERS if field.name == "num_hidden_layers" else _MOST
+        if kind is int and value > most:
+            raise UserError(f"{field.name} must be at most {most:,}, found {value!r:.40}")
         if kind is float and not 0 <= value < float("inf"):
             raise UserError(f"{field.name} must be a number that is not negative, found {value}")
         if kind is float and "dropout" in field.name and value > 1:

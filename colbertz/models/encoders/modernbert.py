@@ -26,6 +26,9 @@ from colbertz.ragged import Ragged
 _THETAS = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
 # What `rope_parameters` may say about a kind of layer beside its theta.
 _ROPE = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}
+# Beyond these, powers of a theta are no numbers in float32.
+_SMALLEST_THETA = 1e-6
+_LARGEST_THETA = 1e30
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,10 @@ class ModernBertConfig:
         head_dim = self.hidden_size // self.num_attention_heads
         refuse(self.extra, {"head_dim": head_dim, "per_layer_config": {}, "pruned_heads": {}})
         for key in ("global_rope_theta", "local_rope_theta"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"{key} must be positive, found {getattr(self, key)}")
+            if not _SMALLEST_THETA <= getattr(self, key) <= _LARGEST_THETA:
+                raise UserError(
+                    f"{key} must be from {_SMALLEST_THETA:g} to {_LARGEST_THETA:g}, found {getattr(self, key)!r:.40}"
+                )
         check_type("layer_types", self.layer_types, (tuple, list), "a list of names")
         every = self.global_attn_every_n_layers
         kinds = self.layer_types or tuple(

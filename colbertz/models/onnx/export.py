@@ -75,7 +75,7 @@ def export(
         for file in files[:-2]:
             graph = build(encoder, projections, int8=file == MODELS["onnx-int8"])
             (out / file).write_bytes(graph.SerializeToString())
-        tokenizer.backend.save(str(out / FILES.tokenizer))
+        (out / FILES.tokenizer).write_text(tokenizer.backend.to_str(pretty=True), encoding="utf-8")
         content = json.dumps(_config(encoder, projections, tokenizer, name), indent=2, ensure_ascii=False)
         (out / CONFIG).write_text(content + "\n", encoding="utf-8")
     return [directory / file for file in files]

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError, require
 from colbertz.models.checkpoint.hub import PACKAGED_DIRECTORY, resolve
-from colbertz.models.checkpoint.json_files import read_json
+from colbertz.models.checkpoint.json_files import check_file, is_there, read_json
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
+from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
 
@@ -38,7 +39,7 @@ def load(
     path_or_hub_id: str | Path,
     backend: str,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType = None,
     embedding_dim: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> "tuple[OnnxEncoder, ColBERTTokenizer]":
@@ -61,7 +62,7 @@ def load(
         raise UserError(f"backend must be torch, {' or '.join(MODELS)}, got {backend!r}")
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
-    if dtype not in (None, torch.float32):
+    if dtype not in (None, "auto", torch.float32):
         raise UserError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
     path, tokenizer = _read(path_or_hub_id, backend, overrides or {})
     encoder = OnnxEncoder(path)
@@ -79,16 +80,17 @@ def _read(path_or_hub_id: str | Path, backend: str, overrides: Mapping[str, Any]
     if not is_local and directory != PACKAGED_DIRECTORY:
         directory = _with_onnx_files(str(path_or_hub_id), directory, backend)
     path = directory / MODELS[backend]
-    if not path.is_file() or not (directory / CONFIG).is_file():
-        missing = path if not path.is_file() else directory / CONFIG
+    if not is_there(path) or not is_there(directory / CONFIG):
+        missing = path if not is_there(path) else directory / CONFIG
         options = "--onnx" + " --int8" * (backend == "onnx-int8") + " --out DIR" * (not is_local)
         raise CheckpointError(f"{missing} is missing; write it with: colbertz export {path_or_hub_id} {options}")
+    check_file(path)
     config = read_json(directory / CONFIG)
     tokenizer_backend = read_tokenizer(directory / FILES.tokenizer)
     try:
         settings, special_tokens, max_positions = _settings(config, tokenizer_backend)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / CONFIG}: {error!r}; export the model again") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{directory / CONFIG}: {error!r:.300}; export the model again") from error
     tokenizer = ColBERTTokenizer(tokenizer_backend, settings.overridden(overrides), special_tokens)
     tokenizer.settings.check_lengths(max_positions)
     return path, tokenizer
@@ -96,7 +98,7 @@ def _read(path_or_hub_id: str | Path, backend: str, overrides: Mapping[str, Any]
 
 def _with_onnx_files(name: str, directory: Path, backend: str) -> Path:
     """The directory in which the ONNX files of the repository `name` are, downloaded if they are not in `directory`."""
-    if (directory / MODELS[backend]).is_file():
+    if is_there(directory / MODELS[backend]):
         return directory
     from huggingface_hub import snapshot_download
 
@@ -111,8 +113,13 @@ def _settings(config: dict[str, Any], backend: Tokenizer) -> tuple[ColBERTSettin
     names = {field.name for field in fields(ColBERTSettings)}
     if SETTINGS_KEY in config:
         ours = config[SETTINGS_KEY]
-        known = {key: value for key, value in ours["settings"].items() if key in names}
-        return ColBERTSettings(**known), ours["special_tokens"], ours["max_positions"]
+        known = {key: value for key, value in dict(ours["settings"]).items() if key in names}
+        special_tokens, max_positions = ours["special_tokens"], ours["max_positions"]
+        if not isinstance(special_tokens, dict) or not all(isinstance(token, str) for token in special_tokens.values()):
+            raise ValueError(f"special_tokens must map roles to tokens, found {special_tokens!r:.80}")
+        if max_positions is not None and type(max_positions) is not int:
+            raise ValueError(f"max_positions must be an integer or null, found {max_positions!r:.80}")
+        return ColBERTSettings(**known), special_tokens, max_positions
     known = {key: value for key, value in config.items() if key in names and value is not None}
     mask = backend.id_to_token(config["mask_token_id"])
     return ColBERTSettings(**known), {} if mask is None else {"mask_token": mask}, None

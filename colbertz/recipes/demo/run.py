@@ -73,7 +73,7 @@ def run(
         with stage(f"Training a model from scratch: train.py --config {config_file}"):
             training.main(["--config", config_file, "--overwrite", "true"])
         location = str(Path(settings.output) / "model")
-    model = ColBERT.from_pretrained(location)
+    model = ColBERT.from_pretrained(location, dtype="auto")
 
     with stage(f"Indexing all {len(functions):,} functions into {index}"):
         searcher = _build(index, model, functions, location)
@@ -115,7 +115,7 @@ def _write_training_data(functions: Sequence[Function], settings: TrainingConfig
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     tokenizer = train_tokenizer(text for function in trained_on for text in (function.query, function.document))
     Path(settings.model.tokenizer).parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(settings.model.tokenizer)
+    Path(settings.model.tokenizer).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     print(f"{tokenizer.get_vocab_size():,} tokens: {' · '.join(tokenizer.encode('parse_dateString').tokens)}")
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from colbertz.errors import UserError
 from colbertz.training.config.run import TrainingConfig
+from colbertz.untrusted import read_text
 
 # Settings that may differ between a run and the run that it resumes: they do not change the result.
 _WITHOUT_EFFECT_ON_THE_RESULT = {
@@ -22,6 +23,11 @@ _WITHOUT_EFFECT_ON_THE_RESULT = {
     "wandb",
 }
 
+# Bytes of a YAML file. PyYAML is slow, and configurations have a few thousand.
+_MOST_BYTES = 2**18
+# Levels of values within values. PyYAML's time grows with their square.
+_MOST_LEVELS = 50
+
 
 def shipped(name: str) -> Path:
     """A file or folder of configs/: the current directory's, or the one that came with colbertz."""
@@ -33,13 +39,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
     Raises:
-        UserError: if it is not YAML in UTF-8, has a key twice, or holds something else.
+        FileNotFoundError: if there is no such file.
+        UserError: if it is not YAML in UTF-8, is no ordinary file, holds too much, has a
+            key twice, or holds something else.
     """
+    text = read_text(path, most_bytes=_MOST_BYTES, anywhere=True)
     try:
-        text = path.read_text(encoding="utf-8")
+        _refuse_bombs(text, path)
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # ValueError: a number or date that Python cannot hold.
+        raise UserError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split()):.300}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values, such as 'output: runs/mine', got {content!r:.60}")
     _refuse_repeated_keys(yaml.compose(text), path)
@@ -59,6 +71,21 @@ def _refuse_repeated_keys(node: Any, path: Path) -> None:
             if first != line:
                 raise UserError(f"{path}, line {line}: the key {key.value!r} comes twice; it is in line {first} too")
             _refuse_repeated_keys(value, path)
+
+
+def _refuse_bombs(text: str, path: Path) -> None:
+    """Raise UserError for YAML that is short and stands for very much."""
+    levels = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1
+        if levels > _MOST_LEVELS:
+            raise UserError(f"{path}, line {line}: more than {_MOST_LEVELS} levels of values within values")
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(
+                f"{path}, line {line}: aliases such as *{event.anchor} are not supported, because a few of them can "
+                "stand for billions of values; write the values out"
+            )
 
 
 def dump(config: TrainingConfig) -> str:
