@@ -159,7 +159,7 @@ def _manifest(
     manifest = Manifest(
         generation=1,
         codec="",
-        segments=(SegmentInfo("", num_documents, num_tokens, remembered.get("num_far", estimated_num_far)),),
+        segments=(SegmentInfo("", num_documents, num_tokens, remembered.get("num_far", estimated_num_far), 0.0),),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,

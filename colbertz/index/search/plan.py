@@ -12,6 +12,9 @@ TOLERANCE = 0.005
 EXACT_BEYOND_K = 12
 # Documents scored with residuals first.
 WAVE = 128
+# In an index with a document whose norms differ more from 1 (`SegmentInfo.norm_deviation`), no stage takes centroids for
+# tokens: these do not tell which tokens are long.
+MAX_NORM_DEVIATION = 0.03
 # Cells probed for each query token by a search with any effort.
 BASE_PROBES = 8
 # Under a filter that leaves less than half of the documents: if at most this many times `n_full_scores` are left, all
@@ -77,6 +80,7 @@ class Plan:
         all_pass: every document is a candidate, and the walk only chooses the base.
         n_exact: documents scored exactly first on a GPU; if there are no more, they skip the stages before.
         wave: documents scored with residuals first; how many follow depends on the scores (refine.py).
+        by_centroids: False if every candidate gets residuals, without stage 3.
     """
 
     levels: tuple[int, ...]
@@ -85,6 +89,7 @@ class Plan:
     all_pass: bool
     n_exact: int
     wave: int
+    by_centroids: bool = True
 
 
 def effort_for(k: int, options: SearchOptions, num_cells: int) -> Effort:
@@ -103,6 +108,8 @@ def plan_for(
         return None
     if num_allowed <= max(limits.all_exact, n_exact):
         return Plan((), num_allowed, num_allowed, True, num_allowed, num_allowed)
+    if max(info.norm_deviation for info in snapshot.manifest.segments) > MAX_NORM_DEVIATION:
+        return Plan((), num_allowed, num_allowed, True, n_exact, num_allowed, by_centroids=False)
     # Time goes by tokens: of short texts, more documents go through each stage.
     more = max(1.0, limits.budget_tokens * num_documents / snapshot.manifest.num_tokens)
     n_base = int(max(limits.base, 8 * k) * more)

@@ -107,6 +107,8 @@ class SegmentInfo:
         name: its folder.
         num_documents, num_tokens: including deleted documents.
         num_far: tokens whose residual is longer than the codec's `cluster_threshold`.
+        norm_deviation: how much the norms of the embeddings of one document differ from 1, at most: the root of the
+            mean square of the tokens' log norms. 0 if all embeddings are of unit length.
         deleted: the file that lists the deleted documents, relative to the index; None if none is deleted.
         num_deleted: the number of deleted documents.
     """
@@ -115,6 +117,7 @@ class SegmentInfo:
     num_documents: int
     num_tokens: int
     num_far: int
+    norm_deviation: float
     deleted: str | None = None
     num_deleted: int = 0
 
@@ -236,16 +239,17 @@ class Manifest:
             digest = content.pop("sha256", None)
             if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or sealed(text, digest) != text:
                 raise _damaged(path, "it does not have the checksum that it holds")
-        return cls._checked(content, path)
+        return cls._checked(content, version, path)
 
     @classmethod
-    def _checked(cls, content: dict[str, Any], path: Path) -> "Manifest":
+    def _checked(cls, content: dict[str, Any], version: int, path: Path) -> "Manifest":
         expected = {f.name for f in fields(cls)}
         if set(content) != expected:
             wrong = ", ".join(sorted(set(content) ^ expected))
             raise _damaged(path, f"missing or unknown fields {wrong:.200}")
         try:
-            content["segments"] = tuple(SegmentInfo(**segment) for segment in content["segments"])
+            before_3 = {"norm_deviation": 0.0} if version == OLDEST_VERSION else {}
+            content["segments"] = tuple(SegmentInfo(**before_3 | segment) for segment in content["segments"])
             content["files"] = {name: Checksum(**checksum) for name, checksum in content["files"].items()}
             content["encoding"] = content["encoding"] and Encoding(**content["encoding"])
         except (TypeError, AttributeError) as error:
@@ -295,6 +299,9 @@ def _wrong_value(manifest: Manifest) -> str | None:
     if manifest.nbits not in NBITS:
         return f"nbits is {manifest.nbits} and must be one of {', '.join(map(str, NBITS))}"
     for segment in manifest.segments:
+        deviation: Any = segment.norm_deviation
+        if type(deviation) not in (int, float) or not 0 <= deviation < _MAX_FLOAT:
+            return f"norm_deviation is {deviation!r:.80} and must be a number of at least 0"
         if segment.num_far > segment.num_tokens or segment.num_deleted >= segment.num_documents:
             return f"the counts of {segment!r:.200} contradict each other"
     # What JSON held may be of another type than the fields say.

@@ -27,6 +27,8 @@ from colbertz.ragged import Ragged
 # By its definition a quarter of the tokens that a codec was made for is farther from a centroid than its
 # `cluster_threshold`. Where more than this share of new tokens is, the codec lacks centroids.
 FAR_SHARE = 0.5
+# Documents whose norms are looked at together.
+_BLOCK = 256
 
 
 class SegmentWriter:
@@ -67,6 +69,7 @@ class SegmentWriter:
         """
         self.codec = codec
         self.num_far = num_far
+        self._norm_deviation = 0.0
         self._tokens_per_centroid = tokens_per_centroid
         self._device = torch.device(device)
         self._doclens = list(doclens or [])
@@ -144,7 +147,9 @@ class SegmentWriter:
     @property
     def info(self) -> SegmentInfo:
         """The entry of the manifest for this segment."""
-        return SegmentInfo(self._files.folder.name, len(self._doclens), sum(self._doclens), self.num_far)
+        return SegmentInfo(
+            self._files.folder.name, len(self._doclens), sum(self._doclens), self.num_far, self._norm_deviation
+        )
 
     def sync(self) -> None:
         """Wait until all codes so far are on the disk."""
@@ -158,7 +163,7 @@ class SegmentWriter:
     ) -> None:
         self._open_files.__exit__(kind, error, traceback)
         if error is None:
-            self._write_lists()
+            self._complete()
 
     def _add_documents(self, documents: Iterable[Document], count: int) -> None:
         assert self._documents is not None, "the documents of this segment are stored already"
@@ -171,14 +176,22 @@ class SegmentWriter:
         self._tokens.write(encoded)
         self._doclens += doclens
 
-    def _write_lists(self) -> None:
-        """Write the document lengths and the inverted lists, from the codes in their file."""
-        codes = np.load(self._files.codes, mmap_mode="r", allow_pickle=False)
+    def _complete(self) -> None:
+        """Write the document lengths and the inverted lists, and find out about the norms, from the coded tokens."""
+        coded = (self._files.codes, self._files.residuals, self._files.inverse_norms)
+        codes, residuals, inverse_norms = (np.load(path, mmap_mode="r", allow_pickle=False) for path in coded)
         doclens = np.array(self._doclens, np.int64)
-        lists, lengths = invert(codes, offsets_of(doclens), len(self.codec.centroids))
+        offsets = offsets_of(doclens)
+        lists, lengths = invert(codes, offsets, len(self.codec.centroids))
         np.save(self._files.doclens, doclens.astype(np.int32), allow_pickle=False)
         np.save(self._files.ivf, lists, allow_pickle=False)
         np.save(self._files.ivf_lengths, lengths, allow_pickle=False)
+        for first in range(0, len(doclens), _BLOCK):
+            block = offsets[first : first + _BLOCK + 1]
+            tokens = slice(block[0], block[-1])
+            encoded = Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
+            deviation = self.codec.norm_deviation(encoded, block - block[0])
+            self._norm_deviation = max(self._norm_deviation, deviation)
 
 
 class _TokenWriter:
