@@ -162,6 +162,25 @@ def remove_leftovers(folder: Path, names: str) -> None:
             _remove(path)
 
 
+def remove_known(path: Path, known: Callable[[Path], bool]) -> None:
+    """Remove a file, or a folder with all in it, as far as it is known; of a symbolic link only the link.
+
+    Args:
+        path: the file or folder.
+        known: whether a file or folder may be removed. What is in a folder that is not known stays, and so does a
+            folder with something left in it.
+    """
+    if not known(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    for inner in [*path.iterdir()]:
+        remove_known(inner, known)
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
 def sync_files(paths: Iterable[Path]) -> None:
     """Wait until the content of these files is on the disk."""
     for path in paths:

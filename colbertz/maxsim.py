@@ -273,6 +273,7 @@ def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
         check_type("scales", scales, Tensor, "a tensor")
     for name, texts in (("queries", queries), ("documents", documents)):
         check_type(name, texts, Ragged, "a Ragged; make one with Ragged.from_list")
+        texts.check_offsets()
         if not texts.dtype.is_floating_point and (scales is None or texts is queries):
             raise TypeError(f"{name} are {texts.dtype}; MaxSim takes floating-point embeddings")
         if texts.values.dim() != 2:
@@ -295,6 +296,7 @@ def _check(queries: Ragged, documents: Ragged, scales: Tensor | None) -> None:
 
 def _check_candidates(queries: Ragged, documents: Ragged, candidates: Ragged) -> None:
     check_type("candidates", candidates, Ragged, "a Ragged; make one with Ragged.from_lengths")
+    candidates.check_offsets()
     doc_idx = candidates.values
     if doc_idx.dtype != torch.int64 or doc_idx.dim() != 1:
         raise TypeError(

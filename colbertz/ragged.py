@@ -47,7 +47,17 @@ class Ragged:
             )
         if offsets.device != self.values.device:
             raise UserError(f"offsets are on {offsets.device} and values on {self.values.device}; move both with .to()")
-        # Reading a tensor on a GPU would wait for the GPU every time, so only offsets on the CPU are checked.
+        self.check_offsets()
+
+    def check_offsets(self) -> None:
+        """Check that the offsets rise from 0 to the number of rows. They are a tensor, whose values may have changed.
+
+        Reading a tensor on a GPU would wait for the GPU every time, so only offsets on the CPU are checked.
+
+        Raises:
+            UserError: if they do not.
+        """
+        offsets = self.offsets
         if offsets.device.type == "cpu" and (
             offsets[0] != 0 or offsets[-1] != len(self.values) or bool((offsets[1:] < offsets[:-1]).any())
         ):

@@ -1,11 +1,12 @@
 """`Searcher`: a model and an index together. Texts go in and hits come out."""
 
-import os
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, cast, overload
 
 import torch
 
@@ -16,13 +17,19 @@ from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
+from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT, Tokens
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.colbert import Backend
+from colbertz.models.dtypes import DType
+from colbertz.models.encoding import DocumentOptions
 from colbertz.models.pooling import describe_pooling
+from colbertz.models.recorded import backend_and_dtype, location_beside
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
+
+logger = logging.getLogger(__name__)
 
 # A model's fingerprint is the mean of the embeddings that it makes of this text. Another model, a retrained one or a
 # changed prompt or prefix gives other numbers; other files or another dtype of the same model give nearly the same.
@@ -72,6 +79,10 @@ class Searcher:
                     f"the model is not the one that the index {index.path} was built with: their embeddings of the same"
                     f" text have cosine {similarity:.3f}; give the right model, or build the index again"
                 )
+        used = Encoding(*backend_and_dtype(model))
+        if (built := index.manifest.encoding or used) != used:
+            words = (index.path, built.backend, built.dtype, used.backend, used.dtype)
+            logger.warning("the index %s was built with %s in %s; queries are encoded with %s in %s", *words)
         self.model = model
         self.index = index
 
@@ -81,9 +92,9 @@ class Searcher:
         path: str | Path,
         model: ColBERT | str | Path | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType = None,
         *,
-        backend: Backend = "torch",
+        backend: Backend | None = None,
     ) -> "Searcher":
         """Open the index at `path` and load its model.
 
@@ -91,8 +102,8 @@ class Searcher:
             path: an index directory.
             model: used instead of the one that the index names: a model, its directory or a hub id.
             device: where a model is loaded to; None for CUDA where there is one.
-            dtype: of a loaded model's weights.
-            backend: runs a loaded model, see `ColBERT.from_pretrained`.
+            dtype, backend: of a loaded model, as for `ColBERT.from_pretrained`; None for those that the index was built
+                with. Others find the same documents with slightly other scores, and a warning says so.
 
         Raises:
             FileNotFoundError: if the index or its model is missing.
@@ -100,9 +111,12 @@ class Searcher:
         """
         index = Index.open(path)
         if not isinstance(model, ColBERT):
-            model = ColBERT.from_pretrained(
-                _model_of(index) if model is None else model, device, dtype, backend=backend
-            )
+            built = index.manifest.encoding or Encoding("torch", "float32")
+            backend = backend or cast(Backend, built.backend)
+            if dtype is None and backend == built.backend == "torch":
+                dtype = getattr(torch, built.dtype)
+            location = _model_of(index) if model is None else model
+            model = ColBERT.from_pretrained(location, device, dtype, backend=backend)
         return cls(model, index)
 
     @classmethod
@@ -151,19 +165,14 @@ class Searcher:
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
+        options: DocumentOptions = {"pool_factor": pool_factor, "batch_tokens": batch_tokens, "devices": devices}
+        options["show_progress"] = False  # the bar is that of the whole build
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated, num_empty
             texts = [document.text or "" for document in batch]
             num_empty += count_empty(texts)
-            encoding = model.encode(
-                texts,
-                "document",
-                pool_factor=pool_factor,
-                batch_tokens=batch_tokens,
-                devices=devices,
-                show_progress=show_progress,
-            )
+            encoding = model.encode(texts, "document", **options)
             num_truncated += encoding.num_truncated
             return encoding.embeddings
 
@@ -175,12 +184,14 @@ class Searcher:
                 documents_at_once=documents_at_once,
                 nbits=nbits,
                 seed=seed,
-                model=None if location is None else _location(location, Path(path)),
+                model=None if location is None else location_beside(location, Path(path)),
                 fingerprint=_fingerprint(model),
+                encoding=Encoding(*backend_and_dtype(model)),
                 recipe=f"{describe_pooling(pool_factor)}, document_length {model.settings.document_length}",
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,
+                num_documents=length_hint(documents) or None,
                 chunk_tokens=chunk_tokens,
             )
         finally:
@@ -358,17 +369,6 @@ def _check_building(path: object, model: object, documents: object, location: ob
 def _fingerprint(model: ColBERT) -> list[float]:
     embeddings: torch.Tensor = model.encode_document(_PROBE)
     return [round(value, 5) for value in embeddings.mean(0).tolist()]
-
-
-def _location(model: str | Path, index: Path) -> str:
-    """How the index names its model: by a relative path if both are in one folder, which can then be moved."""
-    folder, root = Path(model).expanduser().resolve(), index.expanduser().resolve()
-    if not folder.is_dir():
-        return str(model)
-    if not folder.is_relative_to(root.parent):
-        return str(folder)
-    relative = os.path.relpath(folder, root)
-    return relative if relative.startswith("..") else f"./{relative}"
 
 
 def _model_of(index: Index) -> str | Path:

@@ -312,6 +312,7 @@ BUILDING: dict[str, list[Any]] = {
     "nbits": [0, 3, -1, math.nan, "4", None],
     "seed": NOT_SEEDS,
     "overwrite": NOT_BOOLS,
+    "num_documents": NOT_COUNTS,
     "show_progress": NOT_PROGRESS,
     "chunk_tokens": NOT_COUNTS,
 }
@@ -359,8 +360,8 @@ OPTIONS: dict[str, list[Any]] = {
     "n_full_scores": NOT_COUNTS,
     "fusion_depth": NOT_COUNTS,
     "exact": [0, *NOT_BOOLS],
+    "once": [0, *NOT_BOOLS],
     "hybrid": [1, *NOT_BOOLS],
-    "once": [1, *NOT_BOOLS],
     "where": [7, ["x"], math.nan],
     "parameters": [7, None, [1]],
     "subset": [7, "id", [1], math.nan],
@@ -440,7 +441,7 @@ rows(
     lambda w, **x: Searcher.open(**{"path": w.index.path, "model": str(w.checkpoint)} | x),
     path=NOT_PATHS,
     model=[7, math.nan, [1]],
-    backend=["tensorrt", None, 7],
+    backend=["tensorrt", 7],
     words={"model": "path_or_hub_id"},
     **LOADING,
 )

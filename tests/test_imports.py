@@ -17,7 +17,7 @@ import colbertz
 FLOORS: list[set[str]] = [
     {"kernels"},
     {"errors"},
-    {"ragged", "files", "untrusted", "document"},
+    {"ragged", "files", "untrusted", "document", "progress"},
     {"maxsim", "text"},
     {"corpus", "models", "index"},
     {"evaluation"},

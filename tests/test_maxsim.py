@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from colbertz import maxsim as public_maxsim
+from colbertz.errors import UserError
 from colbertz.maxsim import Backend, maxsim, maxsim_candidates, quantised
 from colbertz.ragged import Ragged
 
@@ -345,3 +346,16 @@ def test_quantised_documents_that_do_not_fit_are_refused() -> None:
             maxsim(queries, texts, scales=wrong)
     with pytest.raises(TypeError, match=r"queries are torch\.int8"):
         maxsim(small, small, scales=scales)
+
+
+@pytest.mark.parametrize("which", ["queries", "documents", "candidates"])
+def test_offsets_that_were_changed_are_refused(which: str) -> None:
+    """Offsets are checked when a batch is made, and kernels believed them later: reading foreign memory."""
+    batches = {
+        "queries": Ragged.from_lengths(torch.randn(5, 8), [2, 3]),
+        "documents": Ragged.from_lengths(torch.randn(7, 8), [3, 4]),
+        "candidates": Ragged.from_lengths(torch.tensor([0, 1]), [1, 1]),
+    }
+    batches[which].offsets[1] = 1 << 40
+    with pytest.raises(UserError, match="offsets must rise from 0 to the number of rows"):
+        maxsim_candidates(batches["queries"], batches["documents"], batches["candidates"])

@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     if not texts:
         raise UserError(f"{args.texts} holds no texts")
     warn_empty(count_empty(texts))
+    from colbertz.models.dtypes import describe
+
     model = load_model(args)
     if args.side == "query":
         embeddings = model.encode_query(texts, prompt_name=args.prompt_name, batch_tokens=args.batch_tokens)
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
         )
     _save(embeddings, output)
     num_tokens, embedding_dim = embeddings.values.shape
-    print(f"{len(texts):,} texts, {num_tokens:,} tokens of dimension {embedding_dim}: {output}")
+    computed = f"computed in {describe(model)}"
+    print(f"{len(texts):,} texts, {num_tokens:,} tokens of dimension {embedding_dim}, {computed}: {output}")
 
 
 def _save(embeddings: "Ragged", output: Path) -> None:

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
 def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
     """Build the index `out` of the file `corpus` and print how long it took."""
     require_file(corpus)
+    from colbertz.models.dtypes import describe
     from colbertz.searcher import Searcher
 
     bad_texts = BadTexts(args.on_bad_text)
@@ -84,6 +85,7 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
     index, seconds = searcher.index, time.perf_counter() - started
     megabytes = index.manifest.size / 1e6
     print(
-        f"indexed {len(index):,} documents ({index.num_tokens:,} tokens, {megabytes:,.1f} MB) in {seconds:.1f} s: {out}"
+        f"indexed {len(index):,} documents ({index.num_tokens:,} tokens, {megabytes:,.1f} MB) in {seconds:.1f} s,"
+        f" encoded in {describe(searcher.model)}: {out}"
     )
     return searcher

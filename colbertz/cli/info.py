@@ -43,6 +43,8 @@ def _about_index(path: str) -> Iterator[tuple[str, str]]:
     yield "size", f"{_megabytes(size)} in {_counted(len(manifest.segments), 'segment')}"
     yield "fields", ", ".join(index.fields) or "none"
     yield "model", index.model or "not recorded"
+    encoding = manifest.encoding
+    yield "encoded by", f"{encoding.backend} in {encoding.dtype}" if encoding else "not recorded"
     if not program:
         yield "advice", f"{advice} (colbertz compact)" if (advice := index.advice()) else "none"
 

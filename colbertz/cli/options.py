@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import dtype
-
     from colbertz.models import ColBERT
+    from colbertz.models.dtypes import DType
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 BACKENDS = ("torch", "onnx", "onnx-int8")
 # The model that comes with the package.
 DEFAULT_MODEL = "colbertz/nano"
+_AS_INDEX = "as for the index"
 
 
 def positive(text: str) -> int:
@@ -34,13 +34,17 @@ def seed(text: str) -> int:
     return number
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, default: str = DEFAULT_MODEL) -> None:
+def add_model_arguments(
+    parser: argparse.ArgumentParser, *, default: str = DEFAULT_MODEL, as_index: bool = False
+) -> None:
     """Add the options that name a model.
 
     Args:
         parser: a parser or one of its groups.
         default: the help's words for what happens without `--model`; `args.model` is None then, unless they are the
             name of the packaged model.
+        as_index: whether the model runs as the one that an index was built with; `args.dtype` and `args.backend` are
+            None then without the options.
     """
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -49,19 +53,26 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, default: str = DEFAU
         default=DEFAULT_MODEL if default == DEFAULT_MODEL else None,
         help=f"checkpoint directory or Hugging Face hub id (default: {default})",
     )
-    add_device_arguments(group)
+    add_device_arguments(group, default_dtype=_AS_INDEX if as_index else "auto")
     group.add_argument(
         "--backend",
         choices=BACKENDS,
-        default="torch",
-        help="what the model runs in; onnx and onnx-int8 run the files of `colbertz export` (default: torch)",
+        default=None if as_index else "torch",
+        help="what the model runs in; onnx and onnx-int8 run the files of `colbertz export` (default: "
+        f"{_AS_INDEX if as_index else 'torch'})",
     )
 
 
-def add_device_arguments(parser: "argparse._ArgumentGroup", *, default_dtype: str = "float32") -> None:
-    """Add `--device` and `--dtype` of a model."""
+def add_device_arguments(parser: "argparse._ArgumentGroup", *, default_dtype: str = "auto") -> None:
+    """Add `--device` and `--dtype` of a model. With another `default_dtype`, `args.dtype` is None without `--dtype`."""
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help=f"type of the weights (default: {default_dtype})")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto" if default_dtype == "auto" else None,
+        help="type that the model computes in; auto: bfloat16 on CUDA and on processors that multiply it fast, else "
+        f"float32 (default: {default_dtype})",
+    )
 
 
 def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,11 +95,15 @@ def load_model(args: argparse.Namespace) -> "ColBERT":
     return ColBERT.from_pretrained(args.model, args.device, torch_dtype(args.dtype), backend=args.backend)
 
 
-def torch_dtype(name: str | None) -> "dtype | None":
+def torch_dtype(name: str | None) -> "DType":
     import torch
 
-    dtype = None if name is None else getattr(torch, name)
-    assert dtype is None or isinstance(dtype, torch.dtype)
+    if name is None:
+        return None
+    if name == "auto":
+        return "auto"
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
     return dtype
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stretch the scores of each query to [0, 1], those of BM25 too, and write (1-W) * teacher + W * BM25 "
         "(default: 0)",
     )
-    add_device_arguments(teacher, default_dtype="the teacher's own choice")
+    add_device_arguments(teacher, default_dtype="auto for a colbert, else the teacher's own choice")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     from colbertz.distillation.teachers import bm25_teacher, load_teacher, score_lists
 
     candidates = read_mined(args.mined) if args.mined else read_run(args.run, args.data, args.split or "train")
-    teacher = load_teacher(args.kind, args.teacher, args.device, torch_dtype(args.dtype))
+    dtype = args.dtype or ("auto" if args.kind == "colbert" else None)
+    teacher = load_teacher(args.kind, args.teacher, args.device, torch_dtype(dtype))
     bm25 = bm25_teacher(candidates.documents.values()) if args.bm25_weight else None
     write_scores(args.out, candidates, score_lists(candidates, teacher, bm25, args.bm25_weight))
     print(f"{len(candidates.lists):,} lists, {candidates.num_pairs:,} scores: {args.out}")

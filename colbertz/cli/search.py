@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=positive, default=10, metavar="N", help="hits of a query (default: 10)")
     _add_search_arguments(parser)
     _add_output_arguments(parser.add_argument_group("output"))
-    add_model_arguments(parser, default="the index's")
+    add_model_arguments(parser, default="the index's", as_index=True)
 
     building = parser.add_argument_group("building the index first")
     building.add_argument("--build", metavar="CORPUS", help=cli_index.CORPUS_HELP)
@@ -100,7 +100,11 @@ def run(args: argparse.Namespace) -> int:
         require_parent(args.run)
     options = _options(args)
     if args.build is not None:
-        args.model = args.model or DEFAULT_MODEL
+        args.model, args.dtype, args.backend = (
+            args.model or DEFAULT_MODEL,
+            args.dtype or "auto",
+            args.backend or "torch",
+        )
         searcher = cli_index.build(args, args.build, args.index)
         if not args.query and not args.queries:
             return 0
@@ -177,16 +181,15 @@ def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]
 
 def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> bool:
     """Write a TREC run (query id, Q0, document id, rank, score, tag), and return whether it has any documents."""
-    from tqdm import tqdm
-
     from colbertz.evaluation.runs import Run, write_run
+    from colbertz.progress import progress
 
     rows = list(read_queries(queries))
     for row in rows:
         if not row.text.strip():
             raise UserError(f"{row.where}: the query {row.id!r} is empty; give it words, or leave it out")
     run: Run = {}
-    with tqdm(total=len(rows), unit=" queries", disable=None) as bar:
+    with progress("searching", len(rows), "queries") as bar:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):

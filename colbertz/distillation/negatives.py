@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from colbertz.errors import UserError, check_integer, check_list, check_number, check_show_progress, check_type
 from colbertz.evaluation import Collection
 from colbertz.index import Hit, Index
 from colbertz.models import ColBERT
+from colbertz.progress import progress
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import normalized
 
@@ -126,7 +125,7 @@ def mine(
         top_k: candidates of a query.
         batch_tokens: tokens in one forward pass; see `ColBERT.encode_query`.
         queries_at_once: queries that are encoded and searched together. It bounds the memory and changes no result.
-        show_progress: whether to show a progress bar; None shows it on a terminal.
+        show_progress: as for `colbertz.progress.progress`.
 
     Raises:
         UserError: if the index holds other documents than the collection.
@@ -149,10 +148,9 @@ def mine(
             " give the index of this data, or a new directory to build it in"
         )
     texts = dict(zip(collection.document_ids, collection.documents))
-    disable = None if show_progress is None else not show_progress
     num_truncated = 0
     try:
-        with tqdm(total=len(collection.queries), desc="mining", unit=" queries", disable=disable) as bar:
+        with progress("mining", len(collection.queries), "queries", show_progress) as bar:
             for start in range(0, len(collection.queries), queries_at_once):
                 queries = collection.queries[start : start + queries_at_once]
                 relevant = collection.relevant[start : start + queries_at_once]

@@ -10,14 +10,15 @@ from types import NoneType
 from typing import Any, Literal, get_args
 
 import torch
-from tqdm import tqdm
 
 from colbertz.distillation.lists import CandidateList, Candidates
 from colbertz.errors import UserError, check_integer, check_list, check_number, check_show_progress, check_type, require
 from colbertz.maxsim import maxsim_candidates
 from colbertz.models import ColBERT
 from colbertz.models.checks import check_loading
+from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import Side
+from colbertz.progress import progress
 from colbertz.ragged import Ragged
 from colbertz.text.bm25 import bm25_index
 from colbertz.text.words import split_identifiers
@@ -34,16 +35,15 @@ _MIN_RANGE = 1e-3
 # -- teachers --------------------------------------------------------------------------------------------------------
 
 
-def load_teacher(
-    kind: Kind, path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None
-) -> Teacher:
+def load_teacher(kind: Kind, path_or_hub_id: str, device: str | None = None, dtype: DType = None) -> Teacher:
     """Load a model as a teacher.
 
     Args:
         kind: how the model scores; sentence-transformers runs all but "colbert".
         path_or_hub_id: checkpoint directory or Hugging Face hub id.
         device: None for CUDA where there is one.
-        dtype: of the weights; None for the model's own choice.
+        dtype: of the weights; None for the model's own choice, which is float32 for a ColBERT; "auto" as for
+            `ColBERT.from_pretrained`, or for the others the type of the checkpoint.
 
     Raises:
         MissingExtra: if sentence-transformers is needed and not installed.
@@ -84,7 +84,7 @@ class ColBERTTeacher:
         return encoded.embeddings.to(self.model.device)
 
 
-def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
+def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: DType = None) -> Teacher:
     """The similarity of a sentence-transformers model with one embedding a text, as its configuration defines it.
 
     Raises:
@@ -103,7 +103,7 @@ def bi_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: to
     return score
 
 
-def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: torch.dtype | None = None) -> Teacher:
+def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype: DType = None) -> Teacher:
     """The logit of a sentence-transformers model that reads query and document together.
 
     The logit and not its sigmoid, which a checkpoint may apply too: the sigmoid is nearly the same for all good
@@ -127,7 +127,7 @@ def cross_encoder_teacher(path_or_hub_id: str, device: str | None = None, dtype:
     return score
 
 
-def _sentence_transformer(kind: str, path_or_hub_id: str, device: str | None, dtype: torch.dtype | None) -> Any:
+def _sentence_transformer(kind: str, path_or_hub_id: str, device: str | None, dtype: DType) -> Any:
     """Load a model of the class `kind` of sentence-transformers.
 
     Raises:
@@ -192,7 +192,7 @@ def score_lists(
         bm25: a second teacher, whose scores are mixed with the first's by `fuse`.
         bm25_weight: weight of the second teacher, from 0 to 1.
         pairs_at_once: documents that the teacher scores together; a longer list is a batch of its own.
-        show_progress: whether to show a progress bar; None shows it on a terminal.
+        show_progress: as for `colbertz.progress.progress`.
 
     Raises:
         UserError: for a score that is NaN or infinite, naming query and document.
@@ -203,9 +203,8 @@ def score_lists(
     check_number("bm25_weight", bm25_weight, 0, 1)
     check_integer("pairs_at_once", pairs_at_once, 1)
     check_show_progress(show_progress)
-    disable = None if show_progress is None else not show_progress
     try:
-        with tqdm(total=candidates.num_pairs, desc="scoring", unit=" pairs", disable=disable) as bar:
+        with progress("scoring", candidates.num_pairs, "pairs", show_progress) as bar:
             for batch in _batches(candidates.lists, pairs_at_once):
                 queries = [candidates.queries[candidate_list.query_id] for candidate_list in batch]
                 documents = [[candidates.documents[document_id] for document_id in item.document_ids] for item in batch]

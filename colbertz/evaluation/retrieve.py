@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.evaluation.collections import Collection
@@ -17,6 +16,7 @@ from colbertz.evaluation.runs import Run
 from colbertz.index import Index
 from colbertz.maxsim import maxsim, maxsim_candidates
 from colbertz.models import ColBERT
+from colbertz.progress import progress
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
 
@@ -51,7 +51,7 @@ def retrieve(
         index: `exact` compares every query with every document; `plaid` builds an index in a temporary folder and
             searches it.
         device: where the index is built and searched, see `Index.search`.
-        show_progress: a bar over the documents; None for one on a terminal.
+        show_progress: as for `colbertz.progress.progress`.
 
     Raises:
         UserError: for another kind of index.
@@ -186,10 +186,10 @@ def encode_in_blocks(
         documents: the texts.
         block_documents: texts that are encoded together at most.
         block_tokens: tokens that these may have at most, if all of them are as long as the model reads.
-        show_progress: a bar over the documents; None for one on a terminal.
+        show_progress: as for `colbertz.progress.progress`.
     """
     size = max(1, min(block_documents, block_tokens // model.settings.document_length))
-    with tqdm(total=len(documents), desc="documents", disable=_disabled(show_progress)) as bar:
+    with progress("encoding documents", len(documents), "documents", show_progress) as bar:
         for start in range(0, len(documents), size):
             block = model.encode(documents[start : start + size], "document", show_progress=False).embeddings
             yield block
@@ -219,7 +219,7 @@ def rerank(
         collection: the texts.
         run: the candidates of each query.
         block_documents: documents that are encoded together at most.
-        show_progress: a bar over the documents; None for one on a terminal.
+        show_progress: as for `colbertz.progress.progress`.
 
     Raises:
         UserError: if the run has none of these queries, or the collection has none of their candidates.
@@ -285,8 +285,3 @@ def _score_block(
     for query_idx, places, values in zip(candidates, lists, scores):
         for place, value in zip(places.tolist(), values.tolist()):
             yield query_idx, place, value
-
-
-def _disabled(show_progress: bool | None) -> bool | None:
-    """What tqdm calls it: None shows a bar on a terminal only."""
-    return None if show_progress is None else not show_progress

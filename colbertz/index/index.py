@@ -144,7 +144,8 @@ class Index:
         with self._refreshing:  # otherwise a slower thread could put an older snapshot in place of a newer one
             if detect(self.path) is None and Manifest.load(self.path) == self.manifest:
                 return False
-            self.snapshot = interop.open_any(self.path)  # another program's index is opened again every time
+            # Another program's index is opened again every time.
+            self.snapshot = interop.open_any(self.path, self.snapshot)
             return True
 
     # -- searching -------------------------------------------------------------------------------------------------
@@ -227,6 +228,7 @@ class Index:
             UserError: for a query as in `search`.
         """
         snapshot = self.snapshot
+        snapshot.require_untouched()
         check_type("query", query, Tensor, "a tensor")
         query = checked_queries(Ragged.from_list([query]), snapshot.codec.embedding_dim).values
         return query @ snapshot.decode(snapshot.doc_idx_of([doc_id])).values.T
@@ -297,7 +299,7 @@ class Index:
             BlockingIOError: if another process is writing.
         """
         documents = DocumentStream.from_columns(ids, texts, metadata)
-        change.add(self.path, documents, embeddings, on_duplicate=on_duplicate)
+        change.add(self.path, documents, embeddings, on_duplicate=on_duplicate, opened=self.snapshot)
         self.refresh()
 
     def update(
@@ -315,7 +317,7 @@ class Index:
             UserError, TypeError, BlockingIOError: as for `add`.
         """
         documents = DocumentStream.from_columns(ids, texts, metadata)
-        change.add(self.path, documents, embeddings, on_duplicate="replace", only_known=True)
+        change.add(self.path, documents, embeddings, on_duplicate="replace", only_known=True, opened=self.snapshot)
         self.refresh()
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -325,7 +327,7 @@ class Index:
             UnknownDocument: if an id is not in the index. Nothing has changed then.
             BlockingIOError: if another process is writing.
         """
-        deleted = change.delete(self.path, ids)
+        deleted = change.delete(self.path, ids, opened=self.snapshot)
         self.refresh()
         return deleted
 

@@ -3,9 +3,11 @@
 colbert.py      the model: tokens to embeddings, and the encode functions
 tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
+dtypes.py       bfloat16 where it is fast
 encoding.py     batches of texts, and encoding without dropout
 pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices
+recorded.py     what an index records of a model
 encoders/       the families of encoders, with Hugging Face's configuration keys and tensor names
     base.py         what an encoder is, and the registry of families
     modernbert.py   bert.py     one family each: configuration, module, ONNX graph

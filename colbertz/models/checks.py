@@ -12,7 +12,8 @@ def check_loading(path_or_hub_id: object, device: object, dtype: object, embeddi
     """Raise UserError or TypeError for arguments that `ColBERT.from_pretrained` cannot use."""
     check_path("path_or_hub_id", path_or_hub_id)
     check_type("device", device, (str, torch.device, NoneType), "a device or None")
-    check_type("dtype", dtype, (torch.dtype, NoneType), "a dtype of PyTorch or None")
+    if dtype != "auto":
+        check_type("dtype", dtype, (torch.dtype, NoneType), "a dtype of PyTorch, 'auto' or None")
     if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         raise UserError(f"dtype must be a floating point type, got {dtype}")
     if embedding_dim is not None:

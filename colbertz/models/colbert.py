@@ -24,6 +24,7 @@ from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.read import read_contents, read_source
 from colbertz.models.checkpoint.save import save
 from colbertz.models.checks import check_encoding, check_loading, usable_device
+from colbertz.models.dtypes import DType, chosen_dtype
 from colbertz.models.encoders.base import Encoder, EncoderConfig
 from colbertz.models.encoding import (
     DocumentOptions,
@@ -86,7 +87,7 @@ class ColBERT(nn.Module):
         cls,
         path_or_hub_id: str | Path,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType = None,
         *,
         backend: Backend = "torch",
         embedding_dim: int | None = None,
@@ -98,7 +99,7 @@ class ColBERT(nn.Module):
         Args:
             path_or_hub_id: a directory, or the id of a repository on the Hugging Face hub.
             device: where to put it; None for CUDA where there is one, else the CPU.
-            dtype: of the weights; None for float32.
+            dtype: of the weights; None for float32, "auto" for bfloat16 where that is fast, else float32.
             backend: "onnx" or "onnx-int8" to run what `colbertz export --onnx [--int8]` wrote, on the CPU in
                 onnxruntime. Such a model encodes and cannot be trained or saved.
             embedding_dim: a projection to this size is added where the checkpoint ends in another one or in none
@@ -121,7 +122,7 @@ class ColBERT(nn.Module):
         usable = usable_device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
         source = read_source(resolve(path_or_hub_id))
         contents = read_contents(source, check_size(source))
-        parts = assemble(contents, dtype or torch.float32, embedding_dim, seed, overrides)
+        parts = assemble(contents, chosen_dtype(dtype, usable), embedding_dim, seed, overrides)
         return cls(*parts).eval().to(usable)
 
     @classmethod
@@ -268,7 +269,7 @@ class ColBERT(nn.Module):
             prompt_name: one of the model's prompts; None for that of the side, or the default prompt.
             batch_tokens: tokens in one forward pass; None for a size that suits the device.
             normalize: whether embeddings get unit length.
-            show_progress: a progress bar; None for one if the work is long and stderr is a terminal.
+            show_progress: as for `colbertz.progress.progress`: None for a bar if it takes longer than a second.
             devices: encode in one process for each of these, such as `["cuda:0", "cuda:1"]`.
             pool_factor, pooling: keep one embedding for about this many tokens; see `colbertz.models.pooling`.
             protected_tokens: tokens at the start that pooling keeps; None for all that every text has, with [SEP].

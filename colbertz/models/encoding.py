@@ -3,24 +3,21 @@
 Nothing here knows the model class: the functions take token ids, results and any `nn.Module`.
 """
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from colbertz.errors import UserError
 from colbertz.models.pooling import Pooling
+from colbertz.progress import progress
 from colbertz.ragged import Ragged
 
 # Tokens in one forward pass, by device type: as many as fit in a CPU's cache, or keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 _BATCH_TOKENS_ELSEWHERE = 16384
-# With more batches than this, encoding takes long enough for a progress bar.
-_QUICK_BATCHES = 8
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -102,7 +99,7 @@ def batches_by_length(ids: Ragged, device: torch.device, batch_tokens: int | Non
 
 
 def in_order_of_texts(
-    batches: Sequence[Tensor], results: Iterable[Ragged], embedding_dim: int, progress: str, show_progress: bool | None
+    batches: Sequence[Tensor], results: Iterable[Ragged], embedding_dim: int, what: str, show_progress: bool | None
 ) -> Ragged:
     """Collect the embeddings of all batches and put them in the order of the texts.
 
@@ -110,14 +107,12 @@ def in_order_of_texts(
         batches: the positions of the texts of each batch; together every position once.
         results: the embeddings of each batch, computed while they are collected.
         embedding_dim: E, which an empty result needs.
-        progress: what the progress bar says.
-        show_progress: None for a bar if there are many batches and stderr is a terminal.
+        what: the job, for the progress.
+        show_progress: as for `colbertz.progress.progress`.
     """
-    if show_progress is None:
-        show_progress = len(batches) > _QUICK_BATCHES and sys.stderr.isatty()
     num_texts = sum(map(len, batches))
     embeddings: list[Tensor] = [torch.empty(0)] * num_texts
-    with tqdm(total=num_texts, desc=progress, unit=" texts", disable=not show_progress) as bar:
+    with progress(what, num_texts, "texts", show_progress) as bar:
         for batch, result in zip(batches, results):
             for position, embedding in zip(batch.tolist(), result):
                 embeddings[position] = embedding

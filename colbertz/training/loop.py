@@ -6,7 +6,6 @@ as one that was not interrupted (see state.py).
 """
 
 import math
-import shutil
 import signal
 import time
 from contextlib import suppress
@@ -196,11 +195,20 @@ def _is_complete(config: TrainingConfig, world: World) -> bool:
 def _remove_old_run(output: Path, world: World) -> None:
     """Remove what a run wrote to its output, except the model, which a new run replaces at its end.
 
-    Other files stay, also in the folders `checkpoints` and `best`, which may be somebody else's.
+    Other files stay, also those in the folders of a run.
+
+    Raises:
+        UserError: if there are files or folders with the names of a run's, and no run.
     """
+    there = [output / name for name in ("checkpoints", "best", RESULT, "metrics.jsonl") if (output / name).exists()]
+    if there and not (output / "config.yaml").is_file():
+        raise UserError(
+            f"{there[0]} is not of a run, because there is no {output / 'config.yaml'}; give another output, or move it"
+        )
+    distributed.barrier()  # all processes have looked before the first one removes something
     if world.is_main:
-        for checkpoint in state.checkpoints(output):
-            shutil.rmtree(checkpoint)
+        for directory in state.checkpoints(output):
+            state.remove(directory)
         best = output / "best"
         for path in sorted(best.rglob("*"), reverse=True):
             name = str(path.relative_to(best))

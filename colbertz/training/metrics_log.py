@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
+from colbertz.progress import progress
 from colbertz.training.config import TrainingConfig, dump
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -47,7 +48,7 @@ def metrics_log(
     _keep_lines(path, start)
     with (
         path.open("a", encoding="utf-8") as lines,
-        tqdm(total=num_steps, initial=start, desc="training", unit=" steps", disable=None) as bar,
+        progress("training", num_steps, "steps", initial=start) as bar,
     ):
 
         def report(step: int, metrics: Mapping[str, float]) -> None:

@@ -8,7 +8,6 @@ one before it is used.
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch.optim import Optimizer
 
 from colbertz import untrusted
 from colbertz.errors import UserError
-from colbertz.files import remove_leftovers, replaced_directory, sha256
+from colbertz.files import remove_known, remove_leftovers, replaced_directory, sha256
 from colbertz.training.distributed import World, gather_rows
 
 _TENSORS = "tensors.safetensors"
@@ -115,7 +114,7 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
         (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     remove_leftovers(folder, _STEP)
     for old in checkpoints(output)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
 
 
 def load(output: Path, trained: Trained, world: World) -> Progress:
@@ -139,8 +138,18 @@ def load(output: Path, trained: Trained, world: World) -> Progress:
 
 def checkpoints(output: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = output.glob("checkpoints/step-*")
-    return sorted(path for path in found if re.fullmatch(_STEP, path.name) and not path.is_symlink())
+    return [
+        path
+        for path in sorted(output.glob("checkpoints/step-*"))
+        if re.fullmatch(_STEP, path.name)
+        and not path.is_symlink()
+        and any((path / name).exists() for name in (_TENSORS, _STATE))
+    ]
+
+
+def remove(directory: Path) -> None:
+    """Remove a checkpoint; files that `save` does not write stay, with their folder."""
+    remove_known(directory, {directory, directory / _TENSORS, directory / _STATE}.__contains__)
 
 
 def whole(tensor: Tensor) -> Tensor:

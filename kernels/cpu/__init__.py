@@ -7,6 +7,8 @@ kmeans.py       the steps of k-means that are not matrix products
 residuals.py    residuals of tokens to a few bits a dimension, and back
 bits.py         how these bits lie in a byte, as tables
 stopping.py     when a search may stop scoring
+sums.py         checksums of documents and lists
+checks.py       the same, and ranges of numbers, checked where a search first uses them
 attention.py    self-attention in bfloat16
 linear.py       `x @ weight.T` through oneDNN
 simd/           inner loops of plaid.py in LLVM IR
@@ -21,6 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import checks as checks
     from . import kmeans as kmeans
     from . import lists as lists
     from . import maxsim as maxsim
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from . import residuals as residuals
     from . import stopping as stopping
 
-_COMPILED = ("kmeans", "lists", "maxsim", "plaid", "residuals", "stopping")
+_COMPILED = ("checks", "kmeans", "lists", "maxsim", "plaid", "residuals", "stopping")
 
 if not TYPE_CHECKING:  # type checkers would take a module with __getattr__ to have every name, misspelt ones too
 

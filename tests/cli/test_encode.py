@@ -19,7 +19,18 @@ from colbertz.cli import main
 def test_encode(suffix: str, side: str, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("one text\n\na third, after an empty one\n")
     output = tmp_path / f"out{suffix}"
-    command = ["encode", "--model", checkpoint, tmp_path / "texts.txt", "-o", output, "--side", side]
+    command = [
+        "encode",
+        "--model",
+        checkpoint,
+        tmp_path / "texts.txt",
+        "-o",
+        output,
+        "--side",
+        side,
+        "--dtype",
+        "float32",
+    ]
     assert main([str(part) for part in command]) == 0
     arrays = load_file(output) if suffix == ".safetensors" else {k: torch.tensor(v) for k, v in np.load(output).items()}
     model = ColBERT.from_pretrained(checkpoint)

@@ -46,7 +46,7 @@ def scored(folder: Path) -> list[tuple[str, list[str], list[float]]]:
 
 def test_a_colbert_teacher(checkpoint: Path, mined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scores"
-    run_command("score", "--mined", mined, "--teacher", checkpoint, "--out", out)
+    run_command("score", "--mined", mined, "--teacher", checkpoint, "--out", out, "--dtype", "float32")
     lists, rows = scored(out), read_rows(mined)
     assert [(q, d) for q, d, _ in lists] == [(row["query"], [row["document"], *row["negatives"]]) for row in rows]
     assert [row["document_ids"] for row in read_rows(out / "train.jsonl")] == [row["document_ids"] for row in rows]

@@ -128,7 +128,7 @@ def test_search_with_an_exported_model(
 ) -> None:
     pytest.importorskip("onnxruntime")
     assert main(["export", str(checkpoint), "--onnx", "--out", str(tmp_path / "onnx")]) == 0
-    assert main(["search", "--index", str(index), "--json", "lazy dog"]) == 0
+    assert main(["search", "--index", str(index), "--json", "--dtype", "float32", "lazy dog"]) == 0
     expected = json.loads(capsys.readouterr().out.splitlines()[-1])
     words = ["search", "--index", str(index), "--json", "--model", str(tmp_path / "onnx"), "--backend", "onnx"]
     assert main([*words, "lazy dog"]) == 0

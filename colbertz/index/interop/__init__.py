@@ -12,9 +12,14 @@ from colbertz.index.store.detect import detect, plaid_folder
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 
 
-def open_any(root: Path) -> Snapshot:
-    """Open an index of colbertz or of another program; the errors are those of `Index.open`."""
-    return open_foreign(root) if detect(root) else open_snapshot(root)
+def open_any(root: Path, before: Snapshot | None = None) -> Snapshot:
+    """Open an index of colbertz or of another program; the errors are those of `Index.open`.
+
+    Args:
+        root: the index.
+        before: a state of the index that is open, see `open_snapshot`.
+    """
+    return open_foreign(root) if detect(root) else open_snapshot(root, before)
 
 
 def open_foreign(root: Path) -> Snapshot:

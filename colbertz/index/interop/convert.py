@@ -1,6 +1,6 @@
 """Copying an index into another program's format, or into colbertz's. Codes and residuals are copied byte for byte."""
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,10 +14,13 @@ from colbertz.index.interop import fast_plaid, open_any
 from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.commit import commit, next_name, only_writer
-from colbertz.index.write.compact import merge
+from colbertz.index.write.leftovers import others, remove
+from colbertz.index.write.merge import merge
 from colbertz.index.write.stream import CHUNK_TOKENS
 
 FORMATS = ("colbertz", "fast-plaid", "next-plaid")
+# The file that says that a folder belongs to a conversion.
+_MARK = ".colbertz-conversion"
 
 
 def convert(
@@ -88,31 +91,61 @@ def _refuse_norms(snapshot: Snapshot, source: Path, format: str, block_tokens: i
 
 @contextmanager
 def _complete_or_absent(target: Path) -> Iterator[Path]:
-    """Yield a folder that is renamed to `target` when the block ends, and is removed if it ends by an error."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} is not empty; name a new or an empty directory")
-    unfinished = target.with_name(target.name + ".unfinished")
-    with only_writer(unfinished):
-        _clear(unfinished)  # a killed conversion may have left files
+    """Yield a folder that is renamed to `target` when the block ends, and is removed if it ends by an error.
+
+    The lock of `target`, which is an empty directory meanwhile, is held until then. The folder has a mark, by which the
+    next conversion knows that a killed one has left it.
+    """
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{target} is a file; name a new or an empty directory")
+    target = target.resolve()  # of a symbolic link, the directory that it points to is replaced
+    with only_writer(target):
+        if any(target.iterdir()):
+            raise FileExistsError(f"{target} is not empty; name a new or an empty directory")
+        unfinished = target.with_name(target.name + ".unfinished")
+        _clear(unfinished)
+        unfinished.mkdir()
         try:
+            (unfinished / _MARK).touch()
             yield unfinished
+            files = [path for path in unfinished.rglob("*") if path.is_file()]
+            sync_files(files)
+            for folder in {path.parent for path in files}:
+                sync_folder(folder)
+            unfinished.replace(target)
         except BaseException:
             _clear(unfinished)
             raise
-        files = [path for path in unfinished.rglob("*") if path.is_file()]
-        sync_files(files)
-        for folder in {path.parent for path in files}:
-            sync_folder(folder)
-    unfinished.replace(target)
-    sync_folder(target.parent)
+        (target / _MARK).unlink()
+        sync_folder(target)
+        sync_folder(target.parent)
 
 
 def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+    """Remove the folder of a conversion, if there is one.
+
+    Raises:
+        FileExistsError: naming what else is there. Nothing has been removed then.
+    """
+    if not os.path.lexists(folder):
+        return
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    paths = sorted(folder.iterdir()) if is_folder else []
+    known = {path for path in paths if path.is_file() and (path.name == _MARK or fast_plaid.FILES.fullmatch(path.name))}
+    strange = [other for path in paths if path not in known for other in others(folder, path)]
+    if paths and folder / _MARK not in known:
+        strange += paths
+    if strange or not is_folder:
+        other = next(iter(strange), folder)
+        raise FileExistsError(
+            f"{other} is not of an interrupted conversion, and a copy would be made there; move it away"
+        )
+    for path in sorted(paths, key=lambda path: path.name == _MARK):  # the mark last: the rest is known by it
+        if path in known:
             path.unlink()
+        else:
+            remove(folder, path)
+    folder.rmdir()
 
 
 def _write(snapshot: Snapshot, root: Path, block_tokens: int) -> None:

@@ -11,6 +11,7 @@ not read: the documents in them are in the chunks too.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,14 +28,24 @@ from colbertz.index.interop.foreign import (
     read_doclens,
     read_npy,
 )
+from colbertz.index.store.arrays import save_array
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
+from colbertz.index.store.manifest import CODEC_FILES
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
+# Types that the programs and their versions write.
+_INTEGERS = ("<i4", "<i8", "<u2", "<u4", "<u8")
+_FLOATS = ("<f2", "<f4", "<f8")
 # Documents of a chunk, as many as fast-plaid's and next-plaid's own builders put into one.
 FAST_PLAID_CHUNK = 25_000
 NEXT_PLAID_CHUNK = 50_000
+# The files that `write` makes.
+FILES = re.compile(
+    r"[0-9]+\.(codes|residuals)\.npy|doclens\.[0-9]+\.json|[0-9]+\.metadata\.json|ivf(_lengths)?\.npy"
+    rf"|(plan|metadata)\.json|{re.escape(metadata_db.NAME)}(-journal)?|{'|'.join(map(re.escape, CODEC_FILES))}"
+)
 
 
 def read(root: Path) -> Snapshot:
@@ -42,7 +53,7 @@ def read(root: Path) -> Snapshot:
     about = read_json(root / "metadata.json")
     try:
         nbits, num_chunks = int(about["nbits"]), int(about["num_chunks"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(root / "metadata.json", f"no usable {error}") from error
     chunks = [read_doclens(root / f"doclens.{chunk}.json") for chunk in range(num_chunks)]
     doclens = np.concatenate([np.empty(0, np.int64), *chunks])
@@ -54,13 +65,13 @@ def read(root: Path) -> Snapshot:
     paths = root / "ivf.npy", root / "ivf_lengths.npy"
     lists = None
     if all(path.is_file() for path in paths):  # not where it was built with compress_only
-        lists = read_npy(paths[0]), read_npy(paths[1])
+        lists = read_npy(paths[0], _INTEGERS, 1), read_npy(paths[1], _INTEGERS, 1)
     return make_snapshot(
         root,
         _codec(root, nbits),
         doclens,
-        _merged(root, "codes", tokens),
-        _merged(root, "residuals", tokens),
+        _merged(root, "codes", tokens, _INTEGERS, 1),
+        _merged(root, "residuals", tokens, ("u1",), 2),
         lists,
         metadata_db.read(root / metadata_db.NAME, len(doclens)),
         about.get("colbertz", {}),
@@ -72,34 +83,41 @@ def _codec(root: Path, nbits: int) -> Codec:
     return make_codec(
         root,
         nbits,
-        read_npy(root / "centroids.npy"),
-        read_npy(root / "bucket_cutoffs.npy"),
-        read_npy(root / "bucket_weights.npy"),
-        read_npy(root / "avg_residual.npy"),
-        # fast-plaid writes an array of one number, and after an update the number itself.
-        float(read_npy(threshold).reshape(-1)[0]) if threshold.is_file() else float("nan"),
+        read_npy(root / "centroids.npy", _FLOATS, 2),
+        read_npy(root / "bucket_cutoffs.npy", _FLOATS, 1),
+        read_npy(root / "bucket_weights.npy", _FLOATS, 1),
+        read_npy(root / "avg_residual.npy", _FLOATS, None),
+        _threshold(threshold) if threshold.is_file() else float("nan"),
     )
 
 
-def _merged(root: Path, name: str, tokens: Sequence[int]) -> np.ndarray:
+def _threshold(path: Path) -> float:
+    # fast-plaid writes an array of one number, and after an update the number itself.
+    values = read_npy(path, _FLOATS, None).reshape(-1)
+    if len(values) != 1:
+        raise damaged(path, f"it holds {len(values)} numbers and should hold one")
+    return float(values[0])
+
+
+def _merged(root: Path, name: str, tokens: Sequence[int], dtypes: Sequence[str], dims: int) -> np.ndarray:
     """The codes or the residuals of all chunks, mapped if one file holds them.
 
     A merged file holds the rows that its manifest says, chunk after chunk, and then padding. Without a manifest it
     holds the rows of the chunks.
     """
     manifest = root / f"merged_{name}.manifest.json"
-    entries = read_json(manifest) if manifest.is_file() else {}
-    entries = entries.get("chunks", entries)  # next-plaid's are one level deeper
     chunks = [root / f"{chunk}.{name}.npy" for chunk in range(len(tokens))]
+    entries = _entries(manifest, [chunk.name for chunk in chunks]) if manifest.is_file() else {}
     rows = [entries.get(chunk.name, {}).get("rows", count) for chunk, count in zip(chunks, tokens)]
     newer = [chunk.is_file() and entries.get(chunk.name, {}).get("mtime") != chunk.stat().st_mtime for chunk in chunks]
     merged = root / f"merged_{name}.npy"
     if merged.is_file() and rows == list(tokens) and not any(newer):
-        return _cut(merged, 0, sum(tokens))
+        return _cut(read_npy(merged, dtypes, dims), merged, 0, sum(tokens))
     parts = []
     for chunk, begin, stored, count in zip(chunks, offsets_of(rows).tolist(), rows, tokens):
         from_merged = merged.is_file() and not chunk.is_file()
-        array = _cut(merged, begin, stored) if from_merged else read_npy(chunk)
+        array = read_npy(merged if from_merged else chunk, dtypes, dims)
+        array = _cut(array, merged, begin, stored) if from_merged else array
         if len(array) != count:
             raise damaged(root, f"{chunk.name} has {len(array)} rows and its documents {count} tokens")
         parts += [array] * (count > 0)
@@ -108,8 +126,22 @@ def _merged(root: Path, name: str, tokens: Sequence[int]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _cut(path: Path, begin: int, count: int) -> np.ndarray:
-    array = read_npy(path)
+def _entries(path: Path, chunks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the manifest of a merged file says of these chunks."""
+    entries = read_json(path)
+    if isinstance(entries, dict):
+        entries = entries.get("chunks", entries)  # next-plaid's are one level deeper
+    found = {name: entries[name] for name in chunks if name in entries} if isinstance(entries, dict) else None
+    if found is None or not all(isinstance(entry, dict) for entry in found.values()):
+        raise damaged(path, "it does not describe chunks")
+    for name, entry in found.items():
+        rows = entry.get("rows", 0)
+        if type(rows) is not int or not 0 <= rows < 1 << 48:
+            raise damaged(path, f"{name} has {rows!r:.80} rows")
+    return found
+
+
+def _cut(array: np.ndarray, path: Path, begin: int, count: int) -> np.ndarray:
     if len(array) < begin + count:
         raise damaged(path, f"it has {len(array)} rows where its chunks have {begin + count} tokens")
     return array[begin : begin + count]
@@ -145,8 +177,8 @@ def write(
         first_token += _write_chunk(snapshot, root, chunk_idx, chunk, first_token, next_plaid, block_tokens)
     codes = np.concatenate([snapshot.encoded(block).codes for block in snapshot.blocks(doc_idx, block_tokens)])
     ivf, ivf_lengths = invert(codes, offsets_of(doclens), len(codec.centroids))
-    np.save(root / "ivf.npy", ivf.astype(np.int64), allow_pickle=False)
-    np.save(root / "ivf_lengths.npy", ivf_lengths, allow_pickle=False)
+    save_array(root / "ivf.npy", ivf.astype(np.int64))
+    save_array(root / "ivf_lengths.npy", ivf_lengths)
     metadata_db.write(root / metadata_db.NAME, snapshot)
     _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": len(chunks)})
     manifest = asdict(snapshot.manifest)
@@ -196,7 +228,7 @@ def _write_chunk(
 def _write_codec(codec: Codec, root: Path, next_plaid: bool) -> None:
     codec.save(root)
     if next_plaid:  # next-plaid maps float32 where fast-plaid maps float16
-        np.save(root / "centroids.npy", codec.centroids.numpy(), allow_pickle=False)
+        save_array(root / "centroids.npy", codec.centroids.numpy())
 
 
 def _write_array(path: Path, descr: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:

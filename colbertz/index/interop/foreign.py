@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from colbertz.document import Document
 from colbertz.errors import UserError
+from colbertz.index.store.arrays import read_array
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.document_writer import write_documents
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.manifest import NBITS, Encoding, Manifest, SegmentInfo, check_values
-from colbertz.index.store.segment import Segment, SegmentArrays, invert, offsets_of
+from colbertz.index.store.segment import Checks, Segment, SegmentArrays, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
 # Fields of colbertz's manifest that other programs' indexes keep, so that they are not lost on the way there and back.
@@ -26,15 +27,15 @@ REMEMBERED = ("next_number", "trained_on", "model", "fingerprint", "encoding")
 _SAMPLE = 1 << 16
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """Map an array.
+def read_npy(path: Path, dtypes: Sequence[str], dims: int | None) -> np.ndarray:
+    """Map an array of one of some types, with `dims` dimensions; None for any number of them.
 
     Raises:
-        UserError: if it is missing, cut off, or pickled.
+        UserError: if it is missing, cut off, or another array.
     """
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        return read_array(path, dtypes, None if dims is None else (None,) * dims, mapped=True)
+    except (OSError, ValueError) as error:
         raise damaged(path, error) from error
 
 
@@ -45,7 +46,7 @@ def read_doclens(path: Path) -> np.ndarray:
         UserError: if the file is missing or is not a list of numbers.
     """
     content = read_json(path)
-    if not isinstance(content, list) or not all(isinstance(length, int) for length in content):
+    if not isinstance(content, list) or not all(type(length) is int and 0 <= length < 1 << 31 for length in content):
         raise damaged(path, "it is not a list of lengths")
     return np.array(content, dtype=np.int64)
 
@@ -86,11 +87,15 @@ def make_codec(
         raise damaged(root, f"its average residual has the shape {avg_residual.shape}")
     # Early versions of Stanford's ColBERT store one number for all dimensions.
     averages = np.broadcast_to(avg_residual, centroids.shape[1:])
-    return Codec(_floats(centroids), _floats(cutoffs), _floats(weights), _floats(averages), cluster_threshold)
+    codec = Codec(_floats(centroids), _floats(cutoffs), _floats(weights), _floats(averages), cluster_threshold)
+    if fault := codec.fault():
+        raise damaged(root, fault)
+    return codec
 
 
 def _floats(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        return torch.from_numpy(array.astype(np.float32))
 
 
 def make_snapshot(
@@ -126,7 +131,9 @@ def make_snapshot(
         shapes = f"codes {codes.shape} and residuals {residuals.shape}"
         raise damaged(root, f"for {num_tokens} tokens of {row} bytes it has {shapes}")
     num_cells = len(codec.centroids)
-    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= num_cells:
+    if codes.dtype.kind not in "iu":
+        raise damaged(root, f"its codes are {codes.dtype}")
+    if codes.min() < 0 or codes.max() >= num_cells:
         raise damaged(root, f"its codes run from {codes.min()} to {codes.max()} with {num_cells} centroids")
     codes = codes.astype(codec.code_dtype)
     if lists is None:
@@ -142,7 +149,7 @@ def make_snapshot(
     inverse_norms = codec.inverse_norms(codes, residuals)
     stored = _store(documents)
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, offsets_of(ivf_lengths))
-    segment = Segment(arrays, None, stored)
+    segment = Segment(arrays, Checks.passed(str(root), len(doclens), num_cells), (), None, stored)
     return Snapshot(manifest, codec, (segment,), offsets_of([len(doclens)]))
 
 
@@ -159,7 +166,7 @@ def _manifest(
     manifest = Manifest(
         generation=1,
         codec="",
-        segments=(SegmentInfo("", num_documents, num_tokens, remembered.get("num_far", estimated_num_far), 0.0),),
+        segments=(SegmentInfo("", num_documents, num_tokens, remembered.get("num_far", estimated_num_far)),),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,
@@ -181,15 +188,19 @@ def _checked_lists(
     # there were too few tokens.
     if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (ivf, lengths)):
         raise damaged(root, f"the inverted lists are {ivf.dtype} {ivf.shape} and {lengths.dtype} {lengths.shape}")
-    if lengths[num_cells:].any() or lengths.sum() != len(ivf) or (len(lengths) and lengths.min() < 0):
-        raise damaged(root, f"the inverted lists hold {len(ivf)} documents and should hold {lengths.sum()}")
+    # Each length is bounded first: the sum of larger ones may be right modulo 2^64.
+    bounded = not len(lengths) or (lengths.min() >= 0 and lengths.max() <= min(num_documents, len(ivf)))
+    if not bounded or lengths[num_cells:].any() or sum(lengths.tolist()) != len(ivf):
+        raise damaged(root, f"the lengths of its inverted lists are not those of {len(ivf)} entries")
     starts = offsets_of(lengths[:num_cells])
+    in_range = not len(ivf) or (ivf.min() >= 0 and ivf.max() < num_documents)
+    ivf = ivf.astype(np.int32) if in_range else ivf
     ascending = np.diff(ivf) > 0
     inner = starts[(starts > 0) & (starts < len(ivf))]
     ascending[inner - 1] = True
-    if not ascending.all() or (len(ivf) and (ivf.min() < 0 or ivf.max() >= num_documents)):
+    if not in_range or not ascending.all():
         raise damaged(root, "the inverted lists are not ascending numbers of documents")
-    return ivf.astype(np.int32), lengths[:num_cells]
+    return ivf, lengths[:num_cells].astype(np.int32)
 
 
 def _residual_norms(codec: Codec, residuals: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@
 Passages have numbers and no texts: those are in the file of their collection.
 """
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,15 @@ from colbertz.index.interop.foreign import check_doclens, make_codec, make_snaps
 from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.snapshot import Snapshot
 
+_DTYPES = (torch.float16, torch.float32, torch.float64, torch.uint8, torch.int16, torch.int32, torch.int64)
+
 
 def read(root: Path) -> Snapshot:
     """Open an index; see `colbertz.index.interop.open_foreign`. All of it is read into memory."""
     about = read_json(root / "metadata.json")
     try:
         nbits, num_chunks = int(about["config"]["nbits"]), int(about["num_chunks"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(root / "metadata.json", f"no usable {error}") from error
     cutoffs, weights = _pair(root / "buckets.pt")
     codec = make_codec(
@@ -46,31 +47,46 @@ def read(root: Path) -> Snapshot:
         root,
         codec,
         doclens,
-        np.concatenate([_array(root / f"{chunk}.codes.pt") for chunk in chunks]),
-        np.concatenate([_array(root / f"{chunk}.residuals.pt") for chunk in chunks]),
+        _joined(root, [_array(root / f"{chunk}.codes.pt") for chunk in chunks]),
+        _joined(root, [_array(root / f"{chunk}.residuals.pt") for chunk in chunks]),
         _pair(lists) if lists.is_file() else None,
         (Document(str(number)) for number in range(len(doclens))),
         {},
     )
 
 
+def _joined(root: Path, parts: list[np.ndarray]) -> np.ndarray:
+    if len({(part.dtype, part.ndim, part.shape[1:]) for part in parts}) > 1 or not parts[0].ndim:
+        raise damaged(root, "its chunks have codes or residuals of different shapes")
+    return np.concatenate(parts)
+
+
 def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise damaged(path, "it is missing")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of any kind: the file is a program for an unpickler
         raise damaged(path, error) from error
 
 
 def _array(path: Path) -> np.ndarray:
-    content = _load(path)
+    return _as_array(path, _load(path))
+
+
+def _as_array(path: Path, content: Any) -> np.ndarray:
     if not isinstance(content, torch.Tensor):
         raise damaged(path, f"it holds a {type(content).__name__} where a tensor belongs")
-    array: np.ndarray = content.numpy()
+    # A tensor may be a view that repeats a few stored numbers without end.
+    on_cpu = content.device.type == "cpu" and content.layout == torch.strided
+    if not on_cpu or content.dtype not in _DTYPES or not content.is_contiguous():
+        raise damaged(path, f"it holds a tensor of {content.dtype} and {content.layout}, or not in the order of rows")
+    array: np.ndarray = content.detach().numpy()
     return array
 
 
 def _pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
     content = _load(path)
-    if not isinstance(content, tuple | list) or [type(item) for item in content] != [torch.Tensor] * 2:
+    if not isinstance(content, tuple | list) or len(content) != 2:
         raise damaged(path, "it does not hold two tensors")
-    return content[0].numpy(), content[1].numpy()
+    return _as_array(path, content[0]), _as_array(path, content[1])

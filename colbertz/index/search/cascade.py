@@ -25,7 +25,7 @@ from colbertz.index.search.brute_force import exact_search
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.plan import DEFAULT_LIMITS, TOLERANCE, Effort, Limits, Plan, plan_for
 from colbertz.index.search.refine import Scored, refine
-from colbertz.index.store.segment import SegmentArrays
+from colbertz.index.store.segment import Segment
 from colbertz.index.store.snapshot import Masks, Snapshot
 from colbertz.kernels.cpu import lists
 from colbertz.kernels.cpu import plaid as plaid_cpu
@@ -40,8 +40,8 @@ _FINE = 32767
 _COARSE = 127
 
 # Writes the scores of the documents `local_idx[first:last]` of a segment to `scores[first:last]`:
-# (arrays, local_idx, first, last, scores).
-_Score = Callable[[SegmentArrays, np.ndarray, int, int, np.ndarray], None]
+# (segment, local_idx, first, last, scores).
+_Score = Callable[[Segment, np.ndarray, int, int, np.ndarray], None]
 
 
 def search(
@@ -212,6 +212,7 @@ class Cascade:
         cells = np.ascontiguousarray(cells[:, :n])
         doc_idx, sums = [], []
         for segment, mask, first_doc_idx in zip(self.snapshot.segments, self.allowed, self.snapshot.first_doc_idx):
+            segment.require_lists(cells)
             gained = np.zeros(len(segment), np.int64)
             walk = functools.partial(lists.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
             run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
@@ -224,7 +225,9 @@ class Cascade:
     def centroid_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
         """Stage 3: (num_documents,) int64, in steps of `coarse_step` from a value that all have in common."""
 
-        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            segment.require_codes(local_idx, first, last)
+            arrays = segment.arrays
             plaid_cpu.centroid_maxsim(
                 self.coarse, self.packed.num_tokens, local_idx, first, last, arrays.offsets, arrays.codes, scores
             )
@@ -238,7 +241,9 @@ class Cascade:
         factors = self.packed.units * np.float32(step)
         shifts = self.packed.units * self.packed.sums * np.float32(low)
 
-        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            segment.require_tokens(local_idx, first, last)
+            arrays = segment.arrays
             plaid_cpu.residual_maxsim(
                 self.fine,
                 unit,
@@ -266,7 +271,9 @@ class Cascade:
         codec = self.snapshot.codec
         centroids, blocks = codec.centroids.numpy(), plaid_cpu.float_blocks(self.query)
 
-        def score(arrays: SegmentArrays, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
+            segment.require_tokens(local_idx, first, last)
+            arrays = segment.arrays
             plaid_cpu.exact_maxsim(
                 blocks,
                 self.packed.num_tokens,
@@ -303,10 +310,10 @@ class Cascade:
         scores = np.empty(len(doc_idx), dtype)
         jobs = []
         for segment_idx, part in self.snapshot.locate(doc_idx):
-            arrays = self.snapshot.segments[segment_idx].arrays
+            segment = self.snapshot.segments[segment_idx]
             local_idx = doc_idx[part] - self.snapshot.first_doc_idx[segment_idx]
             for first, last in parts(len(local_idx)):
-                jobs.append(functools.partial(score, arrays, local_idx, first, last, scores[part]))
+                jobs.append(functools.partial(score, segment, local_idx, first, last, scores[part]))
         run(jobs, here=True)
         return scores
 

@@ -179,6 +179,7 @@ def _load(snapshot: Snapshot, codec: DeviceCodec, shard_range: ShardRange) -> Sh
         first = max(shard_range.first - first_doc_idx, 0)
         last = min(shard_range.last - first_doc_idx, len(segment))
         if first < last:
+            segment.require_tokens(np.arange(last), first, last)
             parts.append(_part(segment.arrays, first, last))
     lengths, codes, residuals, inverse_norms = (
         torch.from_numpy(np.concatenate(arrays)).to(shard_range.device) for arrays in zip(*parts)

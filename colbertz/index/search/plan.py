@@ -12,9 +12,6 @@ TOLERANCE = 0.005
 EXACT_BEYOND_K = 12
 # Documents scored with residuals first.
 WAVE = 128
-# In an index with a document whose norms differ more from 1 (`SegmentInfo.norm_deviation`), no stage takes centroids for
-# tokens: these do not tell which tokens are long.
-MAX_NORM_DEVIATION = 0.03
 # Cells probed for each query token by a search with any effort.
 BASE_PROBES = 8
 # Under a filter that leaves less than half of the documents: if at most this many times `n_full_scores` are left, all
@@ -98,6 +95,16 @@ def effort_for(k: int, options: SearchOptions, num_cells: int) -> Effort:
     return Effort(min(num_cells, n_ivf_probe), options.n_full_scores or max(2048, 60 * k))
 
 
+def norms_matter(snapshot: Snapshot) -> bool:
+    """Whether no stage may take centroids for tokens, because they do not tell which tokens are long.
+
+    That is so if the norms of a document differ more from 1 than the cosines of tokens with their centroids do: by half
+    the square of the length of a residual (docs/log.md).
+    """
+    deviation = max(info.norm_deviation for info in snapshot.manifest.segments)
+    return deviation > snapshot.codec.cluster_threshold**2 / 2
+
+
 def plan_for(
     snapshot: Snapshot, effort: Effort, k: int, num_allowed: int, limits: Limits = DEFAULT_LIMITS
 ) -> Plan | None:
@@ -108,7 +115,7 @@ def plan_for(
         return None
     if num_allowed <= max(limits.all_exact, n_exact):
         return Plan((), num_allowed, num_allowed, True, num_allowed, num_allowed)
-    if max(info.norm_deviation for info in snapshot.manifest.segments) > MAX_NORM_DEVIATION:
+    if norms_matter(snapshot):
         return Plan((), num_allowed, num_allowed, True, n_exact, num_allowed, by_centroids=False)
     # Time goes by tokens: of short texts, more documents go through each stage.
     more = max(1.0, limits.budget_tokens * num_documents / snapshot.manifest.num_tokens)

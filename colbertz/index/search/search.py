@@ -105,6 +105,7 @@ def _rank_by_maxsim(
     placed: Placed | None,
     limits: Limits,
 ) -> list[Ranking]:
+    snapshot.require_untouched()
     effort = effort_for(k, options, len(snapshot.codec.centroids))
     rankings = [NO_DOCUMENTS] * len(queries)
     for positions, allowed in groups:

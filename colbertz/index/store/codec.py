@@ -22,11 +22,16 @@ from torch import Tensor
 
 from colbertz.errors import UserError
 from colbertz.index.store import kmeans
+from colbertz.index.store.arrays import read_array, save_array
 from colbertz.index.store.manifest import CODEC_FILES, NBITS
 from colbertz.kernels import cpu
 from colbertz.kernels.cpu import bits
 from colbertz.kernels.cpu.threads import parts, run
 
+# Codes are of at most 32 bits, and arithmetic with them is of signed ones.
+MAX_CENTROIDS = 1 << 31
+# Centroids are near unit length. No value of a codec can be larger than float16 has.
+MAX_VALUE = 65_504.0
 # The most tokens that centroids are found from: 2 GB of float32 at 128 dimensions.
 MAX_SAMPLE = 1 << 22
 # The most tokens of the sample that measure residuals and take no part in k-means; never more than a twentieth of it.
@@ -107,6 +112,25 @@ class Codec:
         """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
         weights: np.ndarray = self.bucket_weights.numpy()[bits.buckets_of_byte(self.nbits)]
         return weights
+
+    @functools.cached_property
+    def byte_order(self) -> np.ndarray:
+        """See `plaid.byte_order` of the kernels."""
+        return cpu.plaid.byte_order(self.embedding_dim, self.nbits)
+
+    @functools.cached_property
+    def packed_centroids(self) -> "cpu.plaid.PackedCentroids":
+        """The centroids in 8 bits, for the first stage of a search."""
+        return cpu.plaid.pack_centroids(self.centroids.numpy(), self.byte_order)
+
+    @functools.cached_property
+    def levels(self) -> tuple[np.ndarray, float, float]:
+        """Bucket weights in 7 bits, w ≈ low + level · step: the levels by reversed bucket, `low` and `step`."""
+        weights = self.bucket_weights.numpy()
+        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
+        levels = np.zeros(max(16, len(weights)), np.uint8)
+        levels[bits.reversed_bits(self.nbits)] = np.rint((weights - low) / step)
+        return levels, low, step
 
     def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
         """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32.
@@ -189,7 +213,7 @@ class Codec:
         return np.where(np.abs(norms - 1) > _UNIT_TOLERANCE / 2, norms, np.float32(1))
 
     def norm_deviation(self, encoded: Encoded, offsets: np.ndarray) -> float:
-        """How much the norms of one document's tokens differ from 1, at most: the root of the mean square of their logs.
+        """How much the norms of a document's tokens differ from 1, at most: the root mean square of their logs.
 
         Args:
             encoded: the tokens of at least one document.
@@ -228,7 +252,7 @@ class Codec:
             torch.tensor([self.cluster_threshold], dtype=torch.float32),
         )
         for name, array in zip(CODEC_FILES, arrays):
-            np.save(folder / name, array.numpy(), allow_pickle=False)
+            save_array(folder / name, array.numpy())
 
     @classmethod
     def load(cls, folder: Path) -> "Codec":
@@ -237,17 +261,45 @@ class Codec:
         Raises:
             UserError: if the arrays do not fit each other.
         """
-        arrays = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in CODEC_FILES]
-        centroids, cutoffs, weights, average, threshold = map(torch.from_numpy, arrays)
-        if (
-            centroids.dim() != 2
-            or not len(centroids)
-            or len(weights) not in {1 << nbits for nbits in NBITS}
-            or len(cutoffs) != len(weights) - 1
-        ):
-            shapes = ", ".join(str(array.shape) for array in arrays[:3])
-            raise UserError(f"{folder} holds no codec: centroids, cutoffs and weights have the shapes {shapes}")
-        return cls(centroids, cutoffs, weights, average, float(threshold.reshape(-1)[0]))
+        arrays = []
+        for name, dims in zip(CODEC_FILES, (2, 1, 1, 1, 1)):
+            try:
+                array = read_array(folder / name, ("<f2", "<f4"), (None,) * dims)
+            except ValueError as error:
+                raise UserError(f"{folder / name} is damaged: {error}; build the index again") from error
+            arrays.append(torch.from_numpy(array.astype(np.float32, copy=False)))
+        centroids, cutoffs, weights, average, threshold = arrays
+        if len(threshold) != 1 or bool(threshold.isnan().any()):
+            raise UserError(f"{folder} is damaged: its threshold is {threshold.tolist()[:3]}; build the index again")
+        codec = cls(centroids, cutoffs, weights, average, float(threshold[0]))
+        if fault := codec.fault():
+            raise UserError(f"{folder} is damaged: {fault}; build the index again")
+        return codec
+
+    def fault(self) -> str | None:
+        """What no codec can be, in words: shapes that do not fit, or values that make no scores; None if it can."""
+        centroids, cutoffs, weights, average = (
+            self.centroids,
+            self.bucket_cutoffs,
+            self.bucket_weights,
+            self.avg_residual,
+        )
+        if centroids.dim() != 2 or not centroids.numel() or len(centroids) > MAX_CENTROIDS:
+            return f"its centroids have the shape {tuple(centroids.shape)}"
+        if len(weights) not in {1 << nbits for nbits in NBITS} or cutoffs.shape != (len(weights) - 1,):
+            return f"it has {tuple(cutoffs.shape)} bucket cutoffs and {tuple(weights.shape)} weights"
+        if average.shape != centroids.shape[1:] or centroids.shape[1] * self.nbits % 8:
+            return f"it has {tuple(average.shape)} average residuals and centroids of {centroids.shape[1]} dimensions"
+        named = {"centroids": centroids, "bucket cutoffs": cutoffs, "bucket weights": weights, "averages": average}
+        for name, values in named.items():
+            # The largest and the smallest value are NaN if any value is.
+            if not bool((torch.stack(values.aminmax()).abs() <= MAX_VALUE).all()):
+                return f"its {name} hold values that are not finite or above {MAX_VALUE:,.0f}"
+        if not math.isnan(self.cluster_threshold) and not 0 <= self.cluster_threshold <= MAX_VALUE:
+            return f"its threshold is {self.cluster_threshold}"
+        if bool((cutoffs[1:] < cutoffs[:-1]).any()):
+            return "its bucket cutoffs do not ascend"
+        return None
 
 
 def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -55,8 +55,10 @@ def read_json(path: Path) -> Any:
         UserError: if it is missing or is not JSON.
     """
     try:
+        if not path.is_file():
+            raise ValueError("it is missing, or not a file")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from error
 
 

@@ -99,6 +99,7 @@ class Documents:
 
         Raises:
             UserError: if it is not such a file, does not hold `count` documents, or was written by a later version.
+            OSError: if the process has too many files open, for example.
         """
         # There is one connection, because a second one could not open a file that is deleted. It has a lock, because
         # not every build of SQLite lets threads share a connection, and because a filter sets its time limit on it.
@@ -127,9 +128,13 @@ class Documents:
 
     def _connect(self) -> None:
         self._process = os.getpid()
-        self._connection = sqlite3.connect(
-            f"{self._path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
+        address = f"{self._path.resolve().as_uri()}?mode=ro&immutable=1"
+        try:
+            self._connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+        except sqlite3.OperationalError:
+            if self._path.exists():
+                self._path.open("rb").close()  # says if it is no damage: too many files are open, for example
+            raise
         set_limits(self._connection, self._path.stat().st_size)
         weakref.finalize(self, self._connection.close)
 

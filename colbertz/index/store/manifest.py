@@ -8,6 +8,7 @@
     segment-000001/doclens.npy        (num_documents,) int32, tokens of each document
     segment-000001/ivf.npy            (postings,) int32, the local_idx of the documents in cell 0, in cell 1, …
     segment-000001/ivf_lengths.npy    (cells,) int32, documents of each cell
+    segment-000001/document_checksums.npy, list_checksums.npy    compared when a document or a list is first used
     segment-000001/documents.sqlite   id, text, metadata, and their full-text index
     segment-000001/deleted-000002.npy int32, the local_idx of the deleted documents, ascending
     build/                            an unfinished build, which the same call continues
@@ -18,9 +19,7 @@ writer removes it. docs/format.md is the full specification.
 
 import hashlib
 import json
-import os
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 
 from colbertz.errors import UserError
 from colbertz.files import sha256, write_atomically
+from colbertz.index.store.checksums import Checksum
 
 FORMAT = "colbertz-index"
 VERSION = 3
@@ -39,10 +39,6 @@ CODEC_FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg
 NBITS = (1, 2, 4, 8)
 BUILD = "build"
 PROGRESS = f"{BUILD}/progress.json"
-# Bytes of a page.
-_PAGE = 4096
-# Pages of a file that the quick checksum covers: the first, the last, and pages at equal distances between them.
-_PAGES = 16
 # What stands in place of the manifest's own checksum while that is computed.
 _NO_DIGEST = "0" * 64
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -87,7 +83,21 @@ class SegmentFiles:
         return self.folder / "documents.sqlite"
 
     @property
-    def all(self) -> tuple[Path, ...]:
+    def document_checksums(self) -> Path:
+        return self.folder / "document_checksums.npy"
+
+    @property
+    def list_checksums(self) -> Path:
+        return self.folder / "list_checksums.npy"
+
+    @property
+    def checksums(self) -> tuple[Path, ...]:
+        """Those that segments of format version 2 do not have."""
+        return self.document_checksums, self.list_checksums
+
+    @property
+    def contents(self) -> tuple[Path, ...]:
+        """The others."""
         return (
             self.codes,
             self.residuals,
@@ -107,28 +117,21 @@ class SegmentInfo:
         name: its folder.
         num_documents, num_tokens: including deleted documents.
         num_far: tokens whose residual is longer than the codec's `cluster_threshold`.
-        norm_deviation: how much the norms of the embeddings of one document differ from 1, at most: the root of the
-            mean square of the tokens' log norms. 0 if all embeddings are of unit length.
         deleted: the file that lists the deleted documents, relative to the index; None if none is deleted.
         num_deleted: the number of deleted documents.
+        has_checksums: whether there are checksums of each document and each list; version 2 has none.
+        norm_deviation: how much the norms of the embeddings of one document differ from 1, at most: the root of the
+            mean square of the tokens' log norms. 0 if all embeddings are of unit length; version 2 does not know it.
     """
 
     name: str
     num_documents: int
     num_tokens: int
     num_far: int
-    norm_deviation: float
     deleted: str | None = None
     num_deleted: int = 0
-
-
-@dataclass(frozen=True)
-class Checksum:
-    """The size of a file, a checksum of some of its pages, compared at every opening, and its SHA-256, for `check`."""
-
-    size: int
-    quick: int
-    sha256: str
+    has_checksums: bool = False
+    norm_deviation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,9 @@ class Manifest:
         """The files of which `files` holds the checksums."""
         yield from (f"{self.codec}/{name}" for name in CODEC_FILES)
         for segment in self.segments:
-            yield from (f"{segment.name}/{path.name}" for path in SegmentFiles(Path(segment.name)).all)
+            files = SegmentFiles(Path(segment.name))
+            paths = files.contents + (files.checksums if segment.has_checksums else ())
+            yield from (f"{segment.name}/{path.name}" for path in paths)
             if segment.deleted is not None:
                 yield segment.deleted
 
@@ -239,17 +244,16 @@ class Manifest:
             digest = content.pop("sha256", None)
             if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or sealed(text, digest) != text:
                 raise _damaged(path, "it does not have the checksum that it holds")
-        return cls._checked(content, version, path)
+        return cls._checked(content, path)
 
     @classmethod
-    def _checked(cls, content: dict[str, Any], version: int, path: Path) -> "Manifest":
+    def _checked(cls, content: dict[str, Any], path: Path) -> "Manifest":
         expected = {f.name for f in fields(cls)}
         if set(content) != expected:
             wrong = ", ".join(sorted(set(content) ^ expected))
             raise _damaged(path, f"missing or unknown fields {wrong:.200}")
         try:
-            before_3 = {"norm_deviation": 0.0} if version == OLDEST_VERSION else {}
-            content["segments"] = tuple(SegmentInfo(**before_3 | segment) for segment in content["segments"])
+            content["segments"] = tuple(SegmentInfo(**segment) for segment in content["segments"])
             content["files"] = {name: Checksum(**checksum) for name, checksum in content["files"].items()}
             content["encoding"] = content["encoding"] and Encoding(**content["encoding"])
         except (TypeError, AttributeError) as error:
@@ -304,6 +308,9 @@ def _wrong_value(manifest: Manifest) -> str | None:
             return f"norm_deviation is {deviation!r:.80} and must be a number of at least 0"
         if segment.num_far > segment.num_tokens or segment.num_deleted >= segment.num_documents:
             return f"the counts of {segment!r:.200} contradict each other"
+        has_checksums: Any = segment.has_checksums
+        if type(has_checksums) is not bool:
+            return f"has_checksums is {has_checksums!r:.80} and must be true or false"
     # What JSON held may be of another type than the fields say.
     model: Any = manifest.model
     if not isinstance(model, str | None):
@@ -341,12 +348,6 @@ def _wrong_name(manifest: Manifest) -> str | None:
     return f"it has no checksum of {missing[0]}" if missing else None
 
 
-def checksum(path: Path) -> Checksum:
-    """Read the whole file."""
-    size, quick = quick_checksum(path)
-    return Checksum(size, quick, sha256(path))
-
-
 def check_files(root: Path, manifest: Manifest) -> None:
     """Read every file that a manifest names and compare it with its checksum.
 
@@ -357,20 +358,8 @@ def check_files(root: Path, manifest: Manifest) -> None:
         try:
             actual = sha256(root / name)
         except FileNotFoundError as error:
-            if Manifest.load(root) != manifest:
+            if Manifest.load(root).generation != manifest.generation:
                 raise UserError(f"{root} has changed since it was opened; refresh it first") from error
             raise UserError(f"{root / name} is missing; build the index again") from error
         if actual != expected.sha256:
             raise UserError(f"{root / name} is damaged: its checksum is not the manifest's; build it again")
-
-
-def quick_checksum(path: Path) -> tuple[int, int]:
-    """The size of a file and a CRC-32 of 64 KB of it: enough to see that it is another file, or has a hole."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        last = max(0, size - _PAGE)
-        crc = 0
-        for start in sorted({last * i // (_PAGES - 1) for i in range(_PAGES)}):
-            file.seek(start)
-            crc = zlib.crc32(file.read(_PAGE), crc)
-    return size, crc

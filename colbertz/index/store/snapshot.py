@@ -2,18 +2,18 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from colbertz.document import Document
 from colbertz.errors import UnknownDocument, UserError
+from colbertz.index.store.checksums import is_as_written
 from colbertz.index.store.codec import Codec, Encoded
-from colbertz.index.store.manifest import Manifest, quick_checksum
-from colbertz.index.store.segment import Segment, offsets_of, open_segment
+from colbertz.index.store.manifest import Manifest
+from colbertz.index.store.segment import Segment, offsets_of, open_segment, read_live
 from colbertz.kernels import cpu
-from colbertz.kernels.cpu import bits
 from colbertz.ragged import Ragged
 
 # For each segment, which of its documents may be found, (num_documents,) bool; None for all of them.
@@ -39,27 +39,27 @@ class Snapshot:
     segments: tuple[Segment, ...]
     first_doc_idx: np.ndarray
 
-    @functools.cached_property
+    @property
     def byte_order(self) -> np.ndarray:
-        return cpu.plaid.byte_order(self.codec.embedding_dim, self.codec.nbits)
+        return self.codec.byte_order
 
-    @functools.cached_property
+    @property
     def centroids(self) -> "cpu.plaid.PackedCentroids":
-        return cpu.plaid.pack_centroids(self.codec.centroids.numpy(), self.byte_order)
+        return self.codec.packed_centroids
 
-    @functools.cached_property
+    @property
     def levels(self) -> tuple[np.ndarray, float, float]:
-        """Bucket weights in 7 bits, w ≈ low + level · step: the levels by reversed bucket, `low` and `step`."""
-        weights = self.codec.bucket_weights.numpy()
-        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
-        levels = np.zeros(max(16, len(weights)), np.uint8)
-        levels[bits.reversed_bits(self.codec.nbits)] = np.rint((weights - low) / step)
-        return levels, low, step
+        return self.codec.levels
 
     @functools.cached_property
     def live(self) -> Masks:
         """The mask of each segment that leaves out its deleted documents."""
         return tuple(segment.live for segment in self.segments)
+
+    def require_untouched(self) -> None:
+        """Check that no program has written to the mapped files; see `Segment.require_untouched`."""
+        for segment in self.segments:
+            segment.require_untouched()
 
     # -- from ids to doc_idx and back ------------------------------------------------------------------------------
 
@@ -189,19 +189,18 @@ class Snapshot:
         return Ragged.cat(segment.decode(self.codec, local_idx) for segment, local_idx in self.by_segment(doc_idx))
 
 
-def open_snapshot(root: Path) -> Snapshot:
-    """Open what the manifest of `root` names; the errors are those of `Index.open`."""
+def open_snapshot(root: Path, before: Snapshot | None = None) -> Snapshot:
+    """Open what the manifest of `root` names; the errors are those of `Index.open`.
+
+    Args:
+        root: the index.
+        before: a state of the same index. What has not changed since is taken from it and not opened again, so that a
+            small change is seen at a small cost, and two states do not hold two descriptors for a file.
+    """
     manifest = Manifest.load(root)
     while True:
         try:
-            for name, expected in manifest.files.items():
-                if quick_checksum(root / name) != (expected.size, expected.quick):
-                    raise UserError(f"{root / name} is damaged: it is not what was written; build the index again")
-            codec = Codec.load(root / manifest.codec)
-            if (codec.embedding_dim, codec.nbits) != (manifest.embedding_dim, manifest.nbits):
-                raise UserError(f"{root} is damaged: its codec is not what its manifest says; build the index again")
-            segments = tuple(open_segment(root, info) for info in manifest.segments)
-            return Snapshot(manifest, codec, segments, offsets_of([len(segment) for segment in segments]))
+            return _open(root, manifest, before)
         except (FileNotFoundError, ValueError) as error:
             # Another process may have replaced the index, and removed files, since we read its manifest.
             current = Manifest.load(root)
@@ -210,3 +209,30 @@ def open_snapshot(root: Path) -> Snapshot:
                     raise
                 raise UserError(f"{root} is damaged: {error.filename} is missing; build the index again") from error
             manifest = current
+
+
+def _open(root: Path, manifest: Manifest, before: Snapshot | None) -> Snapshot:
+    known = before.manifest.files if before else {}
+    new = [name for name, expected in manifest.files.items() if known.get(name) != expected]
+    for name in new:
+        if not is_as_written(root / name, manifest.files[name]):
+            raise UserError(f"{root / name} is damaged: it is not what was written; build the index again")
+    new_folders = {Path(name).parent.name for name in new if not Path(name).match("deleted-*.npy")}
+    if before and before.manifest.codec == manifest.codec and manifest.codec not in new_folders:
+        codec = before.codec
+    else:
+        codec = Codec.load(root / manifest.codec)
+    if (codec.embedding_dim, codec.nbits) != (manifest.embedding_dim, manifest.nbits):
+        raise UserError(f"{root} is damaged: its codec is not what its manifest says; build the index again")
+    opened = dict(zip(before.manifest.segments, before.segments)) if before else {}
+    # Deletions change the entry of a segment in the manifest, but no more of its files than the deleted list.
+    undeleted = {replace(info, deleted=None, num_deleted=0): segment for info, segment in opened.items()}
+    segments = []
+    for info in manifest.segments:
+        segment = undeleted.get(replace(info, deleted=None, num_deleted=0))
+        if segment is None or info.name in new_folders:
+            segment = open_segment(root, info, codec)
+        elif info not in opened or info.deleted in new:
+            segment = replace(segment, live=read_live(root, info))
+        segments.append(segment)
+    return Snapshot(manifest, codec, tuple(segments), offsets_of([len(segment) for segment in segments]))

@@ -10,36 +10,43 @@ whose documents or embeddings are the same, the codec, coded chunks. Memory: see
 """
 
 import contextlib
+import logging
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypedDict
+from typing import TypedDict
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
 from colbertz.errors import UserError, check_integer, check_show_progress, check_type
-from colbertz.files import sync_files
+from colbertz.files import sha256, sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
+from colbertz.index.store.segment import offsets_of
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
     commit,
     next_name,
     only_writer,
     refuse_foreign,
-    remove_build,
     remove_leftovers,
 )
-from colbertz.index.write.progress import Progress, Settings
-from colbertz.index.write.segment_writer import SegmentWriter
+from colbertz.index.write.leftovers import check_build_folder, remove
+from colbertz.index.write.progress import CodedChunk, Progress, Settings
+from colbertz.index.write.segment_writer import SegmentWriter, stored_checksums
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
+from colbertz.progress import progress
+
+logger = logging.getLogger(__name__)
 
 
 class BuildKeywords(TypedDict, total=False):
@@ -60,7 +67,8 @@ class BuildKeywords(TypedDict, total=False):
         overwrite: replace the index that is there, if there is one.
         device: a CUDA device that finds centroids and codes; None (the default) for the CPU. The files differ in near
             ties.
-        show_progress: bars on stderr (default: False); None to show them only on a terminal.
+        show_progress: as for `colbertz.progress.progress` (default: False).
+        num_documents: how many documents there are, if that is known, for the progress.
         chunk_tokens: tokens that are stored and coded at a time (default: 262,144). It does not change the files.
     """
 
@@ -73,6 +81,7 @@ class BuildKeywords(TypedDict, total=False):
     overwrite: bool
     device: str | torch.device | None
     show_progress: bool | None
+    num_documents: int | None
     chunk_tokens: int
 
 
@@ -89,6 +98,7 @@ def build(
     overwrite: bool = False,
     device: str | torch.device | None = None,
     show_progress: bool | None = False,
+    num_documents: int | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
     max_sample: int = codecs.MAX_SAMPLE,
 ) -> None:
@@ -97,8 +107,8 @@ def build(
     Args:
         root: a new or empty directory, or an index to replace if `overwrite`.
         batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
-        nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, chunk_tokens: see
-            `BuildKeywords`.
+        nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, num_documents,
+            chunk_tokens: see `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
 
     Raises:
@@ -115,13 +125,16 @@ def build(
     if fingerprint is not None:
         check_type("fingerprint", fingerprint, Iterable, "a list of numbers")
     check_show_progress(show_progress)
+    if num_documents is not None:
+        check_integer("num_documents", num_documents, 1)
     settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
-    refuse_foreign(root, overwrite)
+    if root.is_file():
+        raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     # Kernels are launched on the current device, wherever their arguments are.
     current = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
     with only_writer(root), current:
-        refuse_foreign(root, overwrite)  # once more: another process may have built an index meanwhile
+        refuse_foreign(root, overwrite)
         write(
             root,
             _next_generation(root),
@@ -129,6 +142,7 @@ def build(
             settings,
             device=gpu,
             show_progress=show_progress,
+            num_documents=num_documents,
             chunk_tokens=chunk_tokens,
             max_sample=max_sample,
         )
@@ -156,6 +170,7 @@ def write(
     *,
     device: str | torch.device | None = None,
     show_progress: bool | None,
+    num_documents: int | None = None,
     next_number: int = 0,
     chunk_tokens: int = CHUNK_TOKENS,
     max_sample: int = codecs.MAX_SAMPLE,
@@ -164,17 +179,21 @@ def write(
 
     Args:
         next_number: see `Manifest.next_number`; the number of documents if that is larger.
+
+    Raises:
+        UserError: if the folder build/ holds files that are not colbertz's.
     """
+    check_build_folder(root)
     unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
     try:
-        chunks = unfinished.store(batches, chunk_tokens)
+        chunks = unfinished.store(batches, chunk_tokens, num_documents)
         codec = unfinished.train(chunks, max_sample)
         segment = unfinished.code(chunks, codec)
     except (ValueError, TypeError):
         # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
         resumable = isinstance(batches, ResumableBatches)
         if unfinished.num_stored < (1 if resumable else 2):
-            remove_build(root)
+            remove(root, root / BUILD)
         raise
     codec_folder, segment_folder = unfinished.hand_over(generation)
     manifest = Manifest(
@@ -193,6 +212,11 @@ def write(
     commit(root, manifest, [codec_folder, segment_folder])
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a folder, by name; nothing if there is no such folder."""
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
+
+
 class _UnfinishedBuild:
     """The folder build/ of an index, and the steps that fill it."""
 
@@ -200,11 +224,7 @@ class _UnfinishedBuild:
         self._root = root
         self._settings = settings
         self._device = device
-        self._bar: dict[str, Any] = {
-            "unit_scale": True,
-            "disable": None if show_progress is None else not show_progress,
-            "leave": False,
-        }
+        self._show_progress = show_progress
         self._progress = Progress(root, settings)
         self._codec_folder = root / BUILD / "codec"
         self._segment_folder = root / BUILD / "segment"
@@ -216,24 +236,29 @@ class _UnfinishedBuild:
         """Chunks that are stored."""
         return len(self._chunks)
 
-    def store(self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int) -> list[Chunk]:
+    def store(
+        self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int, num_documents: int | None
+    ) -> list[Chunk]:
         """Step 1: store documents and embeddings, and return the chunks."""
         self._segment_folder.mkdir(exist_ok=True)
         path = SegmentFiles(self._segment_folder).documents
         path.unlink(missing_ok=True)
         chunks: list[Chunk] = []
         resumable = isinstance(batches, ResumableBatches)
-        with write_documents(path) as writer, tqdm(desc="storing", unit=" tokens", **self._bar) as bar:
+        with (
+            write_documents(path) as writer,
+            progress("storing", num_documents, "documents", self._show_progress) as bar,
+        ):
             if isinstance(batches, ResumableBatches):
                 chunks = self._kept(batches.documents, writer)
-                bar.update(sum(chunk.num_tokens for chunk in chunks))
+                bar.update(writer.count)
                 batches = batches.after(writer.count, writer.add)
             for documents, embeddings in chunked(batches, chunk_tokens, keep_after_error=resumable):
                 self._check_dim(embeddings.values.shape[1])
                 if not resumable:
                     writer.add(documents)
                 chunks.append(self._chunks.store(len(chunks), documents, embeddings))
-                bar.update(len(embeddings.values))
+                bar.update(len(documents))
         if not chunks:
             raise UserError("an index needs at least one document, got no embeddings")
         if len(self._chunks) > len(chunks):
@@ -261,41 +286,67 @@ class _UnfinishedBuild:
     def train(self, chunks: Sequence[Chunk], max_sample: int) -> Codec:
         """Step 2: make a codec."""
         folder = self._codec_folder
-        if not self._progress.codec_is_trained:
+        if self._progress.codec is not None and _digests(folder) != self._progress.codec:
+            logger.warning("%s is damaged: centroids and codes are made again", folder)
+            self._progress.start_over()
+        if self._progress.codec is None:
             shutil.rmtree(folder, ignore_errors=True)
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
             seed, size = self._settings.seed, codecs.sample_size(num_tokens, max_sample)
             sample = self._chunks.sample(chunks, size, seed).to(self._device)
-            with tqdm(desc="training", bar_format="{desc} {elapsed}", **self._bar) as bar:
-                codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, bar.set_description)
+            with progress("finding centroids", None, "steps", self._show_progress) as bar:
+
+                def step(what: str) -> None:
+                    bar.set_description(what, refresh=False)
+                    bar.update(1)
+
+                codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, step)
             codec.save(folder)
             sync_files(folder.iterdir())
-            self._progress.codec_trained()
+            self._progress.codec_trained(_digests(folder))
         return Codec.load(folder)
 
     def code(self, chunks: Sequence[Chunk], codec: Codec) -> SegmentInfo:
         """Step 3: code the tokens and make the inverted lists."""
-        num_coded = self._progress.num_coded
-        doclens = [length for chunk in chunks[:num_coded] for length in chunk.doclens]
-        bar = tqdm(
-            desc="coding",
-            total=sum(chunk.num_tokens for chunk in chunks),
-            initial=sum(doclens),
-            unit=" tokens",
-            **self._bar,
-        )
+        coded, checksums = self._intact(chunks, codec)
+        doclens = [length for chunk in chunks[: len(coded)] for length in chunk.doclens]
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
         with (
-            bar,
+            progress("coding", num_tokens, "tokens", self._show_progress, initial=sum(doclens)) as bar,
             SegmentWriter(
-                self._segment_folder, codec, device=self._device, doclens=doclens, num_far=self._progress.num_far
+                self._segment_folder,
+                codec,
+                device=self._device,
+                doclens=doclens,
+                checksums=checksums,
+                num_far=sum(chunk.num_far for chunk in coded),
             ) as writer,
         ):
-            for chunk_idx in range(num_coded, len(chunks)):
-                writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))
+            for chunk_idx in range(len(coded), len(chunks)):
+                num_far = writer.num_far
+                checksums = writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))
                 writer.sync()
-                self._progress.chunk_coded(writer.num_far)
+                coded.append(CodedChunk(writer.num_far - num_far, zlib.crc32(checksums.tobytes())))
+                self._progress.chunks_coded(coded)
                 bar.update(chunks[chunk_idx].num_tokens)
         return writer.info
+
+    def _intact(self, chunks: Sequence[Chunk], codec: Codec) -> tuple[list[CodedChunk], np.ndarray]:
+        """The first coded chunks, as far as their files hold what was written, and the checksums of their documents."""
+        coded = self._progress.coded
+        doclens = [length for chunk in chunks[: len(coded)] for length in chunk.doclens]
+        checksums = stored_checksums(self._segment_folder, codec, doclens)
+        bounds = offsets_of([len(chunk.doclens) for chunk in chunks[: len(coded)]]).tolist()
+        for chunk_idx, (first, last) in enumerate(pairwise(bounds)):
+            if last > len(checksums) or zlib.crc32(checksums[first:last].tobytes()) != coded[chunk_idx].checksum:
+                logger.warning(
+                    "the codes of chunk %d in %s are damaged: they and those after it are made again",
+                    chunk_idx,
+                    self._segment_folder,
+                )
+                self._progress.chunks_coded(coded[:chunk_idx])
+                return coded[:chunk_idx], checksums[:first]
+        return list(coded), checksums
 
     def hand_over(self, generation: int) -> tuple[Path, Path]:
         """Move codec and segment into the index. After this a build that is killed repeats steps 2 and 3."""

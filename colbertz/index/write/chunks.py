@@ -5,7 +5,7 @@ build/chunks/000000.json   lengths of the documents, and checksums; written last
 """
 
 import hashlib
-import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +14,12 @@ import numpy as np
 import torch
 
 from colbertz.document import Document
-from colbertz.files import replaced_file, sha256, write_atomically
+from colbertz.files import replaced_file, sha256
+from colbertz.index.store.arrays import save_array
+from colbertz.index.write import checked_json
 from colbertz.ragged import Ragged
+
+logger = logging.getLogger(__name__)
 
 # The files that say that a chunk is stored. A temporary file that a killed process leaves begins with a dot.
 _STORED = "[0-9]*.json"
@@ -61,21 +65,22 @@ class ChunkFolder:
     def load(self, chunk_idx: int) -> Chunk | None:
         """A chunk that an interrupted build has stored; None if there is none, or if its embeddings are damaged."""
         rows, about = self._paths(chunk_idx)
-        if not about.exists():
-            return None
         chunk = _read(about)
-        return chunk if sha256(rows) == chunk.sha256 else None
+        if chunk is not None and rows.is_file() and sha256(rows) == chunk.sha256:
+            return chunk
+        if about.exists():
+            logger.warning("%s is damaged: its embeddings, and those after it, are made again", rows)
+        return None
 
     def store(self, chunk_idx: int, documents: Iterable[Document], embeddings: Ragged) -> Chunk:
         """Store a chunk of float16 embeddings. If another one was stored there, that and those after it are removed."""
         path, about = self._paths(chunk_idx)
         with replaced_file(path) as temporary:
-            with temporary.open("wb") as file:
-                np.save(file, embeddings.values.numpy(), allow_pickle=False)
+            save_array(temporary, embeddings.values.numpy())
             chunk = Chunk(embeddings.lengths.tolist(), sha256(temporary), described(documents))
-            if not about.exists() or _read(about) != chunk:
+            if _read(about) != chunk:
                 self.remove_from(chunk_idx)
-        write_atomically(about, json.dumps(asdict(chunk)))
+        checked_json.save(about, asdict(chunk))
         return chunk
 
     def remove_from(self, first: int) -> None:
@@ -122,5 +127,6 @@ def described(documents: Iterable[Document]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Chunk:
-    return Chunk(**json.loads(path.read_text(encoding="utf-8")))
+def _read(path: Path) -> Chunk | None:
+    content = checked_json.load(path)
+    return None if content is None else Chunk(**content)

@@ -4,10 +4,7 @@ A writer puts new files beside the old ones, syncs them to the disk and replaces
 does not name the files that a killed writer leaves, and the next writer removes them.
 """
 
-import json
 import os
-import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,67 +12,82 @@ from pathlib import Path
 from types import ModuleType
 
 from colbertz.errors import UserError
-from colbertz.files import is_temporary, sync_files, sync_folder
+from colbertz.files import sync_files, sync_folder
+from colbertz.index.store.checksums import checksum
 from colbertz.index.store.detect import require_own
 from colbertz.index.store.manifest import (
     BUILD,
     MANIFEST,
     PROGRESS,
     Manifest,
-    checksum,
 )
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
-
-_FOLDER = re.compile(r"(codec|segment)-(\d{6,})")
+from colbertz.index.write import checked_json
+from colbertz.index.write.leftovers import others, remove
 
 
 def refuse_foreign(root: Path, overwrite: bool) -> None:
-    """Check that an index may be built at `root`.
+    """Check that an index may be built in the directory `root`, whose lock this process holds.
 
     Raises:
-        UserError: if `root` is a file.
         FileExistsError: if it holds an index, unless `overwrite`, or other files.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
     if (root / MANIFEST).exists():
         if not overwrite:
             raise FileExistsError(f"{root} already holds an index; name another directory")
-    elif root.exists() and any(not _may_be_left_by_a_build(path) for path in root.iterdir()):
-        raise FileExistsError(f"{root} holds other files and no index; name an empty or a new directory")
-
-
-def _may_be_left_by_a_build(path: Path) -> bool:
-    """Whether an interrupted first build may have left this file or folder; other programs have folders `build` too."""
-    if path.name == BUILD and path.is_dir():
-        return (path.parent / PROGRESS).exists() or all(map(is_temporary, path.iterdir()))
-    return is_temporary(path) or _FOLDER.fullmatch(path.name) is not None
+        return
+    # An interrupted first build may have left files.
+    for path in root.iterdir():
+        if other := next(others(root, path), None):
+            raise FileExistsError(
+                f"{root} holds other files and no index, such as {other}; name an empty or a new directory"
+            )
 
 
 @contextmanager
 def only_writer(root: Path) -> Iterator[None]:
-    """Hold the lock of the directory `root`, which is created if it does not exist.
+    """Hold the lock of the directory `root`, which is created if it does not exist, and removed if it stays empty.
 
     The operating system releases the lock when the process ends, also if it is killed.
 
     Raises:
         BlockingIOError: if another process holds the lock.
         UserError: on a system without such locks.
+        OSError: from the block; it names `root` if it named no file, as for a full disk.
     """
-    fcntl = _fcntl()
-    created = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(root, os.O_RDONLY)
+    created, handle = _lock(root)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another process is writing the index {root}; wait until it is done") from None
         yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(root)
+        raise
     finally:
-        os.close(handle)
+        # Remove it while the lock is held: nobody else has begun to write here.
         if created and not any(root.iterdir()):
             root.rmdir()
+        os.close(handle)
+
+
+def _lock(root: Path) -> tuple[bool, int]:
+    """Lock a directory. Returns whether this call created it, and the descriptor that holds the lock."""
+    fcntl = _fcntl()
+    while True:
+        created = not root.exists()
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(root, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # removed by the process that created it
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Until we had the lock, another process may have removed the directory, or put another in its place.
+            if root.exists() and os.path.samestat(os.fstat(handle), root.stat()):
+                return created, handle
+        except BlockingIOError:
+            os.close(handle)
+            raise BlockingIOError(f"another process is writing the index {root}; wait until it is done") from None
+        os.close(handle)
 
 
 def _fcntl() -> ModuleType:
@@ -90,13 +102,18 @@ def _fcntl() -> ModuleType:
 
 
 @contextmanager
-def changing(root: Path) -> Iterator[Snapshot]:
-    """Hold the lock of an index and yield its state. Leftovers are removed before, and after an error."""
+def changing(root: Path, opened: Snapshot | None = None) -> Iterator[Snapshot]:
+    """Hold the lock of an index and yield its state. Leftovers are removed before, and after an error.
+
+    Args:
+        root: the index.
+        opened: a state of the index that is open, see `open_snapshot`.
+    """
     require_own(root)
     with only_writer(root):
         remove_leftovers(root, Manifest.load(root))
         try:
-            yield open_snapshot(root)
+            yield open_snapshot(root, opened)
         except BaseException:
             # Read the manifest again: Ctrl-C may come when the new state is committed already.
             remove_leftovers(root, Manifest.load(root))
@@ -106,29 +123,18 @@ def changing(root: Path) -> Iterator[Snapshot]:
 def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
     """Remove what killed writers left: what the manifest does not name. An unfinished build stays, to be continued."""
     named = {manifest.codec, *(segment.name for segment in manifest.segments)} if manifest else set()
-    for folder in [*root.iterdir()]:
-        if _FOLDER.fullmatch(folder.name) and folder.name not in named:
-            shutil.rmtree(folder)
+    for path in [*root.iterdir()]:
+        if path.name not in {*named, MANIFEST, BUILD}:
+            remove(root, path)
     if manifest:
         for file in root.glob("segment-*/deleted-*.npy"):
             if str(file.relative_to(root)) not in manifest.files:
-                file.unlink()
+                remove(root, file)
         progress = root / PROGRESS
-        if (root / BUILD).exists() and (
-            not progress.exists() or json.loads(progress.read_text()).get("generation") == manifest.generation
-        ):
-            remove_build(root)
-    for file in root.iterdir():
-        if is_temporary(file):
-            file.unlink()
-
-
-def remove_build(root: Path) -> None:
-    """Remove build/, and the file with its progress last: only by that file the folder is known to be colbertz's."""
-    for path in (root / BUILD).iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-    shutil.rmtree(root / BUILD)
+        content = checked_json.load(progress)
+        # A damaged file stays for the next build, which says so and begins anew.
+        if not progress.exists() or (content is not None and content["generation"] == manifest.generation):
+            remove(root, root / BUILD)
 
 
 def commit(root: Path, manifest: Manifest, new_folders: Iterable[Path], new_files: Iterable[Path] = ()) -> Manifest:

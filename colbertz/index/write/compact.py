@@ -5,15 +5,13 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from tqdm import tqdm
-
 from colbertz.errors import UserError, check_integer, check_show_progress, check_type
-from colbertz.index.store.manifest import Manifest, SegmentInfo
+from colbertz.index.store.manifest import Manifest, check_files
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.build import write
 from colbertz.index.write.commit import changing, commit, next_name
+from colbertz.index.write.merge import merge
 from colbertz.index.write.progress import Settings
-from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, checked
 
 # An index is better compacted if it has more segments than this,
@@ -51,6 +49,7 @@ def compact(
         generation = manifest.generation + 1
         if not manifest.num_documents:
             raise UserError(f"{root} has no documents left; build a new index in its place")
+        check_files(root, manifest)  # damage is not copied into files with checksums that are right
         if retrain:
             settings = Settings(
                 manifest.nbits,
@@ -73,30 +72,6 @@ def compact(
             folder = root / next_name("segment", generation)
             segment = merge(snapshot, folder, show_progress=show_progress, block_tokens=block_tokens)
             commit(root, replace(manifest, generation=generation, segments=(segment,)), [folder])
-
-
-def merge(
-    snapshot: Snapshot, folder: Path, *, show_progress: bool | None = False, block_tokens: int = CHUNK_TOKENS
-) -> SegmentInfo:
-    """Write the documents that are not deleted as one new segment, with the codec of the snapshot.
-
-    Codes and residuals are copied as they are.
-    """
-    doc_idx = snapshot.doc_idx_in(snapshot.live)
-    doclens = snapshot.doclens(doc_idx)
-    documents = snapshot.live_documents()
-    quiet = None if show_progress is None else not show_progress
-    with (
-        SegmentWriter(folder, snapshot.codec) as writer,
-        tqdm(
-            desc="compacting", total=int(doclens.sum()), unit=" tokens", unit_scale=True, disable=quiet, leave=False
-        ) as bar,
-    ):
-        for block in snapshot.blocks(doc_idx, block_tokens):
-            encoded = snapshot.encoded(block)
-            writer.add_coded(islice(documents, len(block)), encoded, snapshot.doclens(block))
-            bar.update(len(encoded))
-    return replace(writer.info, num_far=snapshot.estimated_num_far())
 
 
 def _decoded(snapshot: Snapshot, block_tokens: int) -> Iterator[Batch]:

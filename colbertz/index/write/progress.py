@@ -1,14 +1,17 @@
 """How far a build has come, in build/progress.json, so that the same call can continue it after it was killed."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from colbertz.files import write_atomically
 from colbertz.index.store.manifest import BUILD, PROGRESS, Encoding
-from colbertz.index.write.commit import remove_build
+from colbertz.index.write import checked_json
+from colbertz.index.write.leftovers import remove
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,52 +32,62 @@ class Settings:
     compacted: int | None = None
 
 
+class CodedChunk(NamedTuple):
+    """A chunk whose tokens are coded.
+
+    Attributes:
+        num_far: how many of them are far from their centroids.
+        checksum: CRC-32 of the checksums of its documents.
+    """
+
+    num_far: int
+    checksum: int
+
+
 class Progress:
     """The file build/progress.json. Every change is on the disk when the method returns.
 
     Attributes:
-        codec_is_trained: whether build/codec is complete.
-        num_coded: chunks whose tokens are coded.
-        num_far: of the coded tokens, how many are far from their centroids.
+        codec: the SHA-256 of each file of build/codec, by name; None if it is not complete.
+        coded: the chunks whose tokens are coded.
     """
 
     def __init__(self, root: Path, settings: Settings) -> None:
-        """Read the file in the index `root`, or begin a new build if it was for other settings."""
+        """Read the file in the index `root`, or begin a new build if it was for other settings or is damaged."""
         self._path = root / PROGRESS
         self._settings = json.loads(json.dumps(asdict(settings)))
-        content: dict[str, Any] = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
-        if content.get("settings") != self._settings:
+        content = checked_json.load(self._path)
+        if content is None and self._path.exists():
+            logger.warning("%s is damaged or of another version: the build begins anew", self._path)
+        if content is None or content["settings"] != self._settings:
             if (root / BUILD).exists():
-                remove_build(root)
+                remove(root, root / BUILD)
             (root / BUILD).mkdir()
             self.start_over()
         else:
-            self.codec_is_trained = bool(content["codec"])
-            self.num_coded = int(content["encoded"])
-            self.num_far = int(content["num_far"])
+            self.codec: dict[str, str] | None = content["codec"]
+            self.coded = [CodedChunk(*chunk) for chunk in content["coded"]]
 
     def start_over(self, generation: int | None = None) -> None:
         """Forget the codec and the codes, because the chunks change, or because they became generation `generation`."""
-        self.codec_is_trained, self.num_coded, self.num_far = False, 0, 0
+        self.codec, self.coded = None, []
         self._save(generation)
 
-    def codec_trained(self) -> None:
-        """Note that build/codec is complete."""
-        self.codec_is_trained = True
+    def codec_trained(self, files: dict[str, str]) -> None:
+        """Note that build/codec is complete, and the SHA-256 of its files."""
+        self.codec = files
         self._save()
 
-    def chunk_coded(self, num_far: int) -> None:
-        """Note that one more chunk is coded, and how many of all coded tokens are far."""
-        self.num_coded += 1
-        self.num_far = num_far
+    def chunks_coded(self, coded: Sequence[CodedChunk]) -> None:
+        """Note which chunks are coded."""
+        self.coded = list(coded)
         self._save()
 
     def _save(self, generation: int | None = None) -> None:
         content = {
             "settings": self._settings,
-            "codec": self.codec_is_trained,
-            "encoded": self.num_coded,
-            "num_far": self.num_far,
+            "codec": self.codec,
+            "coded": self.coded,
             "generation": generation,
         }
-        write_atomically(self._path, json.dumps(content))
+        checked_json.save(self._path, content)

@@ -17,13 +17,17 @@ import torch
 
 from colbertz.document import Document
 from colbertz.errors import UserError
+from colbertz.index.store.arrays import save_array
 from colbertz.index.store.codec import Codec, Encoded, packed_bytes
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
 from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.write.stream import checked
+from colbertz.kernels.cpu.sums import checksums, document_checksums
 from colbertz.ragged import Ragged
 
+# Bytes before the values of an array: numpy pads its headers to this size, unless there are dozens of dimensions.
+_HEADER = 128
 # By its definition a quarter of the tokens that a codec was made for is farther from a centroid than its
 # `cluster_threshold`. Where more than this share of new tokens is, the codec lacks centroids.
 FAR_SHARE = 0.5
@@ -53,6 +57,7 @@ class SegmentWriter:
         tokens_per_centroid: float | None = None,
         device: torch.device | str = "cpu",
         doclens: Sequence[int] | None = None,
+        checksums: np.ndarray | None = None,
         num_far: int = 0,
     ) -> None:
         """Create the files of a segment, or continue a segment that was left unfinished.
@@ -65,6 +70,7 @@ class SegmentWriter:
             device: where tokens are coded.
             doclens: to continue a segment whose documents are all stored, the lengths of those documents whose tokens
                 are coded, too; tokens after these are removed. None to begin a segment.
+            checksums: with `doclens`, what `stored_checksums` returns for them, if the caller has called it.
             num_far: with `doclens`, how many of those tokens are far.
         """
         self.codec = codec
@@ -73,6 +79,13 @@ class SegmentWriter:
         self._tokens_per_centroid = tokens_per_centroid
         self._device = torch.device(device)
         self._doclens = list(doclens or [])
+        if checksums is None:
+            checksums = stored_checksums(folder, codec, self._doclens)
+        if len(checksums) < len(self._doclens):
+            raise UserError(
+                f"{folder} does not hold the codes of {len(self._doclens)} documents; begin the segment anew"
+            )
+        self._checksums = [checksums]
         folder.mkdir(parents=True, exist_ok=True)
         self._files = SegmentFiles(folder)
         self._open_files = ExitStack()
@@ -116,14 +129,17 @@ class SegmentWriter:
         self._add_documents(documents, len(doclens))
         self._append(encoded, doclens.tolist())
 
-    def add_tokens(self, embeddings: Ragged) -> None:
+    def add_tokens(self, embeddings: Ragged) -> np.ndarray:
         """Code the next tokens of a segment whose documents are all stored.
 
         Args:
             embeddings: (num_tokens, E), as `checked` returns them.
+
+        Returns:
+            The checksums of these documents, (num_documents, 3) uint32.
         """
         if not len(embeddings):
-            return
+            return np.empty((0, 3), np.uint32)
         tokens = embeddings.values.to(self._device)
         encoded, distances = self.codec.encode(tokens)
         far = distances > self.codec.cluster_threshold
@@ -132,7 +148,7 @@ class SegmentWriter:
             self.codec = self.codec.extended(far_tokens, self._tokens_per_centroid, self._tokens.code_dtype)
             encoded, distances = self.codec.encode(tokens)
         self.num_far += int((distances > self.codec.cluster_threshold).sum())
-        self._append(encoded, embeddings.lengths.tolist())
+        return self._append(encoded, embeddings.lengths.tolist())
 
     @property
     def num_documents(self) -> int:
@@ -148,7 +164,12 @@ class SegmentWriter:
     def info(self) -> SegmentInfo:
         """The entry of the manifest for this segment."""
         return SegmentInfo(
-            self._files.folder.name, len(self._doclens), sum(self._doclens), self.num_far, self._norm_deviation
+            self._files.folder.name,
+            len(self._doclens),
+            sum(self._doclens),
+            self.num_far,
+            has_checksums=True,
+            norm_deviation=self._norm_deviation,
         )
 
     def sync(self) -> None:
@@ -172,9 +193,13 @@ class SegmentWriter:
         if self._documents.count - before != count:
             raise UserError(f"there are embeddings of {count} documents for {self._documents.count - before} documents")
 
-    def _append(self, encoded: Encoded, doclens: list[int]) -> None:
+    def _append(self, encoded: Encoded, doclens: list[int]) -> np.ndarray:
         self._tokens.write(encoded)
         self._doclens += doclens
+        self._checksums.append(
+            document_checksums(offsets_of(doclens), encoded.codes, encoded.residuals, encoded.inverse_norms)
+        )
+        return self._checksums[-1]
 
     def _complete(self) -> None:
         """Write the document lengths and the inverted lists, and find out about the norms, from the coded tokens."""
@@ -183,15 +208,51 @@ class SegmentWriter:
         doclens = np.array(self._doclens, np.int64)
         offsets = offsets_of(doclens)
         lists, lengths = invert(codes, offsets, len(self.codec.centroids))
-        np.save(self._files.doclens, doclens.astype(np.int32), allow_pickle=False)
-        np.save(self._files.ivf, lists, allow_pickle=False)
-        np.save(self._files.ivf_lengths, lengths, allow_pickle=False)
+        save_array(self._files.doclens, doclens.astype(np.int32))
+        save_array(self._files.ivf, lists)
+        save_array(self._files.ivf_lengths, lengths)
+        save_array(self._files.document_checksums, np.concatenate(self._checksums))
+        list_checksums = checksums(lists, offsets_of(lengths))
+        save_array(self._files.list_checksums, list_checksums)
         for first in range(0, len(doclens), _BLOCK):
             block = offsets[first : first + _BLOCK + 1]
             tokens = slice(block[0], block[-1])
             encoded = Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
             deviation = self.codec.norm_deviation(encoded, block - block[0])
             self._norm_deviation = max(self._norm_deviation, deviation)
+
+
+def stored_checksums(folder: Path, codec: Codec, doclens: Sequence[int]) -> np.ndarray:
+    """The checksums of documents whose tokens an interrupted writer has coded, (num_documents, 3) uint32.
+
+    Args:
+        folder: of the segment.
+        codec: that has coded them.
+        doclens: the lengths of these documents.
+
+    Returns:
+        The checksums of the first documents, as far as all three files hold their tokens.
+    """
+    arrays = []
+    for path, dtype, shape in _token_files(SegmentFiles(folder), codec):
+        available = path.stat().st_size - _HEADER if path.is_file() else 0
+        rows = max(0, available) // (dtype.itemsize * math.prod(shape))
+        count = min(rows, sum(doclens))
+        arrays.append(np.memmap(path, dtype, "r", _HEADER, (count, *shape)) if count else np.empty((0, *shape), dtype))
+    offsets = offsets_of(doclens)
+    whole = int(np.searchsorted(offsets, min(map(len, arrays)), side="right")) - 1
+    codes, residuals, inverse_norms = (np.asarray(array[: offsets[whole]]) for array in arrays)
+    return document_checksums(offsets[: whole + 1], codes, residuals, inverse_norms)
+
+
+def _token_files(files: SegmentFiles, codec: Codec) -> list[tuple[Path, np.dtype, tuple[int, ...]]]:
+    """The files of coded tokens, with the type and the shape of what each holds of one token."""
+    row = packed_bytes(codec.embedding_dim, codec.nbits)
+    return [
+        (files.codes, codec.code_dtype, ()),
+        (files.residuals, np.dtype(np.uint8), (row,)),
+        (files.inverse_norms, np.dtype(np.float32), ()),
+    ]
 
 
 class _TokenWriter:
@@ -203,15 +264,10 @@ class _TokenWriter:
 
     def __init__(self, files: SegmentFiles, codec: Codec, num_tokens: int) -> None:
         """Create the files; if `num_tokens` is not 0, open them and remove what comes after so many tokens."""
-        row = packed_bytes(codec.embedding_dim, codec.nbits)
         self.num_tokens = num_tokens
         self.code_dtype = codec.code_dtype
         self._arrays: list[tuple[BinaryIO, np.dtype, tuple[int, ...]]] = []
-        for path, dtype, shape in (
-            (files.codes, codec.code_dtype, ()),
-            (files.residuals, np.dtype(np.uint8), (row,)),
-            (files.inverse_norms, np.dtype(np.float32), ()),
-        ):
+        for path, dtype, shape in _token_files(files, codec):
             file = path.open("r+b" if num_tokens else "wb")
             self._arrays.append((file, dtype, shape))
             self._write_header(file, dtype, shape)

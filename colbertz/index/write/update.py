@@ -1,6 +1,7 @@
 """Adding, updating and deleting documents. Each makes one new state of the index, or none.
 
-No file of the index is written again: new documents are a new segment, and deletions are a list of documents.
+No file of the index is written again: new documents are a new segment, and deletions are a list of documents. Merges
+(merge.py) keep the number of segments small.
 """
 
 import logging
@@ -12,12 +13,14 @@ from typing import Literal
 import numpy as np
 
 from colbertz.errors import UnknownDocument, UserError
+from colbertz.index.store.arrays import save_array
 from colbertz.index.store.document_writer import MAX_FIELDS
 from colbertz.index.store.documents import fold
 from colbertz.index.store.manifest import SegmentInfo
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.commit import changing, commit, next_name
 from colbertz.index.write.compact import advice
+from colbertz.index.write.merge import merge_due
 from colbertz.index.write.segment_writer import SegmentWriter
 from colbertz.index.write.stream import CHUNK_TOKENS, DocumentStream, chunked, in_step
 from colbertz.ragged import Ragged
@@ -35,8 +38,9 @@ def add(
     on_duplicate: OnDuplicate = "error",
     only_known: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
+    opened: Snapshot | None = None,
 ) -> None:
-    """Add a segment of documents.
+    """Add a segment of documents, and merge segments where that is due.
 
     Args:
         root, embeddings, on_duplicate: see `Index.add`.
@@ -44,6 +48,7 @@ def add(
             no ids yet.
         only_known: refuse ids that are not in the index, for `Index.update`.
         chunk_tokens: tokens that are coded at a time.
+        opened: a state of the index that is open, see `open_snapshot`.
 
     Raises:
         UserError, TypeError, BlockingIOError: as `Index.add`.
@@ -51,7 +56,7 @@ def add(
     """
     if on_duplicate not in ("error", "replace"):
         raise UserError(f'on_duplicate must be "error" or "replace", got {on_duplicate!r}')
-    with changing(root) as snapshot:
+    with changing(root, opened) as snapshot:
         manifest = snapshot.manifest
         generation = manifest.generation + 1
         documents.next_number, documents.is_taken = manifest.next_number, snapshot.has_had
@@ -79,7 +84,7 @@ def add(
             segments=(*segments, writer.info),
             next_number=max(manifest.next_number + writer.num_documents, documents.next_number),
         )
-        manifest = commit(root, manifest, new_folders, files)
+        manifest = merge_due(root, commit(root, manifest, new_folders, files), snapshot)
     if advised := advice(manifest):
         logger.warning("%s: %s", root, advised)
 
@@ -105,14 +110,21 @@ def _check_fields(snapshot: Snapshot, new: Iterable[str]) -> None:
         )
 
 
-def delete(root: Path, ids: Iterable[str]) -> int:
-    """Delete documents and return how many they were. The errors are those of `Index.delete`."""
-    with changing(root) as snapshot:
+def delete(root: Path, ids: Iterable[str], *, opened: Snapshot | None = None) -> int:
+    """Delete documents and return how many they were. The errors are those of `Index.delete`.
+
+    Args:
+        root, ids: see `Index.delete`.
+        opened: a state of the index that is open, see `open_snapshot`.
+    """
+    with changing(root, opened) as snapshot:
+        manifest = snapshot.manifest
         doc_idx = np.unique(snapshot.doc_idx_of(ids))
         if len(doc_idx):
-            generation = snapshot.manifest.generation + 1
+            generation = manifest.generation + 1
             segments, files = _without(root, snapshot, doc_idx, generation)
-            commit(root, replace(snapshot.manifest, generation=generation, segments=segments), [], files)
+            manifest = commit(root, replace(manifest, generation=generation, segments=segments), [], files)
+        merge_due(root, manifest, snapshot)
     return len(doc_idx)
 
 
@@ -135,7 +147,7 @@ def _without(
             segments[segment_idx] = replace(info, num_deleted=info.num_documents)
             continue
         path = root / info.name / f"deleted-{generation:06d}.npy"
-        np.save(path, np.flatnonzero(dead).astype(np.int32), allow_pickle=False)
+        save_array(path, np.flatnonzero(dead).astype(np.int32))
         files.append(path)
         segments[segment_idx] = replace(info, deleted=str(path.relative_to(root)), num_deleted=int(dead.sum()))
     return tuple(info for info in segments if info.num_deleted < info.num_documents), files

@@ -20,6 +20,7 @@ from colbertz.models.checkpoint.hub import PACKAGED_DIRECTORY, resolve
 from colbertz.models.checkpoint.json_files import check_file, is_there, read_json
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
+from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
 
@@ -38,7 +39,7 @@ def load(
     path_or_hub_id: str | Path,
     backend: str,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType = None,
     embedding_dim: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> "tuple[OnnxEncoder, ColBERTTokenizer]":
@@ -61,7 +62,7 @@ def load(
         raise UserError(f"backend must be torch, {' or '.join(MODELS)}, got {backend!r}")
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
-    if dtype not in (None, torch.float32):
+    if dtype not in (None, "auto", torch.float32):
         raise UserError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
     path, tokenizer = _read(path_or_hub_id, backend, overrides or {})
     encoder = OnnxEncoder(path)

@@ -73,7 +73,7 @@ def run(
         with stage(f"Training a model from scratch: train.py --config {config_file}"):
             training.main(["--config", config_file, "--overwrite", "true"])
         location = str(Path(settings.output) / "model")
-    model = ColBERT.from_pretrained(location)
+    model = ColBERT.from_pretrained(location, dtype="auto")
 
     with stage(f"Indexing all {len(functions):,} functions into {index}"):
         searcher = _build(index, model, functions, location)

@@ -17,14 +17,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from colbertz.corpus.formats import find_file, read_rows
 from colbertz.corpus.rows import HalfCharacter
 from colbertz.distillation.teachers import bm25_teacher
 from colbertz.errors import UserError
 from colbertz.evaluation import read_beir
 from colbertz.files import replaced_directory
+from colbertz.progress import progress
 from colbertz.recipes.demo.corpus import collect, default_roots
 from colbertz.recipes.demo.tokenizer import train_tokenizer
 from colbertz.recipes.nano.cloze import cloze_pairs
@@ -230,9 +229,11 @@ def _with_windows(answers: Sequence[Pair], name: str) -> Iterator[Pair]:
     """Each question with the window of its document that BM25 ranks first; only whole documents are labelled."""
     windows = {text: _windows(text) for _, text in answers}
     bm25 = bm25_teacher(window for text_windows in windows.values() for window in text_windows)
-    for query, text in tqdm(answers, desc=name, unit=" questions", disable=None):
-        [scores] = bm25([query], [windows[text]])
-        yield query, windows[text][max(range(len(scores)), key=scores.__getitem__)]
+    with progress(f"windows of {name}", len(answers), "questions") as bar:
+        for query, text in answers:
+            [scores] = bm25([query], [windows[text]])
+            yield query, windows[text][max(range(len(scores)), key=scores.__getitem__)]
+            bar.update(1)
 
 
 def _windows(text: str) -> list[str]:

@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from colbertz.corpus.rows import BadRow
+from colbertz.progress import progress
 from colbertz.training.data.sources import Source
 
 
@@ -43,15 +42,17 @@ def _check(source: Source, limit: int) -> Report:
     num_read = min(limit, source.num_rows or limit)
     bad = []
     num_documents = query_characters = document_characters = 0
-    for row in tqdm(range(num_read), desc=source.name, unit=" rows"):
-        try:
-            example = source[row]
-        except BadRow as error:
-            bad.append(str(error))
-            continue
-        num_documents += len(example.documents)
-        query_characters += len(example.query)
-        document_characters += sum(map(len, example.documents))
+    with progress(source.name, num_read, "rows") as bar:
+        for row in range(num_read):
+            bar.update(1)
+            try:
+                example = source[row]
+            except BadRow as error:
+                bad.append(str(error))
+                continue
+            num_documents += len(example.documents)
+            query_characters += len(example.query)
+            document_characters += sum(map(len, example.documents))
     num_good = num_read - len(bad)
     return Report(
         source.name,

@@ -11,7 +11,8 @@ import torch
 from colbertz import Index, Ragged
 from colbertz.errors import UserError
 from colbertz.files import sha256
-from colbertz.index.store.manifest import quick_checksum, sealed
+from colbertz.index.store.checksums import quick_checksum
+from colbertz.index.store.manifest import sealed
 
 DIM = 16
 
@@ -111,7 +112,7 @@ def edited_segment(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
         (edited_segment(num_deleted=2), "deleted is None where 2 documents are deleted"),
         (edited_segment(num_deleted=2, deleted="../deleted-000001.npy"), "deleted is '../deleted-000001.npy'"),
         (lambda manifest: manifest | {"segments": manifest["segments"] * 2}, "two segments have the same name"),
-        (edited_segment(num_tokens=21), "does not hold what its manifest says"),
+        (edited_segment(num_tokens=21), r"codes\.npy is damaged: it has the shape \(22,\), not \(21\)"),
         (edited_segment(name="../elsewhere"), r"segment '\.\./elsewhere'"),
         (edited_segment(surprise=1), "surprise"),
     ],

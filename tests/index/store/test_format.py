@@ -27,6 +27,11 @@ def own_checksum(manifest: Path) -> str:
     return hashlib.sha256(content.replace(digits, b"0" * 64)).hexdigest()
 
 
+def checksum(numbers: np.ndarray) -> int:
+    values = numbers.reshape(-1).astype(np.uint64)
+    return int((values * (2 * np.arange(len(values), dtype=np.uint64) + 1)).sum()) % (1 << 32)
+
+
 def unpack(rows: np.ndarray, nbits: int) -> np.ndarray:
     """Buckets (N, E) of packed residuals (N, E · nbits / 8)."""
     bits = np.unpackbits(rows, axis=1).reshape(len(rows), -1, nbits)  # from the highest bit of each byte
@@ -43,6 +48,10 @@ class Reader:
         assert manifest["sha256"] == own_checksum(root / "manifest.json")
         for name, expected in manifest["files"].items():
             assert quick_checksum(root / name) == (expected["size"], expected["quick"]), name
+            if expected["whole"] is not None:
+                content = (root / name).read_bytes()
+                words = np.frombuffer(content + bytes(-len(content) % 4), "<u4")
+                assert checksum(words) == expected["whole"], name
         self.centroids = self.array(manifest["codec"], "centroids").astype(np.float32)
         self.weights = self.array(manifest["codec"], "bucket_weights")
         self.ids, self.texts, self.metadata, self.vectors = [], [], [], []
@@ -61,6 +70,7 @@ class Reader:
         assert np.allclose(norms, 1 / np.maximum(np.linalg.norm(raw, axis=1), 1e-12), rtol=1e-5)
         vectors = np.split(raw * norms[:, None], np.cumsum(doclens.astype(np.int64))[:-1])
         self.check_lists(name, codes, doclens)
+        self.check_checksums(name, codes, doclens, norms)
         deleted = set(np.load(self.root / segment["deleted"]).tolist() if segment["deleted"] else [])
         assert len(deleted) == segment["num_deleted"]
         database = sqlite3.connect(f"{(self.root / name / 'documents.sqlite').as_uri()}?mode=ro&immutable=1", uri=True)
@@ -80,6 +90,14 @@ class Reader:
         assert codes.max() < len(lists) <= len(self.centroids)
         for cell, documents in enumerate(lists):
             assert documents.tolist() == np.unique(of_token[codes == cell]).tolist()
+
+    def check_checksums(self, name: str, codes: np.ndarray, doclens: np.ndarray, norms: np.ndarray) -> None:
+        rows, ends = self.array(name, "residuals"), np.cumsum(doclens.astype(np.int64))[:-1]
+        columns = codes, rows.view("<u4") if rows.shape[1] % 4 == 0 else rows, norms.view("<u4")
+        sums = [[checksum(part) for part in np.split(column, ends)] for column in columns]
+        assert np.array(sums).T.tolist() == self.array(name, "document_checksums").tolist()
+        lists = np.split(self.array(name, "ivf"), np.cumsum(self.array(name, "ivf_lengths"))[:-1])
+        assert [checksum(part) for part in lists] == self.array(name, "list_checksums").tolist()
 
     def best(self, query: np.ndarray, k: int) -> list[tuple[str, float, str | None, dict[str, Any]]]:
         scores = [float((query @ vectors.T).max(1).sum()) for vectors in self.vectors]
@@ -227,6 +245,7 @@ def test_a_writer_made_from_the_page_deletes(tmp_path: Path) -> None:
         "size": size,
         "quick": quick,
         "sha256": hashlib.sha256((root / new).read_bytes()).hexdigest(),
+        "whole": None,
     }
     segment |= {"deleted": new, "num_deleted": segment["num_deleted"] + 1}
     fresh = root / "manifest.json.new"

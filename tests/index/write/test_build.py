@@ -1,6 +1,5 @@
 """Building an index: streams, bad input, the same bytes each time, continuing a stopped build, memory."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from colbertz import Index, Ragged
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.manifest import Encoding
+from colbertz.index.write import checked_json
 
 DIM = 16
 LENGTHS = [3, 1, 12, 7, 30, 5, 2, 9] * 5
@@ -194,16 +194,16 @@ def test_a_stopped_build_is_continued_where_it_was(
                 break
             except Stop:
                 pass
-        stored = [json.loads(path.read_text())["doclens"] for path in sorted(root.glob("build/chunks/*.json"))]
+        stored = [checked_json.load(path)["doclens"] for path in sorted(root.glob("build/chunks/*.json"))]
         progress = root / "build/progress.json"
-        done = json.loads(progress.read_text()) if progress.exists() else {"codec": False, "encoded": 0}
+        done = checked_json.load(progress) if progress.exists() else {"codec": None, "coded": []}
         counts.clear()
         build(root)
         assert first_documents[-1] == sum(map(len, stored)), "only documents that are not stored are asked for"
-        assert counts.get("train", 0) == (not done["codec"])
-        num_chunks = counts.get("encode", 0) + done["encoded"]
-        skipped["train"] += done["codec"]
-        skipped["encode"] += done["encoded"]
+        assert counts.get("train", 0) == (done["codec"] is None)
+        num_chunks = counts.get("encode", 0) + len(done["coded"])
+        skipped["train"] += done["codec"] is not None
+        skipped["encode"] += len(done["coded"])
         assert files(root) == expected
         shutil.rmtree(root)
     assert nth > 2 * num_chunks > 20

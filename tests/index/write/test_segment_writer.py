@@ -118,7 +118,7 @@ def test_an_unfinished_segment_is_continued(index: Index, tmp_path: Path) -> Non
         writer.add_tokens(embeddings[3:])
     assert writer.info.num_tokens == sum(LENGTHS)
     assert files(folder) == files(index.path / "segment-000001")
-    assert len(open_segment(tmp_path, writer.info)) == len(LENGTHS)
+    assert len(open_segment(tmp_path, writer.info, codec)) == len(LENGTHS)
 
 
 # -- builds from whole documents -----------------------------------------------------------------------------------

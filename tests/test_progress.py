@@ -1,0 +1,87 @@
+"""Progress on a terminal and in a pipe."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from colbertz.progress import progress
+
+_JOB = """
+import sys, time
+from colbertz.progress import progress
+slow = sys.argv[1:] == ["slow"]
+with progress("outer", 4, "texts", line_seconds=30.0 if slow else 0.0, show=None if slow else True) as bar:
+    for i in range(4):
+        with progress("inner", 2, "parts", show=True) as part:
+            part.update(2)
+        if i == 2 and sys.argv[1:] == ["interrupted"]:
+            raise KeyboardInterrupt
+        time.sleep(0.3 * slow)
+        bar.update(1)
+"""
+
+
+def in_pipe(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", _JOB, *arguments], stderr=subprocess.PIPE, text=True, check=False)
+    return done.stderr
+
+
+def on_terminal(*arguments: str) -> str:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with subprocess.Popen([sys.executable, "-c", _JOB, *arguments], stderr=theirs):
+        os.close(theirs)
+        text = b""
+        try:
+            while part := os.read(ours, 4096):
+                text += part
+        except OSError:
+            pass  # Linux: the other side was closed
+    os.close(ours)
+    return text.decode()
+
+
+def test_lines_in_a_pipe() -> None:
+    lines = in_pipe().splitlines()
+    assert lines[-1].startswith("outer: 4 of 4 texts (100 %) in 00:00")
+    assert "outer: 2 of 4 texts (50 %)" in "\n".join(lines)
+    assert all(re.fullmatch(r"outer: \d of 4 texts \(\d+ %\) in \S+, \S+ left", line) for line in lines)
+
+
+def test_one_bar_on_a_terminal() -> None:
+    text = on_terminal()
+    assert "outer: 100%" in text
+    assert "inner" not in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("run", [in_pipe, on_terminal])
+def test_an_interruption_leaves_a_whole_line(run) -> None:  # type: ignore[no-untyped-def]
+    before, _, after = run("interrupted").replace("\r\n", "\n").rpartition("Traceback")
+    assert "outer" in before.rstrip("\n").splitlines()[-1]
+    assert before.endswith("\n")
+    assert after.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_without_a_total_nothing_is_said_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("storing", None, "tokens", show=True, line_seconds=0.0) as bar:
+        bar.update(7)
+    assert sys.stderr.getvalue().splitlines()[-1] == "storing: 7.00 tokens in 00:00"
+
+
+def test_a_job_that_takes_longer_than_a_second_has_a_bar_on_a_terminal() -> None:
+    assert "outer: 100%" in on_terminal("slow")
+    assert in_pipe("slow") == ""
+
+
+def test_a_short_job_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("encoding", 2, "texts") as bar:
+        bar.update(2)
+    assert capsys.readouterr().err == ""
