@@ -25,7 +25,8 @@ print(cpu.lists.count_postings(codes, np.array([0, 2, 3, 5]), 4).tolist())
 @pytest.mark.parametrize("home_is_writable", [True, False])
 def test_a_package_that_cannot_be_written_compiles(home_is_writable: bool, tmp_path: Path) -> None:
     """Its import ended with "cannot cache function … no locator available". Root may write everywhere, so files stand
-    here where the folders would have to be made."""
+    here where the folders would have to be made.
+    """
     shutil.copytree(ROOT / "colbertz", tmp_path / "colbertz", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "colbertz/kernels/cpu/__pycache__").touch()
     home = tmp_path / "home"
