@@ -83,7 +83,7 @@ def convert(
 
 def _refuse_norms(snapshot: Snapshot, source: Path, format: str, block_tokens: int) -> None:
     for doc_idx in snapshot.blocks(snapshot.doc_idx_in(snapshot.live), block_tokens):
-        has_norm = snapshot.codec.has_norm(snapshot.encoded(doc_idx))
+        has_norm = snapshot.codec.norms(snapshot.encoded(doc_idx)) != 1
         if has_norm.any():
             ends = np.cumsum(snapshot.doclens(doc_idx))
             [document] = snapshot.documents(doc_idx[[np.searchsorted(ends, has_norm.argmax(), side="right")]])

@@ -113,9 +113,13 @@ class Cascade:
         if not plan.levels and (doc_idx := self.snapshot.doc_idx_in(self.allowed)).size <= plan.n_exact:
             return self.ranking(doc_idx, self.exact(doc_idx))
         doc_idx, in_base = self.candidates(*self.probe())
-        scores = self.centroid_maxsim(doc_idx) * np.float32(self.coarse_step)
         tolerance = TOLERANCE * k
-        promising = refine(Scored(doc_idx, scores, in_base), k, self.residual_maxsim, max(plan.wave, k), tolerance)
+        if plan.by_centroids:
+            scores = self.centroid_maxsim(doc_idx) * np.float32(self.coarse_step)
+            candidates = Scored(doc_idx, scores, in_base)
+            promising = refine(candidates, k, self.residual_maxsim, max(plan.wave, k), tolerance)
+        else:
+            promising = Scored(doc_idx, self.residual_maxsim(doc_idx), in_base)
         best = refine(promising, k, self.exact, max(_EXACT_WAVE, k + k // 4 + 2), tolerance)
         return self.ranking(best.doc_idx, best.scores)
 

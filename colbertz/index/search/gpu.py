@@ -137,7 +137,6 @@ def cascade(
     candidates, in_base = _first_candidates(shard, table, plan, allowed, local_idx)
     if candidates.shape[1] > plan.n_exact:
         codec, documents, tolerance = shard.codec, shard.documents, TOLERANCE * k
-        scored = Scored(candidates, centroid_maxsim.centroid_maxsim(table, candidates, documents), in_base)
 
         def residual(chosen: Tensor) -> Tensor:
             return residual_maxsim.residual_maxsim(half, table, chosen, documents, codec.half_weights)
@@ -145,7 +144,11 @@ def cascade(
         def exact(chosen: Tensor) -> Tensor:
             return _exact(shard, queries, chosen)
 
-        scored = refine(scored, k, residual, max(plan.wave, k), tolerance)
+        if plan.by_centroids:
+            scored = Scored(candidates, centroid_maxsim.centroid_maxsim(table, candidates, documents), in_base)
+            scored = refine(scored, k, residual, max(plan.wave, k), tolerance)
+        else:
+            scored = Scored(candidates, residual(candidates), in_base)
         scored = refine(scored, k, exact, plan.n_exact, tolerance)
         return scored.scores, scored.candidates.long()
     return _exact(shard, queries, candidates), candidates.long()

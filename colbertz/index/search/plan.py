@@ -77,6 +77,7 @@ class Plan:
         all_pass: every document is a candidate, and the walk only chooses the base.
         n_exact: documents scored exactly first on a GPU; if there are no more, they skip the stages before.
         wave: documents scored with residuals first; how many follow depends on the scores (refine.py).
+        by_centroids: False if every candidate gets residuals, without stage 3.
     """
 
     levels: tuple[int, ...]
@@ -85,12 +86,23 @@ class Plan:
     all_pass: bool
     n_exact: int
     wave: int
+    by_centroids: bool = True
 
 
 def effort_for(k: int, options: SearchOptions, num_cells: int) -> Effort:
     """What the options ask for, or what suits `k` where they leave the choice."""
     n_ivf_probe = options.n_ivf_probe or (8 if k <= 20 else 16 if k <= 200 else 32)
     return Effort(min(num_cells, n_ivf_probe), options.n_full_scores or max(2048, 60 * k))
+
+
+def norms_matter(snapshot: Snapshot) -> bool:
+    """Whether no stage may take centroids for tokens, because they do not tell which tokens are long.
+
+    That is so if the norms of a document differ more from 1 than the cosines of tokens with their centroids do: by half
+    the square of the length of a residual (docs/log.md).
+    """
+    deviation = max(info.norm_deviation for info in snapshot.manifest.segments)
+    return deviation > snapshot.codec.cluster_threshold**2 / 2
 
 
 def plan_for(
@@ -103,6 +115,8 @@ def plan_for(
         return None
     if num_allowed <= max(limits.all_exact, n_exact):
         return Plan((), num_allowed, num_allowed, True, num_allowed, num_allowed)
+    if norms_matter(snapshot):
+        return Plan((), num_allowed, num_allowed, True, n_exact, num_allowed, by_centroids=False)
     # Time goes by tokens: of short texts, more documents go through each stage.
     more = max(1.0, limits.budget_tokens * num_documents / snapshot.manifest.num_tokens)
     n_base = int(max(limits.base, 8 * k) * more)

@@ -207,10 +207,20 @@ class Codec:
         run([functools.partial(cpu.residuals.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
         return out
 
-    def has_norm(self, encoded: Encoded) -> np.ndarray:
-        """Which tokens stand for vectors that are not of unit length, (N,) bool."""
+    def norms(self, encoded: Encoded) -> np.ndarray:
+        """The norms of the vectors that tokens stand for, (N,) float32, exactly 1 where they are 1 up to rounding."""
         norms = encoded.inverse_norms / self.inverse_norms(encoded.codes, encoded.residuals)
-        return np.abs(norms - 1) > _UNIT_TOLERANCE / 2
+        return np.where(np.abs(norms - 1) > _UNIT_TOLERANCE / 2, norms, np.float32(1))
+
+    def norm_deviation(self, encoded: Encoded, offsets: np.ndarray) -> float:
+        """How much the norms of a document's tokens differ from 1, at most: the root mean square of their logs.
+
+        Args:
+            encoded: the tokens of at least one document.
+            offsets: (num_documents + 1,) int64, the document's tokens begin there; none is empty.
+        """
+        squares = np.log(self.norms(encoded), dtype=np.float64) ** 2
+        return float(np.sqrt((np.add.reduceat(squares, offsets[:-1]) / np.diff(offsets)).max()))
 
     def extended(self, far: Tensor, tokens_per_centroid: float, code_dtype: np.dtype) -> "Codec":
         """Add centroids for tokens (N, E) that are far from all centroids.

@@ -120,6 +120,8 @@ class SegmentInfo:
         deleted: the file that lists the deleted documents, relative to the index; None if none is deleted.
         num_deleted: the number of deleted documents.
         has_checksums: whether there are checksums of each document and each list; version 2 has none.
+        norm_deviation: how much the norms of the embeddings of one document differ from 1, at most: the root of the
+            mean square of the tokens' log norms. 0 if all embeddings are of unit length; version 2 does not know it.
     """
 
     name: str
@@ -129,6 +131,7 @@ class SegmentInfo:
     deleted: str | None = None
     num_deleted: int = 0
     has_checksums: bool = False
+    norm_deviation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -300,6 +303,9 @@ def _wrong_value(manifest: Manifest) -> str | None:
     if manifest.nbits not in NBITS:
         return f"nbits is {manifest.nbits} and must be one of {', '.join(map(str, NBITS))}"
     for segment in manifest.segments:
+        deviation: Any = segment.norm_deviation
+        if type(deviation) not in (int, float) or not 0 <= deviation < _MAX_FLOAT:
+            return f"norm_deviation is {deviation!r:.80} and must be a number of at least 0"
         if segment.num_far > segment.num_tokens or segment.num_deleted >= segment.num_documents:
             return f"the counts of {segment!r:.200} contradict each other"
         has_checksums: Any = segment.has_checksums

@@ -31,6 +31,8 @@ _HEADER = 128
 # By its definition a quarter of the tokens that a codec was made for is farther from a centroid than its
 # `cluster_threshold`. Where more than this share of new tokens is, the codec lacks centroids.
 FAR_SHARE = 0.5
+# Documents whose norms are looked at together.
+_BLOCK = 256
 
 
 class SegmentWriter:
@@ -73,6 +75,7 @@ class SegmentWriter:
         """
         self.codec = codec
         self.num_far = num_far
+        self._norm_deviation = 0.0
         self._tokens_per_centroid = tokens_per_centroid
         self._device = torch.device(device)
         self._doclens = list(doclens or [])
@@ -161,7 +164,12 @@ class SegmentWriter:
     def info(self) -> SegmentInfo:
         """The entry of the manifest for this segment."""
         return SegmentInfo(
-            self._files.folder.name, len(self._doclens), sum(self._doclens), self.num_far, has_checksums=True
+            self._files.folder.name,
+            len(self._doclens),
+            sum(self._doclens),
+            self.num_far,
+            has_checksums=True,
+            norm_deviation=self._norm_deviation,
         )
 
     def sync(self) -> None:
@@ -176,7 +184,7 @@ class SegmentWriter:
     ) -> None:
         self._open_files.__exit__(kind, error, traceback)
         if error is None:
-            self._write_lists()
+            self._complete()
 
     def _add_documents(self, documents: Iterable[Document], count: int) -> None:
         assert self._documents is not None, "the documents of this segment are stored already"
@@ -193,17 +201,25 @@ class SegmentWriter:
         )
         return self._checksums[-1]
 
-    def _write_lists(self) -> None:
-        """Write the document lengths and the inverted lists, from the codes in their file."""
-        codes = np.load(self._files.codes, mmap_mode="r", allow_pickle=False)
+    def _complete(self) -> None:
+        """Write the document lengths and the inverted lists, and find out about the norms, from the coded tokens."""
+        coded = (self._files.codes, self._files.residuals, self._files.inverse_norms)
+        codes, residuals, inverse_norms = (np.load(path, mmap_mode="r", allow_pickle=False) for path in coded)
         doclens = np.array(self._doclens, np.int64)
-        lists, lengths = invert(codes, offsets_of(doclens), len(self.codec.centroids))
+        offsets = offsets_of(doclens)
+        lists, lengths = invert(codes, offsets, len(self.codec.centroids))
         save_array(self._files.doclens, doclens.astype(np.int32))
         save_array(self._files.ivf, lists)
         save_array(self._files.ivf_lengths, lengths)
         save_array(self._files.document_checksums, np.concatenate(self._checksums))
         list_checksums = checksums(lists, offsets_of(lengths))
         save_array(self._files.list_checksums, list_checksums)
+        for first in range(0, len(doclens), _BLOCK):
+            block = offsets[first : first + _BLOCK + 1]
+            tokens = slice(block[0], block[-1])
+            encoded = Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
+            deviation = self.codec.norm_deviation(encoded, block - block[0])
+            self._norm_deviation = max(self._norm_deviation, deviation)
 
 
 def stored_checksums(folder: Path, codec: Codec, doclens: Sequence[int]) -> np.ndarray:

@@ -154,6 +154,21 @@ def test_recall_on_short_texts_and_more_effort(device: torch.device, tmp_path: P
         assert all(hit.score <= other.score for hit, other in zip(less, more))
 
 
+def test_norms_that_differ(device: torch.device, tmp_path: Path) -> None:
+    """Centroids do not tell which documents are long, and with little effort a search by them finds few hits."""
+    generator = torch.Generator().manual_seed(5)
+    tokens = F.normalize(torch.randn(320, 16, generator=generator), dim=1)
+    norms = torch.exp(torch.randn(160, 1, generator=generator)).repeat_interleave(2, 0)
+    index = Index.build(tmp_path / "index", Ragged.from_lengths(tokens * norms, [2] * 160), nbits=4)
+    queries = Ragged.from_lengths(F.normalize(torch.randn(12, 16, generator=generator), dim=1), [2] * 6)
+    limits = Limits(all_exact=10, base=20, budget_tokens=1)
+    low, exact = (
+        search_gpu(index, queries, device, 5, limits, **options) for options in ({"n_full_scores": 1}, {"exact": True})
+    )
+    shared = [len({hit.id for hit in hits} & {hit.id for hit in best}) for hits, best in zip(low, exact)]
+    assert sum(shared) == 30
+
+
 def test_queries_of_all_lengths_share_a_batch(index: Index, device: torch.device) -> None:
     queries = Ragged.from_lengths(F.normalize(torch.randn(1 + 16 + 17 + 40, 16), dim=1), [1, 16, 17, 40])
     limits = Limits(

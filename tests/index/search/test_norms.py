@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from colbertz import Index, Ragged, maxsim
+from colbertz.index.search.plan import norms_matter
 
 
 def given(num_documents: int, seed: int) -> Ragged:
@@ -44,3 +45,40 @@ def test_norms_near_one_are_not_kept(tmp_path: Path) -> None:
     arrays = snapshot.segments[0].arrays
     expected = snapshot.codec.inverse_norms(arrays.codes, arrays.residuals)
     np.testing.assert_allclose(arrays.inverse_norms, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("of_a_whole_document", [False, True])
+@pytest.mark.parametrize("sigma", [0.2, 0.6, 1.2])
+def test_recall_where_norms_differ(sigma: float, of_a_whole_document: bool, tmp_path: Path) -> None:
+    """In a narrow cone the scores of documents differ by a few percent, so that norms decide."""
+    generator = torch.Generator().manual_seed(0)
+    cone = F.normalize(torch.randn(32, generator=generator), dim=0)
+    words = F.normalize(cone + 0.05 * torch.randn(400, 32, generator=generator), dim=1)
+    count, length = 3000, 6
+    values = words[torch.randint(400, (count * length,), generator=generator)]
+    values = F.normalize(values + 0.005 * torch.randn(values.shape, generator=generator), dim=1)
+    norms = torch.exp(sigma * torch.randn(count if of_a_whole_document else len(values), generator=generator))
+    norms = norms.repeat_interleave(len(values) // len(norms))
+    index = Index.build(tmp_path / "index", Ragged.from_lengths(values * norms[:, None], [length] * count), nbits=4)
+    assert norms_matter(index.snapshot)
+    queries = Ragged.from_list([words[torch.randint(400, (4,), generator=generator)] for _ in range(20)])
+    best = [{hit.id for hit in hits} for hits in index.search(queries, 10, exact=True)]
+    for effort in ({}, {"n_ivf_probe": 1, "n_full_scores": 1}):
+        found = [{hit.id for hit in hits} for hits in index.search(queries, 10, **effort)]
+        assert np.mean([len(ids & others) / 10 for ids, others in zip(found, best, strict=True)]) >= 0.98
+
+
+def test_which_norms_matter(tmp_path: Path) -> None:
+    """Those of one document in one segment are enough, also after changes; lengths of a few percent of 1 are not."""
+    generator = torch.Generator().manual_seed(0)
+    values = F.normalize(torch.randn(2000, 32, generator=generator), dim=1)
+    slightly = values * (1 + 0.02 * torch.rand(2000, 1, generator=generator))
+    index = Index.build(tmp_path / "index", Ragged.from_lengths(slightly, [5] * 400), nbits=4)
+    expected = slightly.norm(dim=1).log().square().view(400, 5).mean(1).sqrt().max()
+    assert index.manifest.segments[0].norm_deviation == pytest.approx(float(expected), rel=0.01)
+    assert not norms_matter(index.snapshot)
+    index.add(Ragged.from_list([values[:5], 5 * values[5:10]]), ids=["unit", "long"])
+    assert norms_matter(index.snapshot)
+    index.delete(["long"])
+    index.compact()
+    assert not norms_matter(index.snapshot)
