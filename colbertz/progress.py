@@ -51,8 +51,10 @@ class Steps:
 
     def __init__(self, bar: Any, what: str, shares: Mapping[str, float]) -> None:
         self._bar, self._what, self._shares = bar, what, shares
-        self._format = bar.bar_format
-        self._step, self._total, self._unit = "", 0.0 or None, ""
+        # tqdm's bars that are disabled have hardly any attributes.
+        self._format = None if bar.disable else bar.bar_format
+        self._step, self._unit = "", ""
+        self._total: float | None = None
         # Of the step: how much was done at the last update, and how much its parts have done since.
         self._done, self._ahead = 0.0, 0.0
 
@@ -66,10 +68,11 @@ class Steps:
             done: how much of it was done before; it counts for no time.
         """
         self._step, self._total, self._unit = step, total, unit
-        self._bar.bar_format = self._format if total else _STEP_WITHOUT_TOTAL
-        self._done = done
-        self._bar.initial += self._place(done) - self._place(0)
-        self._show(done)
+        self._done, self._ahead = done, 0.0
+        if not self._bar.disable:
+            self._bar.bar_format = self._format if total else _STEP_WITHOUT_TOTAL
+            self._bar.initial += self._place(done) - self._place(0)
+            self._show(done)
 
     def update(self, count: float) -> None:
         """Say that so much more of the step is done."""
@@ -89,6 +92,8 @@ class Steps:
         return 100 * (before + self._shares[self._step] * part) / sum(self._shares.values())
 
     def _show(self, done: float) -> None:
+        if self._bar.disable:
+            return
         of = f" of {self._total:,.0f}" if self._total else ""
         self._bar.set_description_str(f"{self._what}, {self._step}: {done:,.0f}{of} {self._unit}", refresh=False)
         self._bar.update(self._place(done) - self._bar.n)

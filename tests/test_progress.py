@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from colbertz.progress import progress
+from colbertz.progress import progress, steps
 
 _JOB = """
 import sys, time
@@ -121,6 +121,13 @@ def test_the_steps_of_a_job_are_one_bar() -> None:
         "indexing, coding: 0 of 1,000 tokens (75 % of all) in TIME",
         "indexing, coding: 1,000 of 1,000 tokens (100 % of all) in TIME",
     ]
+
+
+def test_steps_that_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with steps("indexing", {"storing": 1}, False) as bar:
+        bar.begin("storing", 2, "documents")
+        bar.update(2)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_step_without_a_total_says_nothing_of_the_rest() -> None:
