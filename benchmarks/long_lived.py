@@ -26,7 +26,7 @@ import torch
 
 from colbertz import ColBERT, Searcher
 
-# Sizes are noted this often, in parts of all calls.
+# Sizes are noted this often, in parts of all calls, and after the first hundredth.
 NOTES = 20
 WORDS = [f"{a}{b}" for a in ("river", "stone", "light", "engine", "tree") for b in ("", "s", "ing", "less", "like")]
 
@@ -34,6 +34,11 @@ WORDS = [f"{a}{b}" for a in ("river", "stone", "light", "engine", "tree") for b 
 def text(rng: random.Random, most: int) -> str:
     """Between 1 and `most` words; short texts are as frequent as long ones on a logarithmic scale."""
     return " ".join(rng.choices(WORDS, k=round(most ** rng.random())))
+
+
+def resident_mebibytes() -> float:
+    """Resident memory of this process (Linux)."""
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
 def one_search(rng: random.Random, searcher: Searcher) -> None:
@@ -116,20 +121,20 @@ def sizes(part: str, calls: int) -> Iterator[tuple[int, float, int]]:
     """(calls so far, resident MiB, open files) of this process."""
     rng = random.Random(0)
     make, weight = PARTS[part]
+    rounds = calls // weight
     with tempfile.TemporaryDirectory() as folder:
         call = make(Path(folder))
-        for i in range(calls // weight):
+        for i in range(rounds):
             call(rng)
-            if (i + 1) % (calls // weight // NOTES) == 0:
-                resident = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
-                yield (i + 1) * weight, resident, len(list(Path("/proc/self/fd").iterdir()))
+            if i + 1 == rounds // 100 or (i + 1) % (rounds // NOTES) == 0:
+                yield (i + 1) * weight, resident_mebibytes(), len(list(Path("/proc/self/fd").iterdir()))
 
 
 def measured(part: str, calls: int) -> dict[str, object]:
     command = [sys.executable, __file__, "--part", part, "--calls", str(calls)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     rows = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
-    settled = rows[len(rows) // 4 - 1]
+    settled = next(row for row in rows if row[0] >= calls / 4)
     return {
         "part": part,
         "calls": int(rows[-1][0]),
@@ -139,7 +144,7 @@ def measured(part: str, calls: int) -> dict[str, object]:
         "growth": rows[-1][1] - settled[1],
         "open files after a quarter": int(settled[2]),
         "open files at the end": int(rows[-1][2]),
-        "MiB": [round(row[1]) for row in rows],
+        "MiB after calls": {int(row[0]): round(row[1]) for row in rows},
     }
 
 

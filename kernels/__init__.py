@@ -5,6 +5,6 @@
     cpu/            numba, oneDNN and LLVM IR, for processors
     triton/         Triton, for GPUs
 
-Kernels (the functions under `@numba.njit` and `@triton.jit`) take single arrays by position. The Python functions that
+Kernels (the functions under `@njit` and `@triton.jit`) take single arrays by position. The Python functions that
 launch them take named tuples.
 """

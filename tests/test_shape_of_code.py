@@ -17,7 +17,7 @@ MAX_MEDIAN_FILE_LINES = 150
 LONG_FILES: set[str] = set()
 # Functions that may be longer than MAX_FUNCTION_LINES, beside kernels (KERNEL_DECORATORS): the training loop.
 LONG_FUNCTIONS = {"colbertz.training.loop._train"}
-KERNEL_DECORATORS = ("numba.njit", "triton.jit", "intrinsic")
+KERNEL_DECORATORS = ("njit", "triton.jit", "intrinsic")
 
 # Where a broad `except` may end without raising: a worker process sends the error to its parent.
 BROAD_EXCEPTS = {"colbertz.models.workers"}

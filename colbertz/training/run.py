@@ -9,6 +9,7 @@ from torch import nn
 
 from colbertz.errors import UserError
 from colbertz.evaluation import Collection, from_pairs, read_beir
+from colbertz.kernels.cpu.onednn import WHEN_TRAINING, keep_products
 from colbertz.models import ColBERT
 from colbertz.training import data, optim, state
 from colbertz.training.config import EvalConfig, TrainingConfig
@@ -71,6 +72,7 @@ def prepare(config: TrainingConfig, world: World) -> Run:
     Raises:
         UserError, FileNotFoundError: for settings, data or a checkpoint that cannot be used.
     """
+    keep_products(WHEN_TRAINING)
     model = build_model(config.model, config.seed)
     batches = data.open_batches(config, model.tokenizer, world.rank, world.size)
     collections, samples = _open_collections(config.eval)

@@ -11,6 +11,8 @@ sums.py         checksums of documents and lists
 checks.py       the same, and ranges of numbers, checked where a search first uses them
 attention.py    self-attention in bfloat16
 linear.py       `x @ weight.T` through oneDNN
+compiled.py     numba's decorator, for read-only installations too
+onednn.py       how many compiled products oneDNN keeps
 simd/           inner loops of plaid.py in LLVM IR
 threads.py      threads for kernels that release the GIL
 

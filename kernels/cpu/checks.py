@@ -9,13 +9,13 @@ The checksums are those of sums.py.
 Legend: `state` has a byte for each document or list, whose bits say which checks were passed.
 """
 
-import numba
 import numpy as np
 
+from .compiled import njit
 from .sums import CODES, RESIDUALS
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def checksum(numbers, first, last):  # type: ignore[no-untyped-def]
     """The checksum of numbers[first:last], of an integer type of at most 32 bits."""
     total, factor = np.uint32(0), np.uint32(1)
@@ -26,7 +26,7 @@ def checksum(numbers, first, last):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def bad_codes(  # type: ignore[no-untyped-def]
     documents,  # int64, their places in `offsets`
     first,  # this call handles documents[first:last]
@@ -54,7 +54,7 @@ def bad_codes(  # type: ignore[no-untyped-def]
     return -1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def bad_residuals(  # type: ignore[no-untyped-def]
     documents,  # int64, their places in `offsets`
     first,  # this call handles documents[first:last]
@@ -86,7 +86,7 @@ def bad_residuals(  # type: ignore[no-untyped-def]
     return -1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def bad_list(  # type: ignore[no-untyped-def]
     cells,  # int32, flat; those beyond the last list are passed over
     lists,  # (postings,) int32

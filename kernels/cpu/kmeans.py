@@ -3,11 +3,12 @@
 Legend: N tokens, E embedding dim, K centroids, G groups of centroids.
 """
 
-import numba
 import numpy as np
 
+from .compiled import njit
 
-@numba.njit(nogil=True, cache=True)
+
+@njit()
 def row_best(scores, columns, best, places):  # type: ignore[no-untyped-def]
     """Find the largest of the first `columns` scores in each of the first N rows of `scores`.
 
@@ -25,7 +26,7 @@ def row_best(scores, columns, best, places):  # type: ignore[no-untyped-def]
         places[n] = place
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def row_best_of(scores, columns, rows, best, places):  # type: ignore[no-untyped-def]
     """`row_best`, with the results for row i of `scores` written to `best[rows[i]]` and `places[rows[i]]`."""
     row_scores, row_places = np.empty(len(rows), np.float32), np.empty(len(rows), np.int32)
@@ -35,7 +36,7 @@ def row_best_of(scores, columns, rows, best, places):  # type: ignore[no-untyped
         places[rows[i]] = row_places[i]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def row_top(scores, columns, top):  # type: ignore[no-untyped-def]
     """Write the columns of the m largest of each row's first `columns` scores, best first, to `top` (N, m) int32."""
     m = top.shape[1]
@@ -55,7 +56,7 @@ def row_top(scores, columns, top):  # type: ignore[no-untyped-def]
                 places[i] = k
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def order_by(keys, num_keys):  # type: ignore[no-untyped-def]
     """Sort places by their keys (counting sort, stable).
 
@@ -77,14 +78,14 @@ def order_by(keys, num_keys):  # type: ignore[no-untyped-def]
     return order, offsets
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def gather(tokens, places, per_token, out):  # type: ignore[no-untyped-def]
     """Copy the rows `places // per_token` of `tokens` (N, E) to `out`."""
     for i in range(len(places)):
         out[i] = tokens[places[i] // per_token]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def better_of(best, places, offsets, groups, codes):  # type: ignore[no-untyped-def]
     """Choose the nearest of the centroids that are the best of their group for a token.
 
@@ -103,7 +104,7 @@ def better_of(best, places, offsets, groups, codes):  # type: ignore[no-untyped-
         codes[n] = offsets[groups[n, nearest]] + places[n, nearest]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def sums_by(tokens, order, offsets, first, last, sums):  # type: ignore[no-untyped-def]
     """Add up the tokens of the centroids first … last - 1, in the order of `order_by`'s `order` and `offsets`.
 

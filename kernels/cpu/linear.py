@@ -12,6 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .onednn import WHEN_ENCODING, keep_products
+
+# Here, because whatever computes products on the CPU imports this module before the first one.
+keep_products(WHEN_ENCODING)
+
 
 def _uses_onednn(*tensors: Tensor) -> bool:
     return (

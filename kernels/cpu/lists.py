@@ -6,15 +6,16 @@ cells are one array with offsets.
 Legend: S query tokens; `doc_idx` is a document's place in `offsets`.
 """
 
-import numba
 import numpy as np
+
+from .compiled import njit
 
 # In `walk_lists` an entry of `gained` holds the document's score in its upper bits and, in this many lower bits, the
 # last query token that added to it.
 _TOKEN_BITS = 20
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def count_postings(  # type: ignore[no-untyped-def]
     codes,  # (document tokens,) unsigned
     offsets,  # (num_documents + 1,) int64
@@ -31,7 +32,7 @@ def count_postings(  # type: ignore[no-untyped-def]
     return counts
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def fill_postings(  # type: ignore[no-untyped-def]
     codes,  # (document tokens,) unsigned
     offsets,  # (num_documents + 1,) int64
@@ -48,7 +49,7 @@ def fill_postings(  # type: ignore[no-untyped-def]
                 cursors[codes[t]] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def walk_lists(  # type: ignore[no-untyped-def]
     cells,  # (S, n_ivf_probe) int32, best first
     gains,  # (S, n_ivf_probe) int32: what a document in the cell's list gains over one that no probed cell holds
@@ -79,7 +80,7 @@ def walk_lists(  # type: ignore[no-untyped-def]
                     gained[doc_idx] = before - (before & mask) + gain
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def reached(gained, allowed, doc_idx, scores):  # type: ignore[no-untyped-def]
     """Write the documents that `walk_lists` reached, and their scores, to `doc_idx` and `scores` (both int64).
 

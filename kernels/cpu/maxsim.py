@@ -16,13 +16,13 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..arrays import Candidates, Texts
+from .compiled import njit
 from .linear import product
 from .threads import parts, run
 
@@ -51,7 +51,7 @@ BLOCKS = Blocks()
 # -- forward -----------------------------------------------------------------------------------------------------
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@njit(fastmath={"reassoc"})
 def _sum(values):  # type: ignore[no-untyped-def]
     total = 0.0  # float64: the sum adds no error to that of the products
     for value in values:
@@ -59,7 +59,7 @@ def _sum(values):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _reduce_block(  # type: ignore[no-untyped-def]
     block,  # (at least T, at least columns) scores of document tokens (rows) with query tokens (columns)
     columns,
@@ -261,7 +261,7 @@ def _tokens_of(
 # -- backward ----------------------------------------------------------------------------------------------------
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _query_gradient(  # type: ignore[no-untyped-def]
     first,  # this call handles the queries first … last - 1
     last,
@@ -288,7 +288,7 @@ def _query_gradient(  # type: ignore[no-untyped-def]
             place += length
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _document_gradient(  # type: ignore[no-untyped-def]
     first,  # this call handles the documents first … last - 1
     last,

@@ -17,9 +17,9 @@ Legend: K centroids, E embedding dim, S query tokens, COLUMNS query tokens a blo
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from .compiled import njit
 from .residuals import decode_token
 from .simd import COLUMNS, ROWS, decode_16, dot_rows, max_rows, prefetch, raise_best, raise_best_float
 
@@ -113,7 +113,7 @@ def pack_query(query: np.ndarray, order: np.ndarray) -> PackedQuery:
     return PackedQuery(np.ascontiguousarray(blocks).reshape(-1), num_tokens, units.astype(np.float32), sums, longest)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def score_centroids(  # type: ignore[no-untyped-def]
     rows,  # (K rounded up, row bytes) uint8
     first,  # this call handles the centroids first … last - 1; `first` is a multiple of ROWS
@@ -140,7 +140,7 @@ def score_centroids(  # type: ignore[no-untyped-def]
                 lowest[j] = min(lowest[j], fine[block, k + row, j])
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def coarsen(  # type: ignore[no-untyped-def]
     fine,  # (blocks, K, COLUMNS) int16
     first,  # this call handles the centroids first … last - 1
@@ -158,7 +158,7 @@ def coarsen(  # type: ignore[no-untyped-def]
                 coarse[block, k, j] = np.int8(np.int32(steps) - 127)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def best_cells(  # type: ignore[no-untyped-def]
     fine,  # (blocks, K, COLUMNS) int16
     block,
@@ -191,7 +191,7 @@ def best_cells(  # type: ignore[no-untyped-def]
                     threshold[j] = scores[j, n - 1]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def select(scores, count, places):  # type: ignore[no-untyped-def]
     """Write the places of about the `count` highest scores (int64), ascending, to `places`; returns how many.
 
@@ -221,7 +221,7 @@ def select(scores, count, places):  # type: ignore[no-untyped-def]
     return taken
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def centroid_maxsim(  # type: ignore[no-untyped-def]
     coarse,  # (blocks, K, COLUMNS) int8
     num_tokens,  # S
@@ -249,7 +249,7 @@ def centroid_maxsim(  # type: ignore[no-untyped-def]
         scores[i] = score
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def decode_row(packed, start, num_bytes, nbits, levels, out, out_start, stride):  # type: ignore[no-untyped-def]
     """Decode a token's codes to planes of bytes `stride` apart; `levels` (2^nbits,) uint8 are by reversed bucket."""
     whole = 0 if nbits == 8 else num_bytes // 16 * 16
@@ -267,7 +267,7 @@ def decode_row(packed, start, num_bytes, nbits, levels, out, out_start, stride):
             out[out_start + plane * stride + byte] = levels[code]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@njit(fastmath=True)
 def residual_maxsim(  # type: ignore[no-untyped-def]
     fine,  # (blocks, K, COLUMNS) int16
     fine_unit,  # float32
@@ -331,7 +331,7 @@ def residual_maxsim(  # type: ignore[no-untyped-def]
         scores[i] = total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def exact_maxsim(  # type: ignore[no-untyped-def]
     query,  # (blocks, E, COLUMNS) float32
     num_tokens,  # S

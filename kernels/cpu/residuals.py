@@ -5,11 +5,12 @@ bits.py says how the bits lie in a byte. reference.py has the same in plain PyTo
 Legend: N tokens, E embedding dim, K centroids.
 """
 
-import numba
 import numpy as np
 
+from .compiled import njit
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+
+@njit(fastmath={"contract", "reassoc"})
 def encode(  # type: ignore[no-untyped-def]
     embeddings,  # (N, E) float32
     first,  # this call handles the tokens first … last - 1
@@ -50,7 +51,7 @@ def encode(  # type: ignore[no-untyped-def]
             packed[n, byte] = bits
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(fastmath={"contract", "reassoc"})
 def decoded_inverse_norms(  # type: ignore[no-untyped-def]
     first,  # this call handles the tokens first … last - 1
     last,
@@ -71,7 +72,7 @@ def decoded_inverse_norms(  # type: ignore[no-untyped-def]
         inverse_norms[n] = 1 / max(np.sqrt(square), np.float32(1e-12))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def decode_token(packed, centroid, weights_of_byte, norm, out):  # type: ignore[no-untyped-def]
     """Decode one token: `packed` (E · nbits / 8,), `centroid` and `out` (E,); see `decode`."""
     # The inner loops have constant lengths, so that the compiler unrolls them.

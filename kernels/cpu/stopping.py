@@ -2,8 +2,9 @@
 
 import math
 
-import numba
 import numpy as np
+
+from .compiled import njit
 
 # Standard deviations from the expected score to the one that is needed: candidates beyond the last are left out (1e-9
 # of them have such scores), and they are counted in steps of this size.
@@ -11,7 +12,7 @@ _FARTHEST = 6.0
 _STEPS = 64  # for each standard deviation
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def worth_scoring(before, done, slope, intercept, deviation, threshold, tolerance):  # type: ignore[no-untyped-def]
     """All candidates that are not done but those farthest below a threshold that are expected to exceed it seldom.
 

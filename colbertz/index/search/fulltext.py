@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from colbertz.errors import UserError
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.snapshot import Masks
 from colbertz.index.store.words import query_words
@@ -25,6 +26,10 @@ K1 = 1.2
 B = 0.75
 # The idf of a word that more than half of the documents have: it adds next to nothing, and is not negative.
 LEAST_IDF = 1e-6
+# Characters of a query, which are split into words before these can be counted.
+MAX_CHARACTERS = 1_000_000
+# Different words of a query: each is looked up in every segment, which takes 20 to 40 µs.
+MAX_WORDS = 10_000
 
 
 def search_text(segments: Sequence[Documents], query: str, k: int, allowed: Masks) -> list[tuple[int, int, float]]:
@@ -42,7 +47,12 @@ def search_text(segments: Sequence[Documents], query: str, k: int, allowed: Mask
 
     Returns:
         (segment_idx, local_idx, score) of each hit, best first; of equal scores the document added first.
+
+    Raises:
+        UserError: for a query of more than MAX_CHARACTERS characters or MAX_WORDS different words.
     """
+    if len(query) > MAX_CHARACTERS:
+        raise UserError(f"{_begin(query)} has {len(query):,} characters and may have {MAX_CHARACTERS:,}; shorten it")
     doclens = [segment.lengths for segment in segments]
     num_texts = sum(int(np.count_nonzero(words)) for words in doclens)
     if not num_texts:
@@ -50,7 +60,12 @@ def search_text(segments: Sequence[Documents], query: str, k: int, allowed: Mask
     average = sum(int(words.sum(dtype=np.int64)) for words in doclens) / num_texts
     scores = [np.zeros(len(words)) for words in doclens]
     words_by = {splitter: query_words(query, splitter) for splitter in sorted({s.splitter for s in segments})}
-    for word in dict.fromkeys(word for words in words_by.values() for word in words):
+    different = dict.fromkeys(word for words in words_by.values() for word in words)
+    if len(different) > MAX_WORDS:
+        raise UserError(
+            f"{_begin(query)} has {len(different):,} different words and may have {MAX_WORDS:,}; shorten it"
+        )
+    for word in different:
         # How often the query has the word, if it is split as the documents of the segment were.
         counts = [words_by[segment.splitter].get(word, 0) for segment in segments]
         postings = [
@@ -61,6 +76,10 @@ def search_text(segments: Sequence[Documents], query: str, k: int, allowed: Mask
         for (local_idx, tf), count, words, score in zip(postings, counts, doclens, scores):
             score[local_idx] += count * idf * tf * (K1 + 1) / (tf + K1 * (1 - B + B * words[local_idx] / average))
     return _best(scores, k, allowed)
+
+
+def _begin(query: str) -> str:
+    return f"the query that begins with {query[:40]!r}"
 
 
 def _idf(df: int, num_texts: int) -> float:

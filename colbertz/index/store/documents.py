@@ -50,9 +50,10 @@ CREATE TABLE postings (word BLOB, first INTEGER, occurrences BLOB, PRIMARY KEY (
 CREATE TABLE lengths (first INTEGER PRIMARY KEY, lengths BLOB);
 """
 
-# Limits of SQLite for statements with text of a user. The time of LIKE and GLOB is a text's length times the pattern's.
+# Limits of SQLite for statements with text of a user. The time of LIKE and GLOB is at most a text's length times the
+# pattern's, in which nothing can stop them: 0.13 s for a million letters and 100 bytes.
 _LIMITS = {
-    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 1000,
     sqlite3.SQLITE_LIMIT_VDBE_OP: 1_000_000,
     sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 30_000,

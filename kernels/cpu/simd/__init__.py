@@ -5,7 +5,7 @@
     decode.py    packed codes to bytes: `decode_16`
     rows.py      maxima over rows of a table: `max_rows`; and `prefetch`
 
-Each function is a numba intrinsic: it is called from a `@numba.njit` function and inlined there. No C compiler is
+Each function is a numba intrinsic: it is called from a `@njit` function and inlined there. No C compiler is
 needed, because numba includes LLVM. Instructions are chosen for the processor that numba compiles for, so
 NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change them; the results are the same integers on every processor.
 

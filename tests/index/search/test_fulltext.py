@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colbertz.document import Document
-from colbertz.index.search.fulltext import search_text
+from colbertz.errors import UserError
+from colbertz.index.search.fulltext import MAX_CHARACTERS, MAX_WORDS, search_text
 from colbertz.index.store.document_writer import write_documents
 from colbertz.index.store.documents import Documents
 from colbertz.index.store.words import BIGRAMS, UNICODE61, query_words
@@ -273,3 +274,29 @@ def test_a_query_is_split_as_each_segment_was(tmp_path: Path) -> None:
 def test_ascii_words_are_those_of_unicode61(text: str) -> None:
     old, new = (dict(words) for words in (query_words(text, UNICODE61), query_words(text, BIGRAMS)))
     assert old == new
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        (" ".join(f"w{i}" for i in range(MAX_WORDS)), None),
+        (" ".join(f"w{i}" for i in range(MAX_WORDS + 1)), "has 10,001 different words and may have 10,000"),
+        ("".join(chr(0x4E00 + i) for i in range(MAX_WORDS + 2)), "has 10,001 different words"),
+        ("w1 " * (MAX_CHARACTERS // 3), None),
+        ("w1 " * (MAX_CHARACTERS // 3) + "w1", "has 1,000,001 characters and may have 1,000,000"),
+        ("w1" + " " * MAX_CHARACTERS, "characters"),
+        ("w" * 999_000 + " w1", None),
+        ("w1" + '"' * 100_000, None),
+        ("w1 " + "漢" * 900_000, None),
+        ("w1 a" + "\u0301" * 900_000, None),
+        ("w1" + "\0" * 100_000, None),
+    ],
+)
+def test_long_queries_are_searched_or_refused(query: str, error: str | None, tmp_path: Path) -> None:
+    """A query of 100,000 different words took 4 seconds, and ten times as many words ten times as long."""
+    segments = segments_of(tmp_path, ["w1 w2", "w3", None], [1])
+    if error is None:
+        assert search_all(segments, query)[0][:2] == (0, 0)
+    else:
+        with pytest.raises(UserError, match=error):
+            search_all(segments, query)
