@@ -138,6 +138,7 @@ class Searcher:
         overwrite: bool = False,
         index_device: str | None = None,
         on_bad_text: OnBadText = "error",
+        num_documents: int | None = None,
         documents_at_once: int = _DOCUMENTS_AT_ONCE,
         chunk_tokens: int = CHUNK_TOKENS,
     ) -> "Searcher":
@@ -156,6 +157,7 @@ class Searcher:
                 `Searcher.open` needs the argument `model`.
             index_device: the `device` of `Index.build`.
             on_bad_text: "skip" leaves out documents whose text cannot be encoded, and logs how many and the first one.
+            num_documents: how many there are, for the progress, if they have no `len`.
             documents_at_once: how many documents are encoded before their embeddings are written.
 
         Raises:
@@ -166,7 +168,7 @@ class Searcher:
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
         options: DocumentOptions = {"pool_factor": pool_factor, "batch_tokens": batch_tokens, "devices": devices}
-        options["show_progress"] = False  # the bar is that of the whole build
+        options["show_progress"] = None if show_progress is not False else False  # it moves the bar of the build
 
         def embed(batch: list[Document]) -> Ragged:
             nonlocal num_truncated, num_empty
@@ -191,7 +193,7 @@ class Searcher:
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,
-                num_documents=length_hint(documents) or None,
+                num_documents=num_documents or length_hint(documents) or None,
                 chunk_tokens=chunk_tokens,
             )
         finally:

@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from colbertz.progress import progress
+from colbertz.progress import progress, steps
 
 _JOB = """
 import sys, time
@@ -85,3 +85,52 @@ def test_a_short_job_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("encoding", 2, "texts") as bar:
         bar.update(2)
     assert capsys.readouterr().err == ""
+
+
+_STEPS = """
+import sys
+from colbertz.progress import progress, steps
+with steps("indexing", {"storing": 3, "coding": 1}, True) as bar:
+    bar.begin("storing", None if sys.argv[1:] == ["unknown"] else 4, "documents", done=1)
+    with progress("encoding", 3, "texts") as part:
+        part.update(1)
+    bar.update(3)
+    bar.begin("coding", 1000, "tokens")
+    bar.update(1000)
+"""
+
+
+def steps_in_pipe(*arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _STEPS, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"COLBERTZ_PROGRESS_SECONDS": "0"},
+    )
+    return [re.sub(r"in \S+?(, \S+ left)?$", "in TIME", line) for line in done.stderr.splitlines()]
+
+
+def test_the_steps_of_a_job_are_one_bar() -> None:
+    """A part moves the bar, and is not counted twice when the step is."""
+    lines = steps_in_pipe()
+    assert [line for line, before in zip(lines[1:], lines) if line != before] == [
+        "indexing, storing: 1 of 4 documents (19 % of all) in TIME",
+        "indexing, storing: 2 of 4 documents (38 % of all) in TIME",
+        "indexing, storing: 4 of 4 documents (75 % of all) in TIME",
+        "indexing, coding: 0 of 1,000 tokens (75 % of all) in TIME",
+        "indexing, coding: 1,000 of 1,000 tokens (100 % of all) in TIME",
+    ]
+
+
+def test_steps_that_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with steps("indexing", {"storing": 1}, False) as bar:
+        bar.begin("storing", 2, "documents")
+        bar.update(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_step_without_a_total_says_nothing_of_the_rest() -> None:
+    lines = steps_in_pipe("unknown")
+    assert "indexing, storing: 4 documents in TIME" in lines
+    assert lines[-1] == "indexing, coding: 1,000 of 1,000 tokens (100 % of all) in TIME"

@@ -48,9 +48,7 @@ def test_texts_that_are_cut_are_counted_once_for_all_parts(
     assert [record.getMessage() for record in caplog.records] == ["2 texts were cut to 32 tokens (document_length)"]
     caplog.clear()
     model.encode_document([long])
-    assert [record.getMessage() for record in caplog.records] == [
-        "1 of 1 texts were cut to 32 tokens (document_length)"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["1 of 1 texts was cut to 32 tokens (document_length)"]
 
 
 def test_texts_are_added(checkpoint: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import time
 
 from colbertz.cli.options import seed
+from colbertz.text.counted import counted
 
 HELP = "merge the segments of an index and drop deleted documents"
 EXAMPLES = """\
@@ -27,6 +28,6 @@ def run(args: argparse.Namespace) -> None:
     index.compact(retrain=args.retrain, seed=args.seed, show_progress=None)
     seconds, new_megabytes = time.perf_counter() - started, index.manifest.size / 1e6
     print(
-        f"{args.index}: {len(index):,} documents in one segment instead of {num_segments},"
+        f"{args.index}: {counted(len(index), 'document')} in one segment instead of {num_segments},"
         f" {new_megabytes:,.1f} MB instead of {megabytes:,.1f}, in {seconds:.1f} s"
     )

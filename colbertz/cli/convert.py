@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> None:
     from colbertz.index.store.detect import detect
 
     program = detect(Path(args.source)) or "colbertz"
-    convert(args.source, args.target, args.to)
+    convert(args.source, args.target, args.to, show_progress=None)
     print(f"converted from {program} to {args.to}: {args.target}")

@@ -14,6 +14,7 @@ from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import require_file
 from colbertz.errors import UserError
 from colbertz.files import replaced_file
+from colbertz.text.counted import counted
 from colbertz.text.normalize import count_empty, warn_empty
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
     _save(embeddings, output)
     num_tokens, embedding_dim = embeddings.values.shape
     computed = f"computed in {describe(model)}"
-    print(f"{len(texts):,} texts, {num_tokens:,} tokens of dimension {embedding_dim}, {computed}: {output}")
+    tokens = f"{counted(num_tokens, 'token')} of dimension {embedding_dim}"
+    print(f"{counted(len(texts), 'text')}, {tokens}, {computed}: {output}")
 
 
 def _save(embeddings: "Ragged", output: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from colbertz.cli.options import add_model_arguments, positive, require_parent, torch_dtype
 from colbertz.cli.output import as_json, print_line
 from colbertz.errors import UserError
+from colbertz.text.counted import counted
 from colbertz.text.printable import printable
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     other_run = runs.read_run(args.compare) if args.compare else None
     other_values = measures.per_query(gains, other_run, names) if other_run is not None else None
     started = time.perf_counter()
-    run = runs.read_run(args.score) if args.score else _search(args, collections)
+    run, computed = (runs.read_run(args.score), "") if args.score else _search(args, collections)
     seconds = time.perf_counter() - started
     if args.run:
         runs.write_run(args.run, run)
@@ -127,17 +128,18 @@ def run(args: argparse.Namespace) -> None:
     if other_values is not None:
         differences = {name: significance.difference(values[name], other_values[name]) for name in names}
     if args.json:
-        if args.score:
-            print(printable(_answered(args.score, run, gains)), file=sys.stderr)
+        about = _answered(args.score, run, gains) if args.score else f"{args.model} in {computed}"
+        print(printable(about), file=sys.stderr)
         print_line(as_json({name: estimate.mean for name, estimate in estimates.items()}))
         return
     how = f"{args.rerank} ranked again" if args.rerank else args.index
-    origin = _answered(args.score, run, gains) if args.score else f"{args.model}, {how}, {seconds:,.0f} s"
+    origin = _answered(args.score, run, gains) if args.score else f"{args.model} in {computed}, {how}, {seconds:,.0f} s"
     if other_run is not None:
         origin += f"; compared with {_answered(args.compare, other_run, gains)}"
     num_documents = sum(len(part.documents) for part in collections)
     title = ", ".join(part.name for part in collections)
-    print(printable(f"{title}: {len(gains):,} queries, {num_documents:,} documents; {origin}"))
+    queries = counted(len(gains), "query", "queries")
+    print(printable(f"{title}: {queries}, {counted(num_documents, 'document')}; {origin}"))
     print(f"\n{table(estimates, differences, args.compare)}")
 
 
@@ -170,11 +172,12 @@ def _read_pairs(path: str) -> "Collection":
     return from_pairs(path, pairs.queries, pairs.documents)
 
 
-def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "Run":
-    """One run of all collections, whose queries have different ids."""
+def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "tuple[Run, str]":
+    """One run of all collections, whose queries have different ids, and what the model computed in."""
     from colbertz.evaluation import named, runs
     from colbertz.evaluation.retrieve import rerank, retrieve, without_themselves
     from colbertz.models import ColBERT
+    from colbertz.models.dtypes import describe
     from colbertz.models.tokenizer import SettingOverrides
 
     lengths: SettingOverrides = {}
@@ -191,7 +194,7 @@ def _search(args: argparse.Namespace, collections: "Sequence[Collection]") -> "R
             run |= rerank(model, collection, without_themselves(collection, candidates))
         else:
             run |= retrieve(model, collection, args.k, index=args.index, device=args.index_device)
-    return run
+    return run, describe(model)
 
 
 def _write_values(path: Path, values: dict[str, dict[str, float]], query_ids: Sequence[str]) -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, seed
 from colbertz.corpus.documents import read_documents
-from colbertz.corpus.formats import NAMES
+from colbertz.corpus.formats import NAMES, num_rows
 from colbertz.corpus.lines import require_file
 from colbertz.corpus.rows import BadTexts, refuse
+from colbertz.text.counted import counted
 
 if TYPE_CHECKING:
     from colbertz.searcher import Searcher
@@ -80,12 +81,14 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         batch_tokens=args.batch_tokens,
         overwrite=args.overwrite,
         index_device=args.index_device,
+        num_documents=num_rows(corpus),
     )
     bad_texts.warn()
     index, seconds = searcher.index, time.perf_counter() - started
     megabytes = index.manifest.size / 1e6
+    documents, tokens = counted(len(index), "document"), counted(index.num_tokens, "token")
     print(
-        f"indexed {len(index):,} documents ({index.num_tokens:,} tokens, {megabytes:,.1f} MB) in {seconds:.1f} s,"
+        f"indexed {documents} ({tokens}, {megabytes:,.1f} MB) in {seconds:.1f} s,"
         f" encoded in {describe(searcher.model)}: {out}"
     )
     return searcher

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, positive, require_parent, seed
 from colbertz.corpus.formats import NAMES
 from colbertz.errors import UserError
+from colbertz.text.counted import counted
 
 if TYPE_CHECKING:
     from colbertz.distillation.negatives import Filters
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     from colbertz.distillation.lists import read_pairs, write_mined
     from colbertz.distillation.negatives import mine
     from colbertz.evaluation import read_beir
+    from colbertz.models.dtypes import describe
 
     filters = _filters(args)
     out = Path(args.out)
@@ -112,14 +114,16 @@ def run(args: argparse.Namespace) -> None:
             batch_tokens=args.batch_tokens,
         )
         counts = write_mined(out, mined)
-    print(f"{counts}: {out}")
+        computed = describe(searcher.model)
+    print(f"{counts}, encoded in {computed}: {out}")
     num_candidates = len(collection.queries) * min(args.top_k, len(collection.documents))
-    print(f"of {num_candidates:,} candidates")
+    print(f"of {counted(num_candidates, 'candidate')}")
     for reason, words in _REASONS.items():
         if counts.removed[reason]:
             print(f"  {counts.removed[reason]:,} {words}")
     if counts.num_dropped:
-        print(f"{counts.num_dropped:,} queries were dropped, because no candidate was left for them")
+        dropped = "1 query was" if counts.num_dropped == 1 else f"{counts.num_dropped:,} queries were"
+        print(f"{dropped} dropped, because no candidate was left")
 
 
 def _filters(args: argparse.Namespace) -> "Filters":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from colbertz.cli.options import add_device_arguments, torch_dtype
 from colbertz.errors import UserError
+from colbertz.text.counted import counted
 
 HELP = "score candidates with a teacher, for distillation"
 EXAMPLES = """\
@@ -58,11 +59,14 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.out).exists() and not args.overwrite:
         raise FileExistsError(f"{args.out} is there already; name another folder")
     from colbertz.distillation.lists import read_mined, read_run, write_scores
-    from colbertz.distillation.teachers import bm25_teacher, load_teacher, score_lists
+    from colbertz.distillation.teachers import ColBERTTeacher, bm25_teacher, load_teacher, score_lists
+    from colbertz.models.dtypes import describe
 
     candidates = read_mined(args.mined) if args.mined else read_run(args.run, args.data, args.split or "train")
     dtype = args.dtype or ("auto" if args.kind == "colbert" else None)
     teacher = load_teacher(args.kind, args.teacher, args.device, torch_dtype(dtype))
     bm25 = bm25_teacher(candidates.documents.values()) if args.bm25_weight else None
     write_scores(args.out, candidates, score_lists(candidates, teacher, bm25, args.bm25_weight))
-    print(f"{len(candidates.lists):,} lists, {candidates.num_pairs:,} scores: {args.out}")
+    lists, scores = counted(len(candidates.lists), "list"), counted(candidates.num_pairs, "score")
+    computed = f", computed in {describe(teacher.model)}" if isinstance(teacher, ColBERTTeacher) else ""
+    print(f"{lists}, {scores}{computed}: {args.out}")

@@ -23,6 +23,7 @@ from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import read_text_lines
 from colbertz.display import format_explanation, format_hit
 from colbertz.errors import UserError
+from colbertz.text.counted import counted
 
 if TYPE_CHECKING:
     from colbertz.index import Hit, SearchOptions
@@ -196,7 +197,7 @@ def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "S
                 run[row.id] = {hit.id: hit.score for hit in hits}
             bar.update(len(batch))
     write_run(out, run)
-    print(f"{len(rows):,} queries, {sum(map(len, run.values())):,} hits: {out}")
+    print(f"{counted(len(rows), 'query', 'queries')}, {counted(sum(map(len, run.values())), 'hit')}: {out}")
     return any(run.values())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.corpus import delimited, jsonl, parquet
-from colbertz.corpus.lines import is_stream, require_file
+from colbertz.corpus.lines import is_stream, read_lines, require_file
 from colbertz.corpus.rows import OnBad, Row, refuse
 from colbertz.errors import UserError
 
@@ -75,6 +75,25 @@ def numeric_columns(source: str, on_bad: OnBad = refuse) -> set[str]:
     """The columns of a file whose strings are numbers: empty for formats with types of their own, and for stdin."""
     columns = None if is_stream(source) else FORMATS[required_suffix(source)].numeric_columns
     return columns(source, on_bad) if columns else set()
+
+
+def num_rows(source: str) -> int | None:
+    """About how many rows a file has, for the progress; None for what can be read only once, or not at all.
+
+    In text files it is the number of lines that are not blank, without the header of CSV and TSV: a table with line
+    ends in its cells has fewer rows. In Parquet it is exact.
+    """
+    if is_stream(source) or not Path(source).is_file():
+        return None
+    suffix = suffix_of(source)
+    try:
+        if suffix == ".parquet":
+            with parquet.opened(source) as file:
+                return int(file.metadata.num_rows)
+        num_lines = sum(not line.isspace() for line in read_lines(source))
+    except (UserError, OSError):
+        return None  # whoever reads the file says what is wrong with it
+    return max(0, num_lines - (suffix in (".csv", ".tsv")))
 
 
 def read_rows(source: str, on_bad: OnBad = refuse) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from colbertz.errors import UserError
+from colbertz.text.counted import counted
 
 OnBadText = Literal["error", "skip"]
 
@@ -67,7 +68,8 @@ class BadTexts:
     def warn(self) -> None:
         """Log one warning that texts were skipped; nothing if none was."""
         if self.num_skipped:
-            _log.warning("%d documents were skipped; the first: %s", self.num_skipped, self.first)
+            verb = "was" if self.num_skipped == 1 else "were"
+            _log.warning("%s %s skipped; the first: %s", counted(self.num_skipped, "document"), verb, self.first)
 
 
 class Unique:

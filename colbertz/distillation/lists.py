@@ -26,6 +26,7 @@ from colbertz.distillation.negatives import MinedQuery
 from colbertz.errors import UserError
 from colbertz.evaluation import Collection, read_beir, runs
 from colbertz.files import replaced_directory, replaced_file
+from colbertz.text.counted import counted
 from colbertz.text.normalize import normalized
 
 
@@ -77,7 +78,8 @@ class MinedCounts:
 
     def __str__(self) -> str:
         average = self.num_negatives / max(1, self.num_rows)
-        return f"{self.num_rows:,} rows of {self.num_queries:,} queries, {average:.1f} negatives a row"
+        rows, queries = counted(self.num_rows, "row"), counted(self.num_queries, "query", "queries")
+        return f"{rows} of {queries}, {average:.1f} negatives a row"
 
 
 # -- mining ----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, SettingOverrides, Side, Tokens
 from colbertz.models.workers import encode_on_devices
 from colbertz.ragged import Ragged
+from colbertz.text.counted import counted
 
 logger = logging.getLogger(__name__)
 
@@ -309,8 +310,9 @@ class ColBERT(nn.Module):
             num_texts: of how many texts, if that is known.
         """
         if num_truncated:
-            share = f"{num_truncated}" if num_texts is None else f"{num_truncated} of {num_texts}"
-            logger.warning("%s texts were cut to %d tokens (%s_length)", share, self.settings.length(side), side)
+            cut = counted(num_truncated, "text") if num_texts is None else f"{num_truncated:,} of {num_texts:,} texts"
+            verb = "was" if num_truncated == 1 else "were"
+            logger.warning("%s %s cut to %d tokens (%s_length)", cut, verb, self.settings.length(side), side)
 
     # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload

@@ -13,6 +13,7 @@ from colbertz.cli import main
 from colbertz.evaluation import Collection, evaluate, measures, runs
 from colbertz.evaluation.retrieve import as_run, encode_in_blocks, rerank, retrieve, search
 from colbertz.models import ColBERT
+from colbertz.models.dtypes import dtype_name
 from colbertz.training.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, SourceConfig, TrainingConfig
 from colbertz.training.loop import train
 
@@ -202,7 +203,8 @@ def test_pairs_have_the_values_that_training_reports(
     command = ["eval", "--pairs", str(pairs), "--measures", "nDCG@10", "MRR@10", "R@10"]
     options = ["--model", str(checkpoint), "--run", str(run), "--per-query", str(rows)]
     assert main([*command, *options]) == 0
-    assert f"{pairs}: 31 queries, 31 documents; {checkpoint}, exact" in capsys.readouterr().out
+    computed = dtype_name(ColBERT.from_pretrained(checkpoint, dtype="auto"))
+    assert f"{pairs}: 31 queries, 31 documents; {checkpoint} in {computed}, exact" in capsys.readouterr().out
     assert [json.loads(line)["query_id"] for line in rows.read_text().splitlines()] == [f"q{i}" for i in range(31)]
     assert main([*command, "--score", str(run), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)

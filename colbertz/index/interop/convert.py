@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colbertz.errors import UserError
+from colbertz.errors import UserError, check_show_progress
 from colbertz.files import sync_files, sync_folder
 from colbertz.index.interop import fast_plaid, open_any
 from colbertz.index.store.manifest import Manifest
@@ -29,6 +29,7 @@ def convert(
     format: str,
     *,
     chunk_documents: int | None = None,
+    show_progress: bool | None = False,
     block_tokens: int = CHUNK_TOKENS,
 ) -> None:
     """Copy the index `source`, of any format that can be read, to `target`.
@@ -42,6 +43,7 @@ def convert(
         format: one of `FORMATS`.
         chunk_documents: documents of a chunk of fast-plaid's or next-plaid's files; None for as many as their own
             builders put into one.
+        show_progress: as for `colbertz.progress.progress`.
         block_tokens: tokens that are copied at a time.
 
     Raises:
@@ -54,6 +56,7 @@ def convert(
     source, target = Path(source), Path(target)
     if format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    check_show_progress(show_progress)
     snapshot = open_any(source)
     manifest = snapshot.manifest
     if not manifest.num_documents:
@@ -66,13 +69,14 @@ def convert(
         _refuse_norms(snapshot, source, format, block_tokens)
     with _complete_or_absent(target) as folder:
         if format == "colbertz":
-            _write(snapshot, folder, block_tokens)
+            _write(snapshot, folder, show_progress, block_tokens)
         else:
             fast_plaid.write(
                 snapshot,
                 folder,
                 next_plaid=format == "next-plaid",
                 chunk_documents=chunk_documents,
+                show_progress=show_progress,
                 block_tokens=block_tokens,
             )
 
@@ -148,15 +152,16 @@ def _clear(folder: Path) -> None:
     folder.rmdir()
 
 
-def _write(snapshot: Snapshot, root: Path, block_tokens: int) -> None:
+def _write(snapshot: Snapshot, root: Path, show_progress: bool | None, block_tokens: int) -> None:
     """Write an index in colbertz's format, of one segment, into the empty directory `root`."""
     codec, old = snapshot.codec, snapshot.manifest
     codec_folder, segment_folder = (root / next_name(kind, 1) for kind in ("codec", "segment"))
     codec.save(codec_folder)
+    segment = merge(snapshot, segment_folder, show_progress=show_progress, what="converting", block_tokens=block_tokens)
     manifest = Manifest(
         generation=1,
         codec=codec_folder.name,
-        segments=(merge(snapshot, segment_folder, block_tokens=block_tokens),),
+        segments=(segment,),
         files={},
         embedding_dim=codec.embedding_dim,
         nbits=codec.nbits,

@@ -12,7 +12,7 @@ not read: the documents in them are in the chunks too.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.manifest import CODEC_FILES
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
+from colbertz.progress import progress
 
 # Types that the programs and their versions write.
 _INTEGERS = ("<i4", "<i8", "<u2", "<u4", "<u8")
@@ -153,6 +154,7 @@ def write(
     *,
     next_plaid: bool,
     chunk_documents: int | None,
+    show_progress: bool | None,
     block_tokens: int,
 ) -> None:
     """Write an index into the empty directory `root`, without the deleted documents.
@@ -163,7 +165,7 @@ def write(
         snapshot: the index to copy.
         root: where to.
         next_plaid: whether to write next-plaid's format, and not fast-plaid's.
-        chunk_documents, block_tokens: see `convert`.
+        chunk_documents, show_progress, block_tokens: see `convert`.
     """
     codec = snapshot.codec
     doc_idx = snapshot.doc_idx_in(snapshot.live)
@@ -173,8 +175,9 @@ def write(
     chunk_documents = chunk_documents or (NEXT_PLAID_CHUNK if next_plaid else FAST_PLAID_CHUNK)
     chunks = [doc_idx[first : first + chunk_documents] for first in range(0, len(doc_idx), chunk_documents)]
     first_token = 0
-    for chunk_idx, chunk in enumerate(chunks):
-        first_token += _write_chunk(snapshot, root, chunk_idx, chunk, first_token, next_plaid, block_tokens)
+    with progress("converting", num_tokens, "tokens", show_progress) as bar:
+        for chunk_idx, chunk in enumerate(chunks):
+            first_token += _write_chunk(snapshot, root, chunk_idx, chunk, first_token, next_plaid, block_tokens, bar)
     codes = np.concatenate([snapshot.encoded(block).codes for block in snapshot.blocks(doc_idx, block_tokens)])
     ivf, ivf_lengths = invert(codes, offsets_of(doclens), len(codec.centroids))
     save_array(root / "ivf.npy", ivf.astype(np.int64))
@@ -207,6 +210,7 @@ def _write_chunk(
     first_token: int,
     next_plaid: bool,
     block_tokens: int,
+    bar: Any,
 ) -> int:
     """Write the files of one chunk; returns the number of its tokens."""
     row = snapshot.codec.embedding_dim * snapshot.codec.nbits // 8
@@ -217,8 +221,13 @@ def _write_chunk(
     blocks = list(snapshot.blocks(doc_idx, block_tokens))
     codes = (snapshot.encoded(block).codes.astype("<i8") for block in blocks)
     _write_array(root / f"{chunk_idx}.codes.npy", "<i8", (num_tokens,), codes)
-    residuals = (snapshot.encoded(block).residuals for block in blocks)
-    _write_array(root / f"{chunk_idx}.residuals.npy", byte, (num_tokens, row), residuals)
+
+    def residuals() -> Iterator[np.ndarray]:
+        for block in blocks:
+            yield snapshot.encoded(block).residuals
+            bar.update(int(snapshot.doclens(block).sum()))
+
+    _write_array(root / f"{chunk_idx}.residuals.npy", byte, (num_tokens, row), residuals())
     _write_json(root / f"doclens.{chunk_idx}.json", doclens.tolist())
     about = {"num_documents": len(doc_idx), "num_embeddings": num_tokens, "embedding_offset": first_token}
     _write_json(root / f"{chunk_idx}.metadata.json", about)

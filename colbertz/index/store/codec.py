@@ -345,11 +345,12 @@ def train(
     num_tokens: int,
     nbits: int,
     seed: int,
-    on_progress: Callable[[str], None] = lambda what: None,
+    on_progress: Callable[[float], None] = lambda part: None,
 ) -> Codec:
     """Make a codec from a random `sample` (N, E) float32 of the collection's tokens, of which there are `num_tokens`.
 
     The tokens that measure the residuals take no part in k-means, unless the sample is too small for that.
+    `kmeans.train` calls `on_progress`.
     """
     sample = unit_rows(sample)[0]
     num_held_out = min(len(sample) // 20, _HELD_OUT)

@@ -45,9 +45,15 @@ from colbertz.index.write.leftovers import check_build_folder, remove
 from colbertz.index.write.progress import CodedChunk, Progress, Settings
 from colbertz.index.write.segment_writer import SegmentWriter, stored_checksums
 from colbertz.index.write.stream import CHUNK_TOKENS, Batch, DocumentStream, ResumableBatches, chunked
-from colbertz.progress import progress
+from colbertz.progress import Steps, steps
 
 logger = logging.getLogger(__name__)
+
+# Processor seconds of the steps of a build of 6,000 functions with colbertz/nano, for the estimate of the time left. A
+# larger model takes longer over the first step, so that less time is left than the bar says.
+_SHARES_WITH_MODEL = {"storing": 15.7, "finding centroids": 10.7, "coding": 4.2}
+# Where the embeddings are there already, storing them takes little.
+_SHARES_WITHOUT_MODEL = {"storing": 1.0, "finding centroids": 10.7, "coding": 4.2}
 
 
 class BuildKeywords(TypedDict, total=False):
@@ -185,11 +191,13 @@ def write(
         UserError: if the folder build/ holds files that are not colbertz's.
     """
     check_build_folder(root)
-    unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"), show_progress)
+    unfinished = _UnfinishedBuild(root, settings, torch.device(device or "cpu"))
+    shares = _SHARES_WITH_MODEL if isinstance(batches, ResumableBatches) else _SHARES_WITHOUT_MODEL
     try:
-        chunks = unfinished.store(batches, chunk_tokens, num_documents)
-        codec = unfinished.train(chunks, max_sample)
-        segment = unfinished.code(chunks, codec)
+        with steps("indexing", shares, show_progress) as bar:
+            chunks = unfinished.store(batches, chunk_tokens, num_documents, bar)
+            codec = unfinished.train(chunks, max_sample, bar)
+            segment = unfinished.code(chunks, codec, bar)
     except (ValueError, TypeError):
         # The error may come at the end of a long stream. Once it is mended, the same call continues what is stored.
         resumable = isinstance(batches, ResumableBatches)
@@ -222,11 +230,10 @@ def _digests(folder: Path) -> dict[str, str]:
 class _UnfinishedBuild:
     """The folder build/ of an index, and the steps that fill it."""
 
-    def __init__(self, root: Path, settings: Settings, device: torch.device, show_progress: bool | None) -> None:
+    def __init__(self, root: Path, settings: Settings, device: torch.device) -> None:
         self._root = root
         self._settings = settings
         self._device = device
-        self._show_progress = show_progress
         self._progress = Progress(root, settings)
         self._codec_folder = root / BUILD / "codec"
         self._segment_folder = root / BUILD / "segment"
@@ -239,7 +246,7 @@ class _UnfinishedBuild:
         return len(self._chunks)
 
     def store(
-        self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int, num_documents: int | None
+        self, batches: Iterable[Batch] | ResumableBatches, chunk_tokens: int, num_documents: int | None, bar: Steps
     ) -> list[Chunk]:
         """Step 1: store documents and embeddings, and return the chunks."""
         self._segment_folder.mkdir(exist_ok=True)
@@ -247,14 +254,11 @@ class _UnfinishedBuild:
         path.unlink(missing_ok=True)
         chunks: list[Chunk] = []
         resumable = isinstance(batches, ResumableBatches)
-        with (
-            write_documents(path) as writer,
-            progress("storing", num_documents, "documents", self._show_progress) as bar,
-        ):
+        with write_documents(path) as writer:
             if isinstance(batches, ResumableBatches):
                 chunks = self._kept(batches.documents, writer)
-                bar.update(writer.count)
                 batches = batches.after(writer.count, writer.add)
+            bar.begin("storing", num_documents, "documents", done=writer.count)
             for documents, embeddings in chunked(batches, chunk_tokens, keep_after_error=resumable):
                 self._check_dim(embeddings.values.shape[1])
                 if not resumable:
@@ -285,7 +289,7 @@ class _UnfinishedBuild:
             kept.append(chunk)
         return kept
 
-    def train(self, chunks: Sequence[Chunk], max_sample: int) -> Codec:
+    def train(self, chunks: Sequence[Chunk], max_sample: int, bar: Steps) -> Codec:
         """Step 2: make a codec."""
         folder = self._codec_folder
         if self._progress.codec is not None and _digests(folder) != self._progress.codec:
@@ -296,34 +300,27 @@ class _UnfinishedBuild:
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
             seed, size = self._settings.seed, codecs.sample_size(num_tokens, max_sample)
             sample = self._chunks.sample(chunks, size, seed).to(self._device)
-            with progress("finding centroids", None, "steps", self._show_progress) as bar:
-
-                def step(what: str) -> None:
-                    bar.set_description(what, refresh=False)
-                    bar.update(1)
-
-                codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, step)
+            bar.begin("finding centroids", 100, "%")
+            codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, lambda part: bar.update(100 * part))
             codec.save(folder)
             sync_files(folder.iterdir())
             self._progress.codec_trained(_digests(folder))
         return Codec.load(folder)
 
-    def code(self, chunks: Sequence[Chunk], codec: Codec) -> SegmentInfo:
+    def code(self, chunks: Sequence[Chunk], codec: Codec, bar: Steps) -> SegmentInfo:
         """Step 3: code the tokens and make the inverted lists."""
         coded, checksums = self._intact(chunks, codec)
         doclens = [length for chunk in chunks[: len(coded)] for length in chunk.doclens]
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
-        with (
-            progress("coding", num_tokens, "tokens", self._show_progress, initial=sum(doclens)) as bar,
-            SegmentWriter(
-                self._segment_folder,
-                codec,
-                device=self._device,
-                doclens=doclens,
-                checksums=checksums,
-                num_far=sum(chunk.num_far for chunk in coded),
-            ) as writer,
-        ):
+        bar.begin("coding", num_tokens, "tokens", done=sum(doclens))
+        with SegmentWriter(
+            self._segment_folder,
+            codec,
+            device=self._device,
+            doclens=doclens,
+            checksums=checksums,
+            num_far=sum(chunk.num_far for chunk in coded),
+        ) as writer:
             for chunk_idx in range(len(coded), len(chunks)):
                 num_far = writer.num_far
                 checksums = writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))

@@ -85,18 +85,23 @@ def part_of(snapshot: Snapshot, chosen: slice) -> Snapshot:
 
 
 def merge(
-    snapshot: Snapshot, folder: Path, *, show_progress: bool | None = False, block_tokens: int = CHUNK_TOKENS
+    snapshot: Snapshot,
+    folder: Path,
+    *,
+    show_progress: bool | None = False,
+    what: str = "compacting",
+    block_tokens: int = CHUNK_TOKENS,
 ) -> SegmentInfo:
     """Write the documents that are not deleted as one new segment, with the codec of the snapshot.
 
-    Codes and residuals are copied as they are.
+    Codes and residuals are copied as they are. `what` names the job for the progress.
     """
     doc_idx = snapshot.doc_idx_in(snapshot.live)
     doclens = snapshot.doclens(doc_idx)
     documents = snapshot.live_documents()
     with (
         SegmentWriter(folder, snapshot.codec) as writer,
-        progress("compacting", int(doclens.sum()), "tokens", show_progress) as bar,
+        progress(what, int(doclens.sum()), "tokens", show_progress) as bar,
     ):
         for block in snapshot.blocks(doc_idx, block_tokens):
             encoded = snapshot.encoded(block)

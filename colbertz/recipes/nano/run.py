@@ -8,6 +8,8 @@ import importlib.metadata
 import json
 import platform
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,10 +25,17 @@ from colbertz.recipes.nano.card import card
 from colbertz.recipes.nano.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
 from colbertz.recipes.nano.prepare import DESCRIPTION, prepare
 from colbertz.recipes.nano.settings import Settings, command_line
+from colbertz.recipes.terminal import stages as numbered
 from colbertz.training import alignment
 
 # Packages that the data and the model depend on; sympy's source is training data.
 _PACKAGES = ("torch", "tokenizers", "numpy", "sympy", "bm25s")
+# Minutes of the steps on two cores of a Zen 4 (docs/recipe.md), for the estimate of the time left. Masked words were
+# not timed there; they are taken to be like stage 1.
+_SHARES = {"data": 1, "mlm": 66, "pairs": 66, "mining": 12, "questions": 17, "teacher": 5, "scores": 15, "judging": 9}
+
+# A context that announces a step by its title; see `colbertz.recipes.terminal.stages`.
+Stage = Callable[[str], AbstractContextManager[None]]
 
 
 def run(settings: Settings) -> None:
@@ -36,7 +45,10 @@ def run(settings: Settings) -> None:
         UserError, FileNotFoundError: for data or settings that cannot be used.
         MissingExtra: without bm25s, which the extra `eval` installs.
     """
-    judgements = judge(train(settings), settings)
+    stage = numbered(_shares(settings))
+    last = train(settings, stage)
+    with stage("Judging the model and BM25"):
+        judgements = judge(last, settings)
     print(f"\nThe model: {settings.out / 'model'}")
     if judgements:
         print(table(estimates(judgements)))
@@ -54,8 +66,19 @@ def prepare_data(settings: Settings) -> dict[str, int]:
     return counts
 
 
-def train(settings: Settings) -> Path:
-    """Make the data and train all stages; returns the directory of the last one's model."""
+def _shares(settings: Settings) -> list[int]:
+    """How long the steps take in proportion to each other; the last one is the judgement."""
+    return [share for name, share in _SHARES.items() if name != "mlm" or settings.mlm]
+
+
+def train(settings: Settings, stage: Stage | None = None) -> Path:
+    """Make the data and train all stages; returns the directory of the last one's model.
+
+    Args:
+        settings: those of the recipe.
+        stage: what announces each step; None for a numbering that ends with the training.
+    """
+    stage = stage or numbered(_shares(settings)[:-1])
     out, configs, data, seed = settings.out, settings.configs, settings.data, f"--seed={settings.seed}"
     for name in [*(["mlm"] if settings.mlm else []), "unsupervised", "supervised", "distillation"]:
         if not (configs / f"{name}.yaml").is_file():
@@ -63,21 +86,28 @@ def train(settings: Settings) -> Path:
                 f"there is no {configs / name}.yaml, which the recipe needs; give its folder: --configs"
             )
     _refuse_leftovers(settings)
-    prepare_data(settings)
+    with stage("Making the data of all stages"):
+        prepare_data(settings)
 
     start = [f"--model.tokenizer={data / 'tokenizer.json'}"]
     if settings.mlm:
-        pairs = stages.all_pairs(data, configs / "mlm.yaml")
-        warm = stages.train(configs / "mlm.yaml", out / "mlm", seed, pairs, *start)
+        with stage("Warming up with masked words"):
+            pairs = stages.all_pairs(data, configs / "mlm.yaml")
+            warm = stages.train(configs / "mlm.yaml", out / "mlm", seed, pairs, *start)
         start = [f"--model.init={warm}", "--model.tokenizer=null"]
-    pairs = stages.all_pairs(data, configs / "unsupervised.yaml")
-    first = stages.train(configs / "unsupervised.yaml", out / "unsupervised", seed, pairs, *start)
+    with stage("Training stage 1, on pairs"):
+        pairs = stages.all_pairs(data, configs / "unsupervised.yaml")
+        first = stages.train(configs / "unsupervised.yaml", out / "unsupervised", seed, pairs, *start)
 
-    questions = stages.mine(first, data, out / "mined.jsonl")
-    second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
+    with stage("Mining negatives"):
+        questions = stages.mine(first, data, out / "mined.jsonl")
+    with stage("Training stage 2, on questions"):
+        second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
 
-    scores = stages.teach(settings.teacher or second, out / "mined.jsonl", out / "scored")
-    return stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
+    with stage("Scoring candidates with the teacher"):
+        scores = stages.teach(settings.teacher or second, out / "mined.jsonl", out / "scored")
+    with stage("Training stage 3, on the teacher's scores"):
+        return stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
 
 
 def _refuse_leftovers(settings: Settings) -> None:

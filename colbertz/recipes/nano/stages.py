@@ -14,6 +14,7 @@ from colbertz.distillation import lists, negatives, teachers
 from colbertz.errors import UserError
 from colbertz.models import ColBERT
 from colbertz.searcher import Searcher
+from colbertz.text.counted import counted
 from colbertz.training import alignment, config
 from colbertz.training.model import build_model
 
@@ -117,7 +118,7 @@ def teach(teacher: Path, mined: Path, out: Path, *, most_taught: int = _MOST_TAU
         model = teachers.load_teacher("colbert", str(teacher))
         bm25 = teachers.bm25_teacher(candidates.documents.values())
         lists.write_scores(out, candidates, teachers.score_lists(candidates, model, bm25, _BM25_WEIGHT))
-        print(f"{len(candidates.lists):,} lists, {candidates.num_pairs:,} scores: {out}")
+        print(f"{counted(len(candidates.lists), 'list')}, {counted(candidates.num_pairs, 'score')}: {out}")
     return _train_argument([{"layout": "ms-marco-scores", "path": str(out)}])
 
 
