@@ -88,7 +88,7 @@ def restored(root: Path) -> Iterator[None]:
         for path, (content, about) in before.items():
             if path.is_dir():
                 path.rmdir()
-            if not path.is_file() or path.read_bytes() != content:
+            if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
                 path.unlink(missing_ok=True)
                 path.write_bytes(content)
             os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))

@@ -289,11 +289,10 @@ class ColBERT(nn.Module):
         batches = batches_by_length(tokens.ids, self.device, batch_tokens)
         parts = (tokens[batch] for batch in batches)
         if devices:
-            results = encode_on_devices(self, list(parts), normalize, devices)
+            results = (require_finite(r) for r in encode_on_devices(self, list(parts), normalize, devices))
         else:
             model = in_evaluation_mode(self)
-            results = (model.embed(part, normalize) for part in parts)
-        results = map(require_finite, results)
+            results = (require_finite(model.embed(part, normalize)) for part in parts)
         if pool_factor != 1:
             default = (1, 0) if pooling == "pylate" else self.tokenizer.tokens_of_every_document(prompt)
             ends = default if protected_tokens is None else (protected_tokens, 0)

@@ -8,6 +8,7 @@
 Passages have numbers and no texts: those are in the file of their collection.
 """
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def _load(path: Path) -> Any:
     try:
         check_tensor_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose message advises to run the file's code
+        raise damaged(path, "it holds something else than tensors, or no tensors") from None
     except Exception as error:  # of any kind: the file is a program for an unpickler
         raise damaged(path, error) from error
 

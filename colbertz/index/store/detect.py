@@ -66,4 +66,7 @@ def read_json(path: Path) -> Any:
 
 def damaged(path: Path, what: object) -> UserError:
     """The error for a file of another program's index in which something is wrong."""
-    return UserError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
+    what = " ".join(str(what).split())  # messages of libraries may have several lines
+    return UserError(
+        f"{path} is damaged or incomplete: {what:.400}; copy the index again, or have its program rebuild it"
+    )
