@@ -205,7 +205,7 @@ def _problem(directory: Path, trained: Trained) -> str | None:
         _check_tensors(directory / _TENSORS, trained)  # before the checksum: it compares the size with the header's
         if sha256(directory / _TENSORS) != expected:
             return f"the content of {_TENSORS} has changed since it was written"
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, MemoryError) as error:  # the last: too large to be mapped
         return str(error)
     return None
 
