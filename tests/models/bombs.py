@@ -210,6 +210,7 @@ CASES: dict[str, tuple[Change, Change, str]] = {
     "no modules.json": (colbert_zero, instead("modules.json", lambda path: None), "modules.json"),
     "a Dense module outside": (colbert_zero, module_path("../elsewhere"), "outside"),
     "a Dense module at an absolute path": (colbert_zero, module_path("/etc"), "outside"),
+    "a module's path of 260 letters": (colbert_zero, module_path("a" * 260), "modules.json"),
     "a module's path with a zero": (colbert_zero, module_path("a\0b"), "modules.json"),
     "a linked folder": (colbert_zero, link_folder, "outside"),
     "a linked file": (colbert_zero, link_file, "outside"),

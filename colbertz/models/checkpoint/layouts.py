@@ -112,7 +112,8 @@ def locate_modules(directory: Path, modules: list[Any]) -> Modules:
         path = directory / str(module.get("path", ""))
         try:
             check_inside(directory, path)
-        except (UserError, ValueError) as error:  # ValueError: a path with a zero
+            path.exists()
+        except (ValueError, OSError) as error:  # a path that leads outside, has a zero, or is too long for the system
             raise CheckpointError(f"{origin}: {error}") from None
         if kind == "Transformer":
             encoder = path
