@@ -4,12 +4,13 @@ BIN := .venv/bin
 PYLATE_BIN := .venv-pylate/bin
 VERSIONS := setup.py constraints.txt constraints-pylate.txt
 
-.PHONY: help venv demo demo-train test lint format docs generate clean
+.PHONY: help venv demo demo-train test soak lint format docs generate clean
 
 help:
 	@echo "make demo        index this machine's Python code, search it, compare with BM25 (5 minutes)"
 	@echo "make demo-train  the same with a model that is trained on that code first (10 minutes at most)"
 	@echo "make test        run the tests, those that compare with PyLate, and the kernels with the oldest Triton"
+	@echo "make soak        thousands of trials with damaged and hostile files; SOAK='--seed 7' repeats a run"
 	@echo "make lint        check format, style and types; changes nothing"
 	@echo "make format      format the code and correct what ruff can correct"
 	@echo "make docs        build the documentation's site in site/; fails on a broken link"
@@ -31,6 +32,10 @@ ifeq ($(shell uname -s),Linux) # Triton exists for Linux only
 	$(PYLATE_BIN)/pytest -m "not slow" $(wildcard tests/*/*_triton.py tests/*/*/*_triton.py) tests/index/search/test_gpu.py
 	$(PYLATE_BIN)/pytest tests/kernels/test_compilation.py -k sm_90
 endif
+
+# Trials of each format; prints those that end badly, and a table.
+soak: .venv/installed
+	PYTHONPATH=tests RUST_BACKTRACE=0 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/campaigns/soak.py $(SOAK)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -12,12 +12,21 @@ from numbers import Real
 from types import ModuleType, NoneType
 from typing import Any
 
+# Characters of the longest message.
+_MOST_CHARACTERS = 1000
+
 
 class UserError(ValueError):
-    """Input that cannot be used. The message says what is wrong, the value, and what to do."""
+    """Input that cannot be used. The message says what is wrong, the value, and what to do.
 
-    # KeyError, which a subclass also inherits from, prints its message in quotes.
-    __str__ = Exception.__str__
+    A value from a file may be of any length. Of a message with more than 1,000 characters the middle is left out.
+    """
+
+    def __str__(self) -> str:
+        message = Exception.__str__(self)  # that of KeyError, which a subclass also inherits from, is in quotes
+        if len(message) <= _MOST_CHARACTERS:
+            return message
+        return f"{message[: _MOST_CHARACTERS - 300]} … {message[-290:]}"
 
 
 class UnknownDocument(UserError, KeyError):

@@ -6,7 +6,6 @@ target is unchanged.
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import itertools
 import logging
@@ -16,6 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 # Numbers the temporary files of this process.
 _counter = itertools.count()
-_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.new")
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)-\d+\.new", re.DOTALL)
+# Seconds after its last change from which a temporary file of a process that has ended counts as left by a kill. The
+# process may run on another machine that shares the folder, and then seems to have ended.
+_LEFT_AFTER = 3600
 # Constants of Linux's renameat2 and macOS's renamex_np.
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -40,10 +43,11 @@ def replaced_file(path: Path) -> Iterator[Path]:
     The temporary file does not exist yet; the block must write it. It is hidden, in the same folder, and its name ends
     in `.new`, so that no pattern such as `*.json` matches what a killed process leaves. If `path` is a symbolic link,
     the file that it points to is replaced. An existing file keeps its permissions; a new one gets those that the
-    process gives to new files.
+    process gives to new files. What killed processes left of the same file an hour or more ago is removed.
     """
     if path.is_symlink():
         path = path.resolve()
+    _remove_temporaries(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.new")
     try:
         yield temporary
@@ -59,6 +63,30 @@ def replaced_file(path: Path) -> Iterator[Path]:
 def is_temporary(path: Path) -> bool:
     """Whether a file has the name of a temporary file of `replaced_file`, which a killed process may have left."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _remove_temporaries(path: Path) -> None:
+    """Remove the temporary files of `path` that killed processes left."""
+    for left in [*path.parent.iterdir()] if path.parent.is_dir() else []:
+        name = _TEMPORARY.fullmatch(left.name)
+        if name is None or name[1] != path.name or left.is_symlink() or not left.is_file():
+            continue
+        with suppress(OSError):  # another process removed it first, or the file system allows no change of it
+            if left.stat().st_mtime < time.time() - _LEFT_AFTER and not _is_running(int(name[2])):
+                left.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine; true where one cannot ask, as on Windows."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -136,7 +164,7 @@ def replaced_directory(
     finally:
         # Not closed alone: a forked worker process may have the lock too.
         with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            _lock(lock, "LOCK_UN")
         os.close(lock)
 
 
@@ -217,10 +245,23 @@ def _locked_directory_for(directory: Path) -> tuple[Path, int]:
         with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
             lock = os.open(fresh, os.O_RDONLY)
             with suppress(OSError):  # a network file system may have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock, "LOCK_EX")
             if fresh.exists():
                 return fresh, lock
             os.close(lock)
+
+
+def _lock(handle: int, *flags: str) -> None:
+    """Call `flock` with flags of the module fcntl.
+
+    Raises:
+        OSError: if another process has the lock, or if the system or the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
+    fcntl.flock(handle, sum(getattr(fcntl, flag) for flag in flags))
 
 
 def _is_in_use(fresh: Path) -> bool:
@@ -232,7 +273,7 @@ def _is_in_use(fresh: Path) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock, "LOCK_EX", "LOCK_NB")
     except OSError:
         return True
     finally:

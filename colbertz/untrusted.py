@@ -8,6 +8,7 @@ gigabytes of objects. What is refused here is a `UserError`.
 import json
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,17 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); copy or download it again") from None
+
+
+def check_tensor_archive(path: Path) -> None:
+    """Check, before PyTorch reads a file of its own format, that its parts are stored and not compressed.
+
+    Raises:
+        UserError: if it is no ordinary file, or its parts would take more memory than the file has bytes.
+        zipfile.BadZipFile: if the list of its parts is damaged.
+    """
+    check_file(path, anywhere=True)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise UserError(f"{path} is compressed, as PyTorch never writes it; copy or download it again")

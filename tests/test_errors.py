@@ -65,3 +65,13 @@ def test_a_module_that_an_installed_package_lacks_keeps_its_own_error(
         require("package_of_an_old_version.parquet", "eval")
     assert not isinstance(caught.value, MissingExtra)
     assert "package_of_an_old_version" in sys.modules
+
+
+def test_of_a_long_message_the_middle_is_left_out() -> None:
+    """A value of a file, in a message, may have any length."""
+    message = f"x is {'9' * 5000} and must be 1; write it again"
+    assert len(str(UserError(message))) <= 1000
+    assert str(UserError(message)).startswith("x is 99") and str(UserError(message)).endswith(
+        "must be 1; write it again"
+    )
+    assert str(UserError("short")) == "short"

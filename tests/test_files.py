@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -333,3 +334,18 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> 
             break
     assert not was_killed and {"old", "new"} == set(states) and states == sorted(states, reverse=True)
     assert names(target.parent) == ["file.txt"]
+
+
+def test_what_killed_processes_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    """Hidden files of killed processes once stayed for ever."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    gone, long_ago = int(ended.stdout), time.time() - 7200
+    lefts = {f".x.json.{gone}-0.new", f".x.json.{gone}-12.new"}
+    others = {f".x.json.{os.getpid()}-99.new", f".y.json.{gone}-0.new", f".x.json.{gone}.new", ".x.json.new"}
+    for name in lefts | others:
+        (tmp_path / name).write_text("a part")
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    recent = f".x.json.{gone}-3.new"
+    (tmp_path / recent).write_text("perhaps of a process on another machine")
+    write_atomically(tmp_path / "x.json", "{}")
+    assert set(names(tmp_path)) == others | {recent, "x.json"}

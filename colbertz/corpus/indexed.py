@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from colbertz.corpus.lines import BLANKS, require_file
+from colbertz.corpus.lines import BLANKS, MOST_BYTES, check_gz, require_file
 from colbertz.corpus.rows import BadRow
 from colbertz.errors import UserError
 
 Content = mmap.mmap | bytes
 
 _COLUMNS_FROM = 100  # rows whose keys are the columns of a file without a header
+# How many times larger than its file an unpacked text may be. Texts that people write become 3 to 10 times larger.
+_MOST_UNPACKED = 100
 _BLANKS = BLANKS.encode()
 
 
@@ -82,6 +84,8 @@ class IndexedRows:
             self._content = _content(self.path)
         start = int(self._starts[index])
         end = int(self._starts[index + 1]) if index + 1 < self.num_rows else len(self._content)
+        if end - start > MOST_BYTES:
+            raise BadRow(f"{self.where(index)}: longer than {MOST_BYTES:,} bytes; it is no row of a text file")
         return self._parse(self._content[start:end], self.where(index))
 
     @property
@@ -165,10 +169,16 @@ def _is_blank(content: Content, start: int, line_end: bytes) -> bool:
 
 def _content(path: Path) -> Content:
     if path.suffix == ".gz":
+        check_gz(path)
+        most = max(MOST_BYTES, _MOST_UNPACKED * path.stat().st_size)
         try:
-            return gzip.decompress(path.read_bytes())
+            with gzip.open(path) as file:
+                content = file.read(most + 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
+        if len(content) > most:
+            raise UserError(f"{path} unpacks to more than {_MOST_UNPACKED} times its size; unpack it, and look at it")
+        return content
     if path.stat().st_size == 0:  # which cannot be mapped
         return b""
     with path.open("rb") as file:

@@ -25,8 +25,11 @@ from colbertz.errors import UserError
 # White space of ASCII. Other blanks, such as the no-break space, are characters of a text or an id, as in trec_eval.
 BLANKS = " \t\r\n\v\f"
 
-# Bytes of a line at most: one without an end, as of a device or a compressed gigabyte of zeros, would fill the memory.
-_MOST_BYTES = 1 << 28
+# Bytes of a line at most: one without an end, as of a compressed gigabyte of zeros, would fill the memory, and a line
+# that is parsed takes its size several times.
+MOST_BYTES = 1 << 26
+# Zeros that may follow a compressed text. Programs that write whole blocks of a device add a few thousand.
+_ZEROS = 1 << 16
 # Names of what the process has open already.
 _STREAM = re.compile(r"-|/dev/stdin|(/dev|/proc/self)/fd/\d+")
 _CR_LINE = re.compile(rb"[^\r]*\r|[^\r]+")
@@ -87,10 +90,10 @@ def read_lines(source: str) -> Iterator[bytes]:
     count = 0  # lines that could be read
     try:
         with _opened(source) as file:
-            for line in iter(partial(file.readline, _MOST_BYTES), b""):
-                if len(line) == _MOST_BYTES and not line.endswith(b"\n"):
+            for line in iter(partial(file.readline, MOST_BYTES), b""):
+                if len(line) == MOST_BYTES and not line.endswith(b"\n"):
                     raise UserError(
-                        f"{name_of(source)}, line {count + 1}: longer than {_MOST_BYTES:,} bytes; it is no text file"
+                        f"{name_of(source)}, line {count + 1}: longer than {MOST_BYTES:,} bytes; it is no text file"
                     )
                 parts = _CR_LINE.findall(line) if count == 0 and not line.endswith(b"\n") else [line]
                 for part in parts:
@@ -117,6 +120,19 @@ def decoded(line: bytes, where: str) -> str:
         ) from error
 
 
+def check_gz(path: Path) -> None:
+    """Check that a compressed file does not end in long zeros, which the module gzip would read one by one.
+
+    Raises:
+        UserError: if it does. Copies and downloads that were not completed do.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _ZEROS))
+        if size > _ZEROS and not file.read(_ZEROS).strip(b"\0"):
+            raise UserError(f"{path} ends in zeros, as after a copy that was not completed; copy it again")
+
+
 def plain_or_gz(path: Path) -> Path | None:
     """The file, or the same with .gz, whichever there is; None if there is neither."""
     return next((file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()), None)
@@ -133,5 +149,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     require_file(source)
+    if source.endswith(".gz"):
+        check_gz(Path(source))
     with gzip.open(source) if source.endswith(".gz") else Path(source).open("rb") as file:
         yield cast(BinaryIO, file)

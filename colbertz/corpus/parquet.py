@@ -50,4 +50,4 @@ def opened(source: str) -> Iterator[Any]:
         with parquet.ParquetFile(source) as file:
             yield file
     except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"{source} cannot be read as Parquet: {error}") from error
+        raise UserError(f"{source} cannot be read as Parquet: {' '.join(str(error).split())}") from error

@@ -33,6 +33,7 @@ from colbertz.models.encoding import (
     batches_by_length,
     in_evaluation_mode,
     in_order_of_texts,
+    require_finite,
 )
 from colbertz.models.onnx.export import export
 from colbertz.models.onnx.runtime import OnnxEncoder
@@ -277,7 +278,7 @@ class ColBERT(nn.Module):
 
         Raises:
             TypeError: if a text is not a string.
-            UserError: if there is no such prompt, or a number is out of its range.
+            UserError: if there is no such prompt, a number is out of its range, or an embedding is not finite.
         """
         if not isinstance(texts, Iterable) or isinstance(texts, str | bytes | Mapping):
             raise TypeError(f"texts must be a string or a list of strings, got {type(texts).__name__}")
@@ -288,10 +289,10 @@ class ColBERT(nn.Module):
         batches = batches_by_length(tokens.ids, self.device, batch_tokens)
         parts = (tokens[batch] for batch in batches)
         if devices:
-            results = encode_on_devices(self, list(parts), normalize, devices)
+            results = (require_finite(r) for r in encode_on_devices(self, list(parts), normalize, devices))
         else:
             model = in_evaluation_mode(self)
-            results = (model.embed(part, normalize) for part in parts)
+            results = (require_finite(model.embed(part, normalize)) for part in parts)
         if pool_factor != 1:
             default = (1, 0) if pooling == "pylate" else self.tokenizer.tokens_of_every_document(prompt)
             ends = default if protected_tokens is None else (protected_tokens, 0)

@@ -98,6 +98,20 @@ def batches_by_length(ids: Ragged, device: torch.device, batch_tokens: int | Non
     return list(reversed(order.split(sizes)))
 
 
+def require_finite(embeddings: Ragged) -> Ragged:
+    """Return the embeddings of a batch.
+
+    Raises:
+        UserError: if one is NaN or infinite, as damaged weights make them.
+    """
+    if not bool(embeddings.values.isfinite().all()):
+        raise UserError(
+            "the model makes embeddings that are NaN or infinite: its weights are damaged, which copying the checkpoint"
+            " again would mend, or their dtype is too small; load the model in float32"
+        )
+    return embeddings
+
+
 def in_order_of_texts(
     batches: Sequence[Tensor], results: Iterable[Ragged], embedding_dim: int, what: str, show_progress: bool | None
 ) -> Ragged:

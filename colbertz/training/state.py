@@ -1,11 +1,12 @@
 """Checkpoints from which an interrupted run resumes with exactly the losses that it would have had.
 
 `<output>/checkpoints/step-00001500/` holds all tensors (weights, optimizer, moving average, random number generators of
-every process) in `tensors.safetensors` and the rest in `state.json`, with a checksum of the former. The directory is
+every process) in `tensors.safetensors` and the rest in `state.json`, with checksums of both. The directory is
 written under a temporary name and renamed when everything in it is on disk. A damaged checkpoint is skipped, and the
 one before it is used.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ def save(output: Path, trained: Trained, progress: Progress, keep: int, world: W
         except SafetensorError as error:
             raise OSError(f"{directory / _TENSORS} cannot be written: {error}") from error
         about = {"progress": asdict(progress), "sha256": sha256(directory / _TENSORS)}
+        about["state_sha256"] = _digest(about)
         (directory / _STATE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     remove_leftovers(folder, _STEP)
     for old in checkpoints(output)[:-keep]:
@@ -200,11 +202,10 @@ def _problem(directory: Path, trained: Trained) -> str | None:
     try:
         expected = _read_state(directory)["sha256"]
         untrusted.check_file(directory / _TENSORS)
-        actual = sha256(directory / _TENSORS)
-        if actual != expected:
+        _check_tensors(directory / _TENSORS, trained)  # before the checksum: it compares the size with the header's
+        if sha256(directory / _TENSORS) != expected:
             return f"the content of {_TENSORS} has changed since it was written"
-        _check_tensors(directory / _TENSORS, trained)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, MemoryError) as error:  # the last: too large to be mapped
         return str(error)
     return None
 
@@ -231,11 +232,20 @@ def _check_tensors(path: Path, trained: Trained) -> None:
             raise UserError(f"tensor {name} is not a state of PyTorch's random number generator")
 
 
+def _digest(about: dict[str, Any]) -> str:
+    """The SHA-256 of what state.json says, so that a damaged number in it is noticed."""
+    content = json.dumps([about["progress"], about["sha256"]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _read_state(directory: Path) -> dict[str, Any]:
     """The content of state.json; UserError if it is not as `save` writes it."""
     content = untrusted.read_json(directory / _STATE)
     if not isinstance(content, dict) or not isinstance(content.get("progress"), dict) or "sha256" not in content:
         raise UserError(f"{directory / _STATE} holds no progress and sha256")
+    # Checkpoints of earlier versions do not have it.
+    if "state_sha256" in content and content["state_sha256"] != _digest(content):
+        raise UserError(f"the content of {_STATE} has changed since it was written")
     numbers, window = dict(content["progress"]), content["progress"].get("window")
     known = asdict(Progress())
     kinds = {"window": list, "first_bad_row": str} | dict.fromkeys(("start", "best", "last"), int | float | None)
@@ -244,6 +254,6 @@ def _read_state(directory: Path) -> dict[str, Any]:
             raise UserError(f"{directory / _STATE}: progress.{name} cannot be {value!r:.80}")
     if not all(isinstance(step, list) and all(isinstance(x, int | float) for x in step) for step in window or ()):
         raise UserError(f"{directory / _STATE}: progress.window cannot be {window!r:.80}")
-    if not 0 <= numbers.get("step", 0) < 2**63:
-        raise UserError(f"{directory / _STATE}: progress.step cannot be {numbers['step']}")
+    if numbers.get("step") != int(directory.name.removeprefix("step-")):
+        raise UserError(f"{directory / _STATE}: progress.step cannot be {numbers.get('step')!r:.80}")
     return content

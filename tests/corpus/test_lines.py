@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from colbertz.corpus.documents import Query, read_documents, read_queries, read_texts
 from colbertz.corpus.formats import open_rows, read_rows
-from colbertz.corpus.lines import read_text_lines
+from colbertz.corpus.lines import read_lines, read_text_lines
 from colbertz.corpus.rows import BadRow
+from colbertz.errors import UserError
 from colbertz.evaluation.runs import read_qrels, read_run
 
 # Words without line ends, blanks at their ends, tabs and quotes, which the formats below treat differently.
@@ -204,3 +206,22 @@ def test_lines_of_old_macs_are_read_by_index_in_blocks(tmp_path: Path) -> None:
     assert values_by_index(str(path)) == [{"a": number} for number in range(50)]
     rows = open_rows(path)
     assert [rows.where(index) for index in np.arange(50)] == [f"{path}, line {line}" for line in range(1, 51)]
+
+
+def test_a_compressed_file_that_ends_in_long_zeros_is_refused(tmp_path: Path) -> None:
+    """The module gzip reads such zeros one by one: a gigabyte of them took minutes."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n') + bytes(512))
+    assert len(list(read_lines(str(path)))) == 1, "some zeros are padding"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(UserError, match="ends in zeros"):
+        list(read_lines(str(path)))
+    with pytest.raises(UserError, match="ends in zeros"):
+        open_rows(path)
+
+
+def test_a_compressed_file_of_rows_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(bytes(80 << 20), 1))
+    with pytest.raises(UserError, match="unpacks to more than 100 times"):
+        open_rows(path)

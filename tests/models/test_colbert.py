@@ -13,6 +13,7 @@ from texts import ORDINARY, REAL, TEN_THOUSAND_WORDS
 from torch import nn
 
 from colbertz import ColBERT, Ragged
+from colbertz.errors import UserError
 from colbertz.models.encoding import DocumentOptions, QueryOptions, in_evaluation_mode
 
 
@@ -403,3 +404,15 @@ def test_from_scratch_is_saved_and_read(tmp_path):
     fresh.save_pretrained(tmp_path / "nano")
     again = ColBERT.from_pretrained(tmp_path / "nano", "cpu")
     assert torch.equal(again.encode_document(REAL).values, fresh.encode_document(REAL).values)
+
+
+def test_weights_that_make_no_finite_embeddings_are_an_error(tmp_path):
+    """Finite weights that are far too large once gave NaN as embeddings."""
+    broken = ColBERT.from_pretrained(colbert_zero(tmp_path / "model"), "cpu")
+    with torch.no_grad():
+        broken.projections[0].linear.weight.fill_(3e38)
+    for encode in (broken.encode_query, broken.encode_document):
+        with pytest.raises(UserError, match="NaN or infinite"):
+            encode(REAL)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        broken.encode_document(REAL, pool_factor=2)

@@ -109,6 +109,7 @@ def rewrite(directory: Path, tensors: dict[str, Any] | None = None, **progress: 
     if tensors is not None:
         save_file(load_file(directory / "tensors.safetensors") | tensors, directory / "tensors.safetensors")
     about["sha256"] = sha256(directory / "tensors.safetensors")
+    del about["state_sha256"]  # as in checkpoints of earlier versions
     (directory / "state.json").write_text(json.dumps(about))
 
 
@@ -119,14 +120,22 @@ def test_a_good_checkpoint_is_loaded(saved: Path) -> None:
     assert (progress.step, progress.window, progress.best) == (3, [[1.0, 0.5, 2.0]], 0.5)
 
 
+def number_changed(directory: Path) -> None:
+    text = (directory / "state.json").read_text()
+    (directory / "state.json").write_text(text.replace('"bad_rows": 0', '"bad_rows": 9'))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        number_changed,  # it had no checksum, and was believed
+        lambda d: os.truncate(d / "tensors.safetensors", 1 << 40),  # the checksum of zeros took for ever
         lambda d: rewrite(d, {"weights.a": torch.zeros(3, 2)}),
         lambda d: rewrite(d, {"optimizer.exp_avg.a": torch.zeros(1)}),
         lambda d: rewrite(d, {"optimizer.step.a": torch.zeros(5)}),
         lambda d: rewrite(d, {"generator.cpu.0": torch.zeros(5, dtype=torch.uint8)}),
         lambda d: rewrite(d, step=-1),
+        lambda d: rewrite(d, step=4),  # it was believed
         lambda d: rewrite(d, step=10**30),
         lambda d: rewrite(d, step="3"),
         lambda d: rewrite(d, best=[1]),

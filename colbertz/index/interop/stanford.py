@@ -8,6 +8,7 @@
 Passages have numbers and no texts: those are in the file of their collection.
 """
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from colbertz.document import Document
 from colbertz.index.interop.foreign import check_doclens, make_codec, make_snapshot, read_doclens
 from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.snapshot import Snapshot
+from colbertz.untrusted import check_tensor_archive
 
 _DTYPES = (torch.float16, torch.float32, torch.float64, torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -62,10 +64,11 @@ def _joined(root: Path, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise damaged(path, "it is missing")
     try:
+        check_tensor_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose message advises to run the file's code
+        raise damaged(path, "it holds something else than tensors, or no tensors") from None
     except Exception as error:  # of any kind: the file is a program for an unpickler
         raise damaged(path, error) from error
 

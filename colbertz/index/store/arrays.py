@@ -25,6 +25,9 @@ _MAX_HEADER = 4096
 # Bytes of values up to which a file is read and not mapped: Python keeps a descriptor for each file that it maps, and
 # most segments of an index with many additions are small.
 _READ = 1 << 20
+# Bytes from which a file that is read whole must not have parts without space on the disk. No array that is read so
+# has long runs of zeros, for which a program that copies files might leave them out.
+_LARGE = 1 << 26
 _DESCR = re.compile(r"[<>|=]?[a-z][0-9]{1,2}")
 
 
@@ -58,6 +61,8 @@ def read_array(
         missing = begin + prod(found) * dtype.itemsize - os.fstat(file.fileno()).st_size
         if missing > 0:
             raise ValueError(f"it is cut off: {missing} bytes are missing")
+        if not mapped and _has_hole(file.fileno()):
+            raise ValueError("a part of it was never written")
         if not mapped or prod(found) * dtype.itemsize <= _READ:
             values = np.fromfile(file, dtype, prod(found))
             if len(values) < prod(found):
@@ -66,6 +71,16 @@ def read_array(
             return values.reshape(found)
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(content, dtype, prod(found), begin).reshape(found)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is as long as the array that its header describes; the values are not read."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        try:
+            dtype, shape = _read_header(file)
+        except ValueError:
+            return False
+        return file.tell() + prod(shape) * dtype.itemsize == os.fstat(file.fileno()).st_size
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -79,6 +94,18 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def _open_without_waiting(path: str, flags: int) -> int:
     """Opening a FIFO to read it would wait until some process writes to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _has_hole(descriptor: int) -> bool:
+    """Whether a large file has parts without space on the disk. It would take memory for what is not there."""
+    size = os.fstat(descriptor).st_size
+    if size < _LARGE or not hasattr(os, "SEEK_HOLE"):
+        return False
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_HOLE) < size
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
 
 
 def _read_header(file: IO[bytes]) -> tuple[np.dtype, tuple[int, ...]]:

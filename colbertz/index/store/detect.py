@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from colbertz.errors import UserError
+from colbertz.untrusted import read_text
+
+# Bytes of the largest JSON file that is read. The lengths of a chunk of 50,000 documents take a few hundred KB.
+_MOST_BYTES = 64 * 2**20
 
 
 def detect(root: Path) -> str | None:
@@ -52,16 +56,17 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of another program.
 
     Raises:
-        UserError: if it is missing or is not JSON.
+        UserError: if it is missing, is not JSON, or is larger than such files are.
     """
     try:
-        if not path.is_file():
-            raise ValueError("it is missing, or not a file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, _MOST_BYTES, anywhere=True))
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from error
 
 
 def damaged(path: Path, what: object) -> UserError:
     """The error for a file of another program's index in which something is wrong."""
-    return UserError(f"{path} is damaged or incomplete: {what}; copy the index again, or have its program rebuild it")
+    what = " ".join(str(what).split())  # messages of libraries may have several lines
+    return UserError(
+        f"{path} is damaged or incomplete: {what:.400}; copy the index again, or have its program rebuild it"
+    )

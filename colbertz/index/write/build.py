@@ -27,6 +27,7 @@ import torch
 from colbertz.errors import UserError, check_integer, check_show_progress, check_type
 from colbertz.files import sha256, sync_files
 from colbertz.index.store import codec as codecs
+from colbertz.index.store.arrays import is_whole
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
@@ -221,8 +222,9 @@ def write(
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a folder, by name; nothing if there is no such folder."""
-    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
+    """The SHA-256 of each array in a folder, by name, and "" of what is none; nothing if there is no such folder."""
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+    return {path.name: sha256(path) if is_whole(path) else "" for path in paths}
 
 
 class _UnfinishedBuild:

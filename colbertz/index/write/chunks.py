@@ -15,7 +15,7 @@ import torch
 
 from colbertz.document import Document
 from colbertz.files import replaced_file, sha256
-from colbertz.index.store.arrays import save_array
+from colbertz.index.store.arrays import is_whole, save_array
 from colbertz.index.write import checked_json
 from colbertz.ragged import Ragged
 
@@ -66,7 +66,7 @@ class ChunkFolder:
         """A chunk that an interrupted build has stored; None if there is none, or if its embeddings are damaged."""
         rows, about = self._paths(chunk_idx)
         chunk = _read(about)
-        if chunk is not None and rows.is_file() and sha256(rows) == chunk.sha256:
+        if chunk is not None and rows.is_file() and is_whole(rows) and sha256(rows) == chunk.sha256:
             return chunk
         if about.exists():
             logger.warning("%s is damaged: its embeddings, and those after it, are made again", rows)

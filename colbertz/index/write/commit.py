@@ -74,11 +74,15 @@ def _lock(root: Path) -> tuple[bool, int]:
     fcntl = _fcntl()
     while True:
         created = not root.exists()
-        root.mkdir(parents=True, exist_ok=True)
         try:
+            root.mkdir(parents=True, exist_ok=True)
             handle = os.open(root, os.O_RDONLY)
         except FileNotFoundError:
             continue  # removed by the process that created it
+        except FileExistsError:
+            if os.path.lexists(root) and not root.is_dir():
+                raise
+            continue  # removed while `mkdir` looked whether it is a directory
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Until we had the lock, another process may have removed the directory, or put another in its place.

@@ -6,7 +6,6 @@ executed.
 
 import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from colbertz.errors import UserError
 from colbertz.models.checkpoint.json_files import check_file, is_there, read_json, read_json_if_there
 from colbertz.models.checkpoint.layouts import (
     FILES,
@@ -28,6 +28,7 @@ from colbertz.models.checkpoint.layouts import (
 )
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer_files
 from colbertz.models.tokenizer import LONGEST
+from colbertz.untrusted import check_tensor_archive
 
 # Weights are computed with in these types; quantised ones are in int8, uint8 or float8.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -258,12 +259,9 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.bin`, by PyTorch's unpickler, which makes tensors and nothing else.
 
     Raises:
-        CheckpointError: if it holds something else, or its parts would take more memory than the file.
+        UserError: if it holds something else, or its parts would take more memory than the file.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} is compressed, as PyTorch never writes it; convert it to safetensors")
+    check_tensor_archive(path)
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"{path} is not a dictionary of tensors")
@@ -276,7 +274,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 def _read_tensor_file(path: Path) -> dict[str, Tensor]:
     try:
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
-    except CheckpointError:
+    except UserError:
         raise
     except pickle.UnpicklingError:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from damage import REFUSED, SAME, edit_array, flip, flips, outcome, restored
-from test_interop import LENGTHS, as_stanford, build, merge, random_ragged
+from foreign_indexes import as_stanford, merge
+from test_interop import LENGTHS, build, random_ragged
 
 from colbertz import Index
+from colbertz.errors import UserError
 from colbertz.index.interop import convert as converting
 
 QUERIES = random_ragged([4, 3], seed=3)
@@ -157,6 +160,41 @@ def test_hostile_tensors(name: str, change: Callable[[Any], Any], roots: dict[st
     with restored(root):
         torch.save(change(torch.load(root / name, weights_only=True)), root / name)
         assert outcome(lambda: answers(root), True) == REFUSED
+
+
+def repacked(path: Path) -> None:
+    """Compress the parts of a file of PyTorch, one of them a gigabyte of zeros."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content + bytes(1 << 26) * ("/data/" in part))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (repacked, "is compressed"),
+        (lambda path: path.write_text("[7, 7]"), "something else than tensors"),
+        (lambda path: os.truncate(path, 100), "is damaged"),
+    ],
+)
+def test_files_of_pytorch_that_are_none(damage: Callable[[Path], None], message: str, roots: dict[str, Path]) -> None:
+    """Compressed ones took memory without bound, and PyTorch's message advised to run code of the file."""
+    root = roots["stanford"]
+    with restored(root):
+        damage(root / "0.codes.pt")
+        with pytest.raises(UserError, match=message) as caught:
+            Index.open(root)
+    assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "doclens.0.json", "centroids.npy", "ivf_lengths.npy"])
+def test_files_of_gigabytes_that_are_not_there(name: str, roots: dict[str, Path]) -> None:
+    root = roots["fast-plaid"]
+    with restored(root):
+        os.truncate(root / name, 1 << 40)
+        assert outcome(lambda: answers(root), True) in (SAME, REFUSED)
 
 
 @pytest.mark.parametrize(("program", "name"), [("fast-plaid", "centroids.npy"), ("stanford", "0.codes.pt")])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from damage import REFUSED, SAME, edit_array, flip, flips, outcome, recompute_checksums, restored
+from damage import REFUSED, SAME, edit_array, flip, flips, outcome, recompute_checksums, restored, searched_by_lists
 
 from colbertz import Index, Ragged
 from colbertz.kernels.cpu import checks, sums
@@ -45,7 +45,7 @@ def answers(root: Path) -> list[Any]:
 
 
 def searched(index: Index) -> list[Any]:
-    found = [index.search(QUERIES, 5, n_ivf_probe=4, n_full_scores=60), index.search(QUERIES[:1], 5, exact=True)]
+    found = [searched_by_lists(index, QUERIES), index.search(QUERIES[:1], 5, exact=True)]
     return [[(hit.id, hit.score) for hit in hits] for result in found for hits in result]
 
 

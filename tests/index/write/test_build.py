@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopped_builds import Stop, stop_at
 
 from colbertz import Index, Ragged
 from colbertz.index.store import codec as codecs
@@ -135,26 +136,6 @@ def test_bad_input_changes_nothing(
 
 
 # -- continuing ------------------------------------------------------------------------------------------------------
-
-
-class Stop(BaseException):
-    """Like a kill, no code handles it."""
-
-
-def stop_at(nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop before the n-th time that a JSON file in build/ is replaced: when a build records what it has done."""
-    calls = 0
-    original = Path.replace
-
-    def replace(source: Path, target: Path) -> Path:
-        nonlocal calls
-        if target.suffix == ".json" and "build" in target.parts:
-            calls += 1
-            if calls == nth:
-                raise Stop
-        return original(source, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
 
 
 def test_a_stopped_build_is_continued_where_it_was(

@@ -1,6 +1,7 @@
 """Damage in what an interrupted build left: that part is made again, with a message, and the index is the same."""
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from damage import flip
-from test_build import Stop, files, random_ragged, stop_at
+from stopped_builds import Stop, stop_at
+from test_build import files, random_ragged
 
 from colbertz import Index
 
@@ -61,6 +63,7 @@ def written(content: str) -> Callable[[Path], None]:
         ("progress.json", flipped(40), "the build begins anew"),
         ("codec/centroids.npy", flipped(300), "codec is damaged: centroids and codes are made again"),
         ("codec/bucket_weights.npy", cut, "centroids and codes are made again"),
+        ("codec/avg_residual.npy", lambda path: os.truncate(path, 1 << 40), "centroids and codes are made again"),
         ("codec/avg_residual.npy", Path.unlink, "centroids and codes are made again"),
         ("segment/codes.npy", flipped(129), r"the codes of chunk 0 in .*segment are damaged: they and those after"),
         ("segment/codes.npy", lambda path: path.write_bytes(path.read_bytes()[:300]), "the codes of chunk 1 in"),
@@ -69,6 +72,7 @@ def written(content: str) -> Callable[[Path], None]:
         ("segment/residuals.npy", written(""), "the codes of chunk 0 in"),
         ("segment/inverse_norms.npy", flipped(128 + 4 * 70), "the codes of chunk 1 in"),
         ("chunks/000001.npy", flipped(500), r"000001\.npy is damaged: its embeddings, and those after it, are made"),
+        ("chunks/000001.npy", lambda path: os.truncate(path, 1 << 40), r"000001\.npy is damaged"),
         ("chunks/000001.npy", cut, r"000001\.npy is damaged"),
         ("chunks/000001.npy", Path.unlink, r"000001\.npy is damaged"),
         ("chunks/000001.json", cut, r"000001\.npy is damaged"),

@@ -18,7 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from colbertz import Index, Ragged
 from colbertz.errors import UserError
+from colbertz.index.search.options import SearchOptions
+from colbertz.index.search.plan import Limits
+from colbertz.index.search.search import search_maxsim
 from colbertz.index.store.checksums import checksum
 from colbertz.index.store.manifest import sealed
 from colbertz.kernels.cpu import sums
@@ -65,6 +69,13 @@ def _told(answer: Callable[[], Any], expected: Any) -> str:
     return SAME if found == expected else f"another answer: {found!r}"
 
 
+def searched_by_lists(index: Index, queries: Ragged) -> list[Any]:
+    """Hits of a search that reads inverted lists, as those of large indexes do."""
+    limits = Limits(all_exact=16, once_tokens=0, base=32, budget_tokens=1)
+    options = SearchOptions(n_ivf_probe=4, n_full_scores=60)
+    return search_maxsim(index.snapshot, queries, 5, options, limits=limits)
+
+
 @contextmanager
 def restored(root: Path) -> Iterator[None]:
     """Put every file of a folder back as it was when the block ends."""
@@ -77,7 +88,7 @@ def restored(root: Path) -> Iterator[None]:
         for path, (content, about) in before.items():
             if path.is_dir():
                 path.rmdir()
-            if not path.is_file() or path.read_bytes() != content:
+            if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
                 path.unlink(missing_ok=True)
                 path.write_bytes(content)
             os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
