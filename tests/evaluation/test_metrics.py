@@ -45,7 +45,7 @@ def test_queries_without_relevant_documents_are_left_out() -> None:
     ("rankings", "relevant", "k", "message"),
     [
         ([["a"]], [], 10, "1 rankings but relevant documents for 0 queries"),
-        ([["a"]], [{"a"}], 0, "k must be at least 1, got 0"),
+        ([["a"]], [{"a"}], 0, "k must be an integer of at least 1, got 0"),
         ([["a"]], [set()], 10, "no query has a relevant document"),
         ([["a", "a"]], [{"a"}], 10, "names a document twice"),
     ],

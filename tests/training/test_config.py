@@ -164,7 +164,7 @@ def test_help_starts_with_what_to_do_and_then_lists_the_settings(
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(YAML.encode() + b"wandb: \xe9\n")
-    with pytest.raises(UserError, match=r"x\.yaml is not valid YAML in UTF-8"):
+    with pytest.raises(UserError, match=r"x\.yaml is not in UTF-8"):
         config.load(["--config", str(tmp_path / "x.yaml")])
 
 

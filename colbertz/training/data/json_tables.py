@@ -66,11 +66,12 @@ class JoinedRows:
         return part.where(row)
 
 
-def json_splits(config: Any, streaming: bool, place: str) -> Mapping[str, Any]:
+def json_splits(config: Any, info: Any, streaming: bool, place: str) -> Mapping[str, Any]:
     """The splits of a data set of JSON lines.
 
     Args:
         config: the `config` of the `datasets` builder that found the files.
+        info: its `info`, which may say how many rows a split has.
         streaming: whether to return streams. Files on the hub are downloaded either way, when they are reached.
         place: what messages call the data set.
 
@@ -83,10 +84,13 @@ def json_splits(config: Any, streaming: bool, place: str) -> Mapping[str, Any]:
     if not streaming:
         return {split: JoinedRows(place, [_open(local(file)) for file in paths]) for split, paths in files.items()}
     datasets: Any = require("datasets", "train")
-    return {
-        split: datasets.IterableDataset.from_generator(_rows, gen_kwargs={"files": paths})
-        for split, paths in files.items()
-    }
+    streams = {}
+    for split, paths in files.items():
+        streams[split] = datasets.IterableDataset.from_generator(
+            _rows, gen_kwargs={"files": paths}, split=datasets.NamedSplit(split)
+        )
+        streams[split].info.splits = info.splits
+    return streams
 
 
 def _rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:

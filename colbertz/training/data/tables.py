@@ -177,7 +177,7 @@ def _load(config: SourceConfig, setting: str) -> Any:
         if isinstance(builder, require("datasets.packaged_modules.csv.csv", "train").Csv):
             return csv_splits(builder.config, config.streaming)
         if isinstance(builder, require("datasets.packaged_modules.json.json", "train").Json):
-            return json_splits(builder.config, config.streaming, str(path))
+            return json_splits(builder.config, builder.info, config.streaming, str(path))
         return datasets.load_dataset(str(path), config.subset, data_files=files or None, streaming=config.streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, UserError):

@@ -23,7 +23,7 @@ def write(path: Path, lines: list[str]) -> Path:
 def test_a_large_file_opens_without_being_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "big.jsonl", ['{"query": "a", "document": "b"}'] * 100_000)
     parsed = []
-    monkeypatch.setattr(jsonl.json, "loads", lambda line: parsed.append(line) or {"query": "a", "document": "b"})
+    monkeypatch.setattr(jsonl.json, "loads", lambda line, **_: parsed.append(line) or {"query": "a", "document": "b"})
     (source,) = open_sources(SourceConfig(str(path)))
     assert len(source) == 100_000
     assert len(parsed) <= 100
