@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("target", metavar="TARGET", help="new or empty directory")
     parser.add_argument("--to", required=True, choices=("colbertz", "fast-plaid", "next-plaid"), help="format to write")
+    parser.add_argument(
+        "--drop-norms",
+        action="store_true",
+        help="write an index with embeddings that are not of unit length, such as a pooled one, as if they were; the"
+        " other programs hold no norms, so their scores are others",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -23,5 +29,5 @@ def run(args: argparse.Namespace) -> None:
     from colbertz.index.store.detect import detect
 
     program = detect(Path(args.source)) or "colbertz"
-    convert(args.source, args.target, args.to, show_progress=None)
+    convert(args.source, args.target, args.to, drop_norms=args.drop_norms, show_progress=None)
     print(f"converted from {program} to {args.to}: {args.target}")

@@ -28,6 +28,7 @@ def convert(
     target: str | Path,
     format: str,
     *,
+    drop_norms: bool = False,
     chunk_documents: int | None = None,
     show_progress: bool | None = False,
     block_tokens: int = CHUNK_TOKENS,
@@ -41,6 +42,7 @@ def convert(
         source: an index of colbertz, fast-plaid, next-plaid or Stanford's ColBERT.
         target: a new or empty directory. It becomes visible when the copy is complete.
         format: one of `FORMATS`.
+        drop_norms: write embeddings that are not of unit length as if they were, where the format holds no norms.
         chunk_documents: documents of a chunk of fast-plaid's or next-plaid's files; None for as many as their own
             builders put into one.
         show_progress: as for `colbertz.progress.progress`.
@@ -50,7 +52,7 @@ def convert(
         FileNotFoundError: if `source` does not exist.
         FileExistsError: if `target` is not empty.
         UserError: if the format is not known; if `source` is damaged or has no documents left; if it has embeddings
-            that are not of unit length, and the format is not colbertz's: the others hold no norms.
+            that are not of unit length, and the format is not colbertz's, unless `drop_norms`.
         BlockingIOError: if another process is writing to `target`.
     """
     source, target = Path(source), Path(target)
@@ -65,7 +67,7 @@ def convert(
         # The path is relative to `source`, and `target` may be in another folder.
         manifest = replace(manifest, model=str((source / manifest.model).resolve()))
         snapshot = replace(snapshot, manifest=manifest)
-    if format != "colbertz":
+    if format != "colbertz" and not drop_norms:
         _refuse_norms(snapshot, source, format, block_tokens)
     with _complete_or_absent(target) as folder:
         if format == "colbertz":
@@ -89,7 +91,8 @@ def _refuse_norms(snapshot: Snapshot, source: Path, format: str, block_tokens: i
             [document] = snapshot.documents(doc_idx[[np.searchsorted(ends, has_norm.argmax(), side="right")]])
             raise UserError(
                 f"{source} has embeddings that are not of unit length, such as one of document {document.id!r}, and"
-                f" {format} holds no norms, so its scores would be others; build the index from normalised embeddings"
+                f" {format} holds no norms, so its scores would be others; with drop_norms=True (--drop-norms) they are"
+                " left out"
             )
 
 
