@@ -193,7 +193,7 @@ class Searcher:
                 overwrite=overwrite,
                 device=index_device,
                 show_progress=show_progress,
-                num_documents=num_documents or length_hint(documents) or None,
+                num_documents=(length_hint(documents) or None) if num_documents is None else num_documents,
                 chunk_tokens=chunk_tokens,
             )
         finally:
