@@ -95,7 +95,7 @@ def test_two_threads_warn_and_do_not_warn_at_the_same_time(model, caplog):
         assert all(job.result().num_truncated == 1 for job in silent)
         assert all(len(job.result()) == 2 for job in loud)
     assert [record.getMessage() for record in caplog.records] == [
-        "1 of 2 texts were cut to 39 tokens (query_length)"
+        "1 of 2 texts was cut to 39 tokens (query_length)"
     ] * 8
     assert [(logger.level, logger.filters) for logger in loggers] == before
 
