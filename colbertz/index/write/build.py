@@ -320,12 +320,14 @@ class _UnfinishedBuild:
             doclens=doclens,
             checksums=checksums,
             num_far=sum(chunk.num_far for chunk in coded),
+            norm_deviation=coded[-1].norm_deviation if coded else 0.0,
         ) as writer:
             for chunk_idx in range(len(coded), len(chunks)):
                 num_far = writer.num_far
                 checksums = writer.add_tokens(self._chunks.embeddings(chunk_idx, chunks[chunk_idx]))
                 writer.sync()
-                coded.append(CodedChunk(writer.num_far - num_far, zlib.crc32(checksums.tobytes())))
+                crc = zlib.crc32(checksums.tobytes())
+                coded.append(CodedChunk(writer.num_far - num_far, writer.norm_deviation, crc))
                 self._progress.chunks_coded(coded)
                 bar.update(chunks[chunk_idx].num_tokens)
         return writer.info

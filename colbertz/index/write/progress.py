@@ -37,10 +37,12 @@ class CodedChunk(NamedTuple):
 
     Attributes:
         num_far: how many of them are far from their centroids.
+        norm_deviation: of the chunks up to this one, see `SegmentInfo`.
         checksum: CRC-32 of the checksums of its documents.
     """
 
     num_far: int
+    norm_deviation: float
     checksum: int
 
 

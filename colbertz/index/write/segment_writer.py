@@ -31,8 +31,6 @@ _HEADER = 128
 # By its definition a quarter of the tokens that a codec was made for is farther from a centroid than its
 # `cluster_threshold`. Where more than this share of new tokens is, the codec lacks centroids.
 FAR_SHARE = 0.5
-# Documents whose norms are looked at together.
-_BLOCK = 256
 
 
 class SegmentWriter:
@@ -47,6 +45,7 @@ class SegmentWriter:
     Attributes:
         codec: codes the next tokens.
         num_far: tokens so far that are farther from their centroid than `codec.cluster_threshold`.
+        norm_deviation: of the documents so far, see `SegmentInfo`.
     """
 
     def __init__(
@@ -59,6 +58,7 @@ class SegmentWriter:
         doclens: Sequence[int] | None = None,
         checksums: np.ndarray | None = None,
         num_far: int = 0,
+        norm_deviation: float = 0.0,
     ) -> None:
         """Create the files of a segment, or continue a segment that was left unfinished.
 
@@ -72,10 +72,11 @@ class SegmentWriter:
                 are coded, too; tokens after these are removed. None to begin a segment.
             checksums: with `doclens`, what `stored_checksums` returns for them, if the caller has called it.
             num_far: with `doclens`, how many of those tokens are far.
+            norm_deviation: with `doclens`, that of those documents, see `SegmentInfo`.
         """
         self.codec = codec
         self.num_far = num_far
-        self._norm_deviation = 0.0
+        self.norm_deviation = norm_deviation
         self._tokens_per_centroid = tokens_per_centroid
         self._device = torch.device(device)
         self._doclens = list(doclens or [])
@@ -169,7 +170,7 @@ class SegmentWriter:
             sum(self._doclens),
             self.num_far,
             has_checksums=True,
-            norm_deviation=self._norm_deviation,
+            norm_deviation=self.norm_deviation,
         )
 
     def sync(self) -> None:
@@ -184,7 +185,7 @@ class SegmentWriter:
     ) -> None:
         self._open_files.__exit__(kind, error, traceback)
         if error is None:
-            self._complete()
+            self._write_lists()
 
     def _add_documents(self, documents: Iterable[Document], count: int) -> None:
         assert self._documents is not None, "the documents of this segment are stored already"
@@ -196,30 +197,22 @@ class SegmentWriter:
     def _append(self, encoded: Encoded, doclens: list[int]) -> np.ndarray:
         self._tokens.write(encoded)
         self._doclens += doclens
-        self._checksums.append(
-            document_checksums(offsets_of(doclens), encoded.codes, encoded.residuals, encoded.inverse_norms)
-        )
+        offsets = offsets_of(doclens)
+        self._checksums.append(document_checksums(offsets, encoded.codes, encoded.residuals, encoded.inverse_norms))
+        self.norm_deviation = max(self.norm_deviation, self.codec.norm_deviation(encoded, offsets))
         return self._checksums[-1]
 
-    def _complete(self) -> None:
-        """Write the document lengths and the inverted lists, and find out about the norms, from the coded tokens."""
-        coded = (self._files.codes, self._files.residuals, self._files.inverse_norms)
-        codes, residuals, inverse_norms = (np.load(path, mmap_mode="r", allow_pickle=False) for path in coded)
+    def _write_lists(self) -> None:
+        """Write the document lengths and the inverted lists, from the codes in their file."""
+        codes = np.load(self._files.codes, mmap_mode="r", allow_pickle=False)
         doclens = np.array(self._doclens, np.int64)
-        offsets = offsets_of(doclens)
-        lists, lengths = invert(codes, offsets, len(self.codec.centroids))
+        lists, lengths = invert(codes, offsets_of(doclens), len(self.codec.centroids))
         save_array(self._files.doclens, doclens.astype(np.int32))
         save_array(self._files.ivf, lists)
         save_array(self._files.ivf_lengths, lengths)
         save_array(self._files.document_checksums, np.concatenate(self._checksums))
         list_checksums = checksums(lists, offsets_of(lengths))
         save_array(self._files.list_checksums, list_checksums)
-        for first in range(0, len(doclens), _BLOCK):
-            block = offsets[first : first + _BLOCK + 1]
-            tokens = slice(block[0], block[-1])
-            encoded = Encoded(codes[tokens], residuals[tokens], inverse_norms[tokens])
-            deviation = self.codec.norm_deviation(encoded, block - block[0])
-            self._norm_deviation = max(self._norm_deviation, deviation)
 
 
 def stored_checksums(folder: Path, codec: Codec, doclens: Sequence[int]) -> np.ndarray:

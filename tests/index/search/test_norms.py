@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from colbertz import Index, Ragged, maxsim
 from colbertz.index.search.plan import norms_matter
+from colbertz.index.write.segment_writer import SegmentWriter
 
 
 def given(num_documents: int, seed: int) -> Ragged:
@@ -82,3 +83,26 @@ def test_which_norms_matter(tmp_path: Path) -> None:
     index.delete(["long"])
     index.compact()
     assert not norms_matter(index.snapshot)
+
+
+def test_norms_of_chunks_that_an_interrupted_build_has_coded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = F.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    values[:5] *= 5
+    documents = [Ragged.from_lengths(part, [5] * 100) for part in values.split(500)]
+    Index.build(tmp_path / "whole", documents, chunk_tokens=500)
+    sync, calls = SegmentWriter.sync, []
+
+    def interrupted_later(writer: SegmentWriter) -> None:
+        calls.append(writer)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        sync(writer)
+
+    monkeypatch.setattr(SegmentWriter, "sync", interrupted_later)
+    with pytest.raises(KeyboardInterrupt):
+        Index.build(tmp_path / "index", documents, chunk_tokens=500)
+    Index.build(tmp_path / "index", documents, chunk_tokens=500)
+    assert len(calls) == 5, "two of four chunks were kept"
+    found, expected = (Index.open(tmp_path / name).manifest.segments for name in ("index", "whole"))
+    assert found == expected
+    assert found[0].norm_deviation > 1
