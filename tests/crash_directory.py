@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from checkpoints import modernbert_tokenizer
+from crashes import ending
 
 from colbertz.files import exchanged, replaced_directory, restore_directory
 from colbertz.models import ColBERT, ModernBertConfig
@@ -118,23 +119,13 @@ def prepared(failure: str, nth: int) -> Callable[[], bool]:
 
 def attempt(operation: Callable[[Path], object], target: Path, failure: str, nth: int) -> str | None:
     """What a child meets: the types of an exception, "killed", "ignored" for a failure without effect, or None."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def run() -> str | None:
         reached = prepared(failure, nth)
-        try:
-            operation(target)
-            if reached():
-                os.write(write, b"ignored")
-                os._exit(1)
-        except BaseException as error:  # noqa: BLE001
-            os.write(write, " ".join(kind.__name__ for kind in type(error).__mro__).encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(child, 0)
-    with os.fdopen(read) as pipe:
-        return {0: None, 1: pipe.read(), 9: "killed"}[os.waitstatus_to_exitcode(status)]
+        operation(target)
+        return "ignored" if reached() else None
+
+    return ending(run, lambda error: " ".join(kind.__name__ for kind in type(error).__mro__))
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -25,6 +25,16 @@ def unit_texts(lengths: list[int], dim: int = 16, seed: int = 0) -> Ragged:
     return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
 
 
+def texts_in_cells(count: int, num_cells: int, seed: int, dim: int = 32) -> Ragged:
+    """Texts of 4 to 23 vectors of norm 1 around so few directions, the same for all seeds, that lists are long."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(4, 24, (count,), generator=generator).tolist()
+    directions = torch.randn(num_cells, dim, generator=torch.Generator().manual_seed(0))
+    values = directions[torch.randint(num_cells, (sum(lengths),), generator=generator)]
+    values = values + 0.5 * torch.randn(sum(lengths), dim, generator=generator)
+    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
+
+
 def reference_scores(queries: Ragged, documents: Ragged, lists: Ragged | None = None) -> Tensor:
     """(B, A), or (P,) for lists of candidates."""
     if lists is None:

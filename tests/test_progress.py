@@ -2,13 +2,12 @@
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
-import termios
 
 import pytest
+import terminal
 
 from colbertz.progress import progress, steps
 
@@ -33,18 +32,7 @@ def in_pipe(*arguments: str) -> str:
 
 
 def on_terminal(*arguments: str) -> str:
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    with subprocess.Popen([sys.executable, "-c", _JOB, *arguments], stderr=theirs):
-        os.close(theirs)
-        text = b""
-        try:
-            while part := os.read(ours, 4096):
-                text += part
-        except OSError:
-            pass  # Linux: the other side was closed
-    os.close(ours)
-    return text.decode()
+    return terminal.on_terminal([sys.executable, "-c", _JOB, *arguments], columns=100)
 
 
 def test_lines_in_a_pipe() -> None:

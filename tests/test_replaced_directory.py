@@ -1,24 +1,15 @@
 """A directory is replaced whole or not at all: killed anywhere, without space or permission, without exchange too."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crashes import tries
 
 
 def crash(failure: str, root: Path, *operations: str) -> dict[str, list[dict[str, Any]]]:
     """Fail later each time; for each operation, one entry for each try (see crash_directory.py)."""
-    command = [sys.executable, str(Path(__file__).with_name("crash_directory.py")), failure, str(root), *operations]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    tries: dict[str, list[dict[str, Any]]] = {operation.split(":")[0]: [] for operation in operations}
-    for line in done.stdout.splitlines():
-        entry = json.loads(line)
-        tries[entry["operation"]].append(entry)
-    return tries
+    return tries(Path(__file__).with_name("crash_directory.py"), failure, root, *operations)
 
 
 # Steps leave out some points, which are other lines and other operations of the same kinds.

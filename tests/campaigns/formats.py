@@ -4,6 +4,7 @@ Directories of checkpoints have the layout of published models, and those of oth
 programs. Nothing reads what `colbertz encode` writes.
 """
 
+import functools
 import gzip
 import json
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from damage import recompute_checksums, searched_by_lists
+from embeddings import texts_in_cells
 from foreign_indexes import as_stanford, merge
 from published import bare_bert, colbert_zero, colbertv2, pickle_weights, shard
 from stopped_builds import Stop, stop_at
@@ -32,19 +34,7 @@ from colbertz.training.config.files import read_yaml
 from colbertz.training.data.sources import open_mixture
 from colbertz.training.distributed import world
 
-DIM = 32
-
-
-def texts(count: int, seed: int) -> Ragged:
-    """Embeddings around 200 directions, so that lists are long."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(4, 24, (count,), generator=generator).tolist()
-    directions = torch.randn(200, DIM, generator=torch.Generator().manual_seed(0))
-    values = directions[torch.randint(200, (sum(lengths),), generator=generator)]
-    values = values + 0.5 * torch.randn(sum(lengths), DIM, generator=generator)
-    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
-
-
+texts = functools.partial(texts_in_cells, num_cells=200)
 QUERIES = texts(3, seed=2)
 ADDED = texts(3, seed=3)
 

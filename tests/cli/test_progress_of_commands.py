@@ -1,16 +1,13 @@
 """What whole commands show of how far they are: in a pipe, with a line whenever there is news, and on a terminal."""
 
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 from commands import run_command
+from terminal import on_terminal
 
 NUM_DOCUMENTS = 40
 
@@ -76,19 +73,9 @@ def test_mining_and_scoring_have_bars_one_after_the_other(
 
 
 def test_an_index_has_one_bar_on_a_terminal(corpus: Path, checkpoint: Path, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 120))
     command = [sys.executable, "-m", "colbertz", "index", "--corpus", corpus, "--model", checkpoint]
-    with subprocess.Popen([*command, "--out", tmp_path / "index"], stderr=theirs, stdout=subprocess.DEVNULL):
-        os.close(theirs)
-        text = b""
-        try:
-            while part := os.read(ours, 4096):
-                text += part
-        except OSError:
-            pass  # Linux: the other side was closed
-    os.close(ours)
-    drawn = [line for line in re.split("[\r\n]+", text.decode()) if line.strip()]
+    text = on_terminal([*command, "--out", tmp_path / "index"], columns=120)
+    drawn = [line for line in re.split("[\r\n]+", text) if line.strip()]
     assert all(line.startswith("indexing") for line in drawn)
     assert "100%" in drawn[-1]
-    assert text.count(b"\n") == 1
+    assert text.count("\n") == 1

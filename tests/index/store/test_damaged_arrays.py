@@ -3,6 +3,7 @@
 Each trial is a child process; see `damage`.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from damage import REFUSED, SAME, edit_array, flip, flips, outcome, recompute_checksums, restored, searched_by_lists
+from embeddings import texts_in_cells
 
-from colbertz import Index, Ragged
+from colbertz import Index
 from colbertz.kernels.cpu import checks, sums
 
-DIM = 32
 SEGMENT, CODEC = "segment-000001", "codec-000001"
 NAMES = ("codes", "residuals", "inverse_norms", "doclens", "ivf", "ivf_lengths")
 ARRAYS = [
@@ -26,16 +26,7 @@ ARRAYS = [
 ]
 
 
-def texts(count: int, seed: int) -> Ragged:
-    """Documents around 300 directions, so that lists are long."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(4, 24, (count,), generator=generator).tolist()
-    directions = torch.randn(300, DIM, generator=torch.Generator().manual_seed(0))
-    values = directions[torch.randint(300, (sum(lengths),), generator=generator)]
-    values = values + 0.5 * torch.randn(sum(lengths), DIM, generator=generator)
-    return Ragged.from_lengths(torch.nn.functional.normalize(values, dim=1), lengths)
-
-
+texts = functools.partial(texts_in_cells, num_cells=300)
 QUERIES = texts(6, seed=2)
 
 

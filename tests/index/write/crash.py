@@ -1,7 +1,7 @@
 """Change an index in every way, failing at a later point each time, and print what is found afterwards.
 
-Run by test_storage.py as `python crash.py FAILURE ROOT OPERATION:STEP …`. Each try is a forked child, which is quick
-because nothing has to be imported or compiled again. Failures:
+Run by test_storage.py as `python crash.py FAILURE ROOT OPERATION:STEP …`, with tests/ in PYTHONPATH. Each try is a
+forked child, which is quick because nothing has to be imported or compiled again. Failures:
 
     kill       the child ends without any clean-up (as by kill -9): what Python and SQLite hold in buffers is lost
     interrupt  KeyboardInterrupt is raised
@@ -32,6 +32,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from crashes import ending
 
 from colbertz import Index, Ragged
 from colbertz.index.write.compact import compact
@@ -165,20 +166,12 @@ def fill_disk(nth: int, root: Path) -> None:
 
 def attempt(operation: Callable[[Path], object], root: Path, prepare: Callable[[int], None], nth: int) -> str | None:
     """The name of the exception that a child meets, "killed", or None if it is done."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def run() -> None:
         prepare(nth)
-        try:
-            operation(root)
-        except BaseException as error:  # noqa: BLE001
-            os.write(write, type(error).__name__.encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(child, 0)
-    with os.fdopen(read) as pipe:
-        return {0: None, 1: pipe.read(), 9: "killed"}[os.waitstatus_to_exitcode(status)]
+        operation(root)
+
+    return ending(run, lambda error: type(error).__name__)
 
 
 def is_unmerged(found: Any, new: Any) -> bool:

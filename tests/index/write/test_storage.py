@@ -1,7 +1,6 @@
 """Changing an index: what each change does, which processes see it when, and what kills and full disks do to it."""
 
 import io
-import json
 import multiprocessing
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from crashes import tries
 
 from colbertz import Index, Ragged
 from colbertz.index import Hit
@@ -306,17 +306,9 @@ def test_the_lock_of_a_killed_writer_is_free(index: Index) -> None:
 
 def crash(failure: str, root: Path, *operations: str, mount: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Fail later each time; for each operation, one entry for each try (see crash.py)."""
-    command = [sys.executable, str(Path(__file__).with_name("crash.py")), failure, str(root), *operations]
-    if mount:
-        script = 'mount -t tmpfs -o size=2m none "$0" && exec "$@"'
-        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(root), *command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    tries: dict[str, list[dict[str, Any]]] = {operation.split(":")[0]: [] for operation in operations}
-    for line in done.stdout.splitlines():
-        entry = json.loads(line)
-        tries[entry["operation"]].append(entry)
-    return tries
+    script = 'mount -t tmpfs -o size=2m none "$0" && exec "$@"'
+    mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(root)]
+    return tries(Path(__file__).with_name("crash.py"), failure, root, *operations, inside=mounted if mount else ())
 
 
 # Steps leave out some points, which are other lines and other operations of the same kinds.
