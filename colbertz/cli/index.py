@@ -81,7 +81,7 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         batch_tokens=args.batch_tokens,
         overwrite=args.overwrite,
         index_device=args.index_device,
-        num_documents=num_rows(corpus),
+        num_documents=num_rows(corpus) or None,  # an empty file is refused when it is read
     )
     bad_texts.warn()
     index, seconds = searcher.index, time.perf_counter() - started
