@@ -37,6 +37,7 @@ setup(
     packages=find_packages(include=["colbertz", "colbertz.*"]),
     package_data={
         "colbertz": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
+        "colbertz.server": ["pages/*.html"],
         "colbertz.models": ["packaged/*/*", "packaged/*/*/*"],
     },
     entry_points={"console_scripts": ["colbertz=colbertz.cli:main"]},
