@@ -64,5 +64,5 @@ class IndexCollector(Collector):
                 view = index.snapshot()
                 documents.add_metric([name], len(view))
                 generation.add_metric([name], view.generation)
-                queued.add_metric([name], index.num_waiting)
+                queued.add_metric([name], index.queued)
         return (documents, generation, queued)

@@ -8,7 +8,15 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from colbertz.errors import UnknownDocument, UserError
-from colbertz.server.errors import Busy, IndexExists, KeyReused, ModelMissing, UnknownIndex, UnknownTask
+from colbertz.server.errors import (
+    Busy,
+    DimensionMismatch,
+    IndexExists,
+    KeyReused,
+    ModelMissing,
+    UnknownIndex,
+    UnknownTask,
+)
 
 # The status and code of each error that a client can cause, the most special first. next-plaid's server answers 400
 # where a model is missing; its client raises ModelNotLoadedError only for 503.
@@ -17,6 +25,7 @@ _STATUSES: tuple[tuple[type[UserError], HTTPStatus, str], ...] = (
     (UnknownTask, HTTPStatus.NOT_FOUND, "TASK_NOT_FOUND"),
     (IndexExists, HTTPStatus.CONFLICT, "INDEX_ALREADY_EXISTS"),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
+    (DimensionMismatch, HTTPStatus.BAD_REQUEST, "DIMENSION_MISMATCH"),
     (ModelMissing, HTTPStatus.SERVICE_UNAVAILABLE, "MODEL_NOT_LOADED"),
     (Busy, HTTPStatus.SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE"),
     (UnknownDocument, HTTPStatus.BAD_REQUEST, "BAD_REQUEST"),
@@ -45,12 +54,6 @@ class Refusal(HTTPException):
 
 def bad_request(message: str) -> Refusal:
     return Refusal(HTTPStatus.BAD_REQUEST, "BAD_REQUEST", message)
-
-
-def dimension_mismatch(expected: int, actual: int) -> Refusal:
-    return Refusal(
-        HTTPStatus.BAD_REQUEST, "DIMENSION_MISMATCH", f"the embeddings have dimension {actual}; expected {expected}"
-    )
 
 
 def metadata_not_found(index: str) -> Refusal:

@@ -11,9 +11,9 @@ from torch import Tensor
 from colbertz.index import SearchOptions
 from colbertz.ragged import Ragged
 from colbertz.server import schemas
-from colbertz.server.refusals import bad_request, dimension_mismatch
+from colbertz.server.errors import DimensionMismatch
+from colbertz.server.refusals import bad_request
 from colbertz.server.settings import Settings
-from colbertz.server.view import View
 
 # next-plaid's defaults.
 _TOP_K = 10
@@ -58,13 +58,14 @@ def ragged(items: Sequence[schemas.Embeddings], what: str, settings: Settings) -
         settings: for the most tokens.
 
     Raises:
-        Refusal: 400 as `matrix`, for other dimensions than the first one's, and for too many tokens.
+        Refusal: 400 as `matrix`, and for too many tokens.
+        DimensionMismatch: for another dimension than that of the first text.
     """
     tensors: list[Tensor] = []
     for position, item in enumerate(items):
         tensor = matrix(item.embeddings, item.embeddings_b64, item.shape, f"{what} {position}")
         if tensors and tensor.shape[1] != tensors[0].shape[1]:
-            raise dimension_mismatch(tensors[0].shape[1], tensor.shape[1])
+            raise DimensionMismatch(tensors[0].shape[1], tensor.shape[1])
         tensors.append(tensor)
     num_tokens = sum(map(len, tensors))
     if num_tokens > settings.max_tokens:
@@ -106,11 +107,6 @@ def words_of(value: Any) -> str:
         return str(value)
     items = value.values() if isinstance(value, dict) else value or ()
     return " ".join(filter(None, map(words_of, items)))
-
-
-def positions(view: View, ids: Sequence[str]) -> list[int]:
-    """The positions of documents that the view has."""
-    return [position for position in view.positions_of(ids) if position is not None]
 
 
 def row(position: int, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from colbertz.server import schemas, translate
 from colbertz.server.errors import UnknownIndex
 from colbertz.server.operations import Add, Delete, Operation
-from colbertz.server.refusals import Refusal, bad_request, dimension_mismatch, metadata_not_found
+from colbertz.server.refusals import Refusal, bad_request, metadata_not_found
 from colbertz.server.routes.indices import task_answer
 from colbertz.server.served import ServedIndex
 from colbertz.server.service import Name, Served, Service, Services
@@ -74,7 +74,7 @@ def delete_documents(
     name: Name, body: schemas.Filter, index: Served, service: Services, key: Key = None, wait: Wait = False
 ) -> Response:
     """Delete the documents for which a condition holds."""
-    if not index.num_waiting and not len(index.snapshot()):
+    if not index.queued and not len(index.snapshot()):
         raise metadata_not_found(name)
     operation = Delete(body.condition, tuple(body.parameters))
     return accept(name, index, operation, service, key, wait, "Delete condition queued for batch processing")
@@ -124,13 +124,9 @@ def accept(
 ) -> Response:
     """Write an operation to the log, and say so once it is on disk; with `wait`, once it is applied."""
     if isinstance(operation, Add) and operation.embeddings is not None:
-        opened, actual = index.snapshot().index, operation.embeddings.values.shape[1]
-        if opened is not None and actual != opened.embedding_dim:
-            raise dimension_mismatch(opened.embedding_dim, actual)
-        if actual * index.config.nbits % _BITS_OF_A_BYTE:
-            raise bad_request(
-                f"embeddings of dimension {actual} with nbits {index.config.nbits} do not fill whole bytes"
-            )
+        dim, nbits = operation.embeddings.values.shape[1], index.config.nbits
+        if dim * nbits % _BITS_OF_A_BYTE:
+            raise bad_request(f"embeddings of dimension {dim} with nbits {nbits} do not fill whole bytes")
     task = index.submit(operation, key)
     if wait:
         task = index.wait(task.id, service.settings.wait_seconds)

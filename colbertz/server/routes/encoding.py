@@ -8,7 +8,8 @@ from fastapi import APIRouter, Header
 from colbertz.maxsim import maxsim
 from colbertz.ragged import Ragged
 from colbertz.server import schemas, translate
-from colbertz.server.refusals import bad_request, dimension_mismatch
+from colbertz.server.errors import DimensionMismatch
+from colbertz.server.refusals import bad_request
 from colbertz.server.service import Services
 from colbertz.server.strict import StrictRoute
 
@@ -39,7 +40,7 @@ def rerank(body: schemas.Rerank, service: Services) -> schemas.RerankAnswer:
     query = translate.matrix(body.query, body.query_b64, body.query_shape, "the query")
     documents = translate.ragged(body.documents, "document", service.settings)
     if documents.values.shape[1] != query.shape[1]:
-        raise dimension_mismatch(query.shape[1], documents.values.shape[1])
+        raise DimensionMismatch(query.shape[1], documents.values.shape[1])
     return _ranked(Ragged.from_list([query]), documents)
 
 

@@ -43,7 +43,7 @@ def delete_index(name: Name, index: Served, service: Services) -> schemas.Delete
 @router.put("/{name}/config")
 def update_config(name: Name, body: schemas.UpdateConfig, index: Served) -> schemas.ConfigAnswer:
     """Change how many documents an index may have. The oldest ones over that number are deleted."""
-    index.configure(body.max_documents)
+    index.set_max_documents(body.max_documents)
     if body.max_documents is None:
         message = "max_documents limit removed (unlimited)."
     else:
@@ -65,7 +65,7 @@ def task_answer(name: str, index: ServedIndex, task_id: str) -> schemas.TaskAnsw
         task_id=task.id,
         index=name,
         state=task.state,
-        count=task.affected,
+        count=task.count,
         message=task.error or task.state,
         error=task.error,
         generation=task.generation,
@@ -75,16 +75,14 @@ def task_answer(name: str, index: ServedIndex, task_id: str) -> schemas.TaskAnsw
 def summary(name: str, index: ServedIndex) -> schemas.IndexSummary:
     """What is said of an index, here and by /health."""
     view = index.snapshot()
-    opened = view.index
-    num_tokens = opened.num_tokens if opened else 0
     return schemas.IndexSummary(
         name=name,
         num_documents=len(view),
-        num_embeddings=num_tokens,
-        num_partitions=opened.num_cells if opened else 0,
-        dimension=opened.embedding_dim if opened else 0,
+        num_embeddings=view.num_tokens,
+        num_partitions=view.num_cells,
+        dimension=view.embedding_dim or 0,
         nbits=index.config.nbits,
-        avg_doclen=num_tokens / max(1, len(view)),
+        avg_doclen=view.num_tokens / max(1, len(view)),
         has_metadata=len(view) > 0,
         max_documents=index.config.max_documents,
         generation=view.generation,

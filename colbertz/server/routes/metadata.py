@@ -58,9 +58,7 @@ def query_metadata(name: Name, body: schemas.Filter, index: Served, service: Ser
     """The documents for which a condition holds."""
     view = _with_documents(name, index)
     ids = _matching(view, body.condition, body.parameters, service)
-    return schemas.QueryAnswer(
-        document_ids=translate.positions(view, ids), ids=ids, count=len(ids), generation=view.generation
-    )
+    return schemas.QueryAnswer(document_ids=view.positions(ids), ids=ids, count=len(ids), generation=view.generation)
 
 
 @router.post("/get")
@@ -75,7 +73,7 @@ def get_metadata(name: Name, body: schemas.GetMetadata, index: Served, service: 
         here = {p for p, doc_id in zip(body.document_ids, view.ids_at(body.document_ids)) if doc_id is not None}
         positions = sorted(here)
     elif body.condition is not None:
-        positions = translate.positions(view, _matching(view, body.condition, body.parameters, service))
+        positions = view.positions(_matching(view, body.condition, body.parameters, service))
     return _rows(view, positions if body.limit is None else positions[: body.limit])
 
 
@@ -86,7 +84,7 @@ def update_metadata(
     """Change some fields of the documents for which a condition holds."""
     if "id" in body.updates:
         raise bad_request("updates must not have `id`: a document keeps its id; delete it and add it again")
-    if not index.num_waiting and not len(index.snapshot()):
+    if not index.queued and not len(index.snapshot()):
         raise metadata_not_found(name)
     task = index.submit(UpdateMetadata(body.condition, body.updates, tuple(body.parameters)), key)
     task = index.wait(task.id, service.settings.wait_seconds)
@@ -95,7 +93,7 @@ def update_metadata(
     if task.state == "queued":
         return JSONResponse("Update queued", 202, {"X-Task-Id": task.id})  # type: ignore[return-value]
     response.headers["X-Task-Id"] = task.id
-    return schemas.UpdateAnswer(updated=task.affected or 0, task_id=task.id, generation=task.generation)
+    return schemas.UpdateAnswer(updated=task.count or 0, task_id=task.id, generation=task.generation)
 
 
 def _with_documents(name: str, index: ServedIndex) -> View:

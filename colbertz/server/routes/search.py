@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from colbertz.ragged import Ragged
 from colbertz.server import schemas, translate
-from colbertz.server.refusals import bad_request, dimension_mismatch, metadata_not_found
+from colbertz.server.errors import DimensionMismatch
+from colbertz.server.refusals import bad_request, metadata_not_found
 from colbertz.server.served import ServedIndex
 from colbertz.server.service import Name, Served, Service, Services
 from colbertz.server.strict import StrictRoute
@@ -75,16 +76,16 @@ def answer(
     view = index.snapshot()
     if body.filter_condition is not None and not len(view):
         raise metadata_not_found(name)
-    if queries is not None and view.index is not None and queries.values.shape[1] != view.index.embedding_dim:
-        raise dimension_mismatch(view.index.embedding_dim, queries.values.shape[1])
+    if queries is not None and view.embedding_dim not in (None, queries.values.shape[1]):
+        raise DimensionMismatch(view.embedding_dim, queries.values.shape[1])
     subset = None
     if body.subset is not None:
         subset = [doc_id for doc_id in view.ids_at(body.subset) if doc_id is not None]
     options = translate.search_options(body, subset, queries is not None and texts is not None, service.settings)
     results = []
-    for query_id, hits in enumerate(view.search(queries, k, options, texts)):
+    for query_id, hits in enumerate(view.search(queries, texts, k, options)):
         ids = [hit.id for hit in hits]
-        positions = translate.positions(view, ids)
+        positions = view.positions(ids)
         results.append(
             schemas.QueryResult(
                 query_id=query_id,

@@ -37,8 +37,8 @@ def health(request: Request, service: Services) -> schemas.Health:
             with suppress(UnknownIndex):  # it was dropped meanwhile
                 index = service.root.index(name)
                 indices.append(summary(name, index))
-                if index.num_waiting:
-                    updates.append(schemas.Update(index=name, status="running", stage=f"{index.num_waiting} queued"))
+                if index.queued:
+                    updates.append(schemas.Update(index=name, status="running", stage=f"{index.queued} queued"))
     return schemas.Health(
         status="healthy",
         version=__version__,
