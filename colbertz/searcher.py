@@ -21,9 +21,9 @@ from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
-from colbertz.models.colbert import Backend
 from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
+from colbertz.models.onnx.runtime import Backend
 from colbertz.models.pooling import describe_pooling
 from colbertz.models.recorded import backend_and_dtype, location_beside
 from colbertz.models.spans import token_spans

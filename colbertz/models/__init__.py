@@ -5,6 +5,8 @@ tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
 dtypes.py       bfloat16 where it is fast
 encoding.py     batches of texts, and encoding without dropout
+ranking.py      the candidates of another engine in the order of their MaxSim
+spans.py        the characters of each token
 pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices
 recorded.py     what an index records of a model
@@ -29,6 +31,7 @@ from colbertz.models.colbert import ColBERT
 from colbertz.models.encoders.bert import Bert, BertConfig
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.models.encoding import Encoded
+from colbertz.models.ranking import Ranked
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Tokens
 
 __all__ = [
@@ -41,5 +44,6 @@ __all__ = [
     "Encoded",
     "ModernBert",
     "ModernBertConfig",
+    "Ranked",
     "Tokens",
 ]
