@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"evaluation"},
     {"training", "distillation"},
     {"searcher", "display"},
-    {"integrations", "recipes"},
+    {"integrations", "recipes", "server"},
     {"cli"},
 ]
 NEIGHBOURS: dict[str, set[str]] = {
