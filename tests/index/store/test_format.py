@@ -190,6 +190,7 @@ def test_the_pages_fields_and_files(tmp_path: Path) -> None:
     assert manifest["version"] == 3 and named == {*manifest, *manifest["segments"][0], *in_version_4}
     tree = PAGE.partition("## Directory")[2].partition("```\n\nThe numbers")[0]
     assert set(re.findall(r"^ {4}([\w.-]+)", tree, re.MULTILINE)) == {
+        "documents-000004.sqlite",
         *(path.name for path in (tmp_path / "index").glob("codec-*/*")),
         *(path.name for path in (tmp_path / "index" / "segment-000001").iterdir()),
     }
