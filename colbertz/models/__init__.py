@@ -22,6 +22,7 @@ checkpoint/     reading and writing the directories that other libraries use
     save.py         these to a directory
 onnx/           the model as an ONNX file
     graph.py        writing a graph, operator by operator
+    attention.py    the attention of a graph, in blocks
     export.py       the files
     runtime.py      running them in onnxruntime
 """
