@@ -36,6 +36,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["colbertz", "colbertz.*"]),
     package_data={
+        "colbertz.display": ["*.css", "*.js"],
         "colbertz": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
         "colbertz.server": ["pages/*.html"],
         "colbertz.models": ["packaged/*/*", "packaged/*/*/*"],
