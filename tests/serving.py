@@ -16,6 +16,21 @@ from urllib.parse import urlsplit
 
 import httpx
 
+# The tokens and the limits of the strict server of tests/server/http.
+READER = "reader-0123456789"
+WRITER = "writer-0123456789"
+ADMIN = "admin-0123456789"
+LIMITS = {
+    "max-body-bytes": 20_000,
+    "max-texts": 5,
+    "max-tokens": 500,
+    "max-queries": 3,
+    "max-top-k": 20,
+    "max-in-flight": 3,
+    "header-seconds": 1,
+    "body-seconds": 1,
+    "filter-seconds": 0.5,
+}
 # Seconds after which a server that does not start or end is a failure; both take a few.
 _PATIENCE = 120
 

@@ -28,8 +28,6 @@ from colbertz.server.fields import (
     example,
 )
 
-# -- errors --
-
 
 class Error(Wire):
     model_config = example(code="INDEX_NOT_FOUND", message="index 'papers' not found")
@@ -37,9 +35,6 @@ class Error(Wire):
     code: str
     message: str
     details: Any = None
-
-
-# -- indices --
 
 
 class IndexConfig(Wire):
@@ -105,9 +100,6 @@ class IndexInfo(IndexSummary):
 class Deleted(Wire):
     deleted: bool
     name: str
-
-
-# -- health --
 
 
 class Update(Wire):

@@ -4,22 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import Server, serving
-
-READER = "reader-0123456789"
-WRITER = "writer-0123456789"
-ADMIN = "admin-0123456789"
-LIMITS = {
-    "max-body-bytes": 20_000,
-    "max-texts": 5,
-    "max-tokens": 500,
-    "max-queries": 3,
-    "max-top-k": 20,
-    "max-in-flight": 3,
-    "header-seconds": 1,
-    "body-seconds": 1,
-    "filter-seconds": 0.5,
-}
+from serving import ADMIN, LIMITS, READER, WRITER, Server, serving
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from conftest import ADMIN, LIMITS, READER, WRITER
-from serving import Server, receive_all
+from serving import ADMIN, LIMITS, READER, WRITER, Server, receive_all
 
 NUMBERS = list(range(1, 1001))
 # It compares all triples of 1,000 numbers: days.
