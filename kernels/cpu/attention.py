@@ -129,7 +129,7 @@ class _Attention(torch.autograd.Function):
         for part in _parts(q, dropout, chunk_scores):
             weights = _weights(_rows(q[part]), _rows(k[part]), band, _part(padding, part))
             if dropout is not None:
-                weights *= _mask(dropout, part, weights)
+                weights = _seen(weights, band, padding) * _mask(dropout, part, weights)
             _write(torch.bmm(weights, _rows(v[part])), out[part])
         return out
 
@@ -145,6 +145,7 @@ class _Attention(torch.autograd.Function):
             dweights = torch.bmm(chunk_grad, chunk_v.mT)
             dropped = weights
             if ctx.dropout is not None:
+                weights = _seen(weights, band, padding)
                 factors = _mask(ctx.dropout, part, weights)
                 dweights *= factors
                 dropped = factors.mul_(weights)
@@ -175,6 +176,11 @@ def chunks(x: Tensor, chunk_scores: int = CHUNK_SCORES) -> Iterator[slice]:
         step = 1 << (min(max_texts, num_texts - start).bit_length() - 1)
         yield slice(start, start + step)
         start += step
+
+
+def _seen(weights: Tensor, band: Tensor | None, padding: Tensor | None) -> Tensor:
+    """Weights of zero for a row that sees nothing, because all of its window is padding; a whole text is never that."""
+    return weights if band is None or padding is None else weights.nan_to_num_(0.0)
 
 
 def _mask(dropout: Dropout, part: tuple[slice, slice], weights: Tensor) -> Tensor:
@@ -213,9 +219,7 @@ def _weights(q: Tensor, k: Tensor, band: Tensor | None, padding: Tensor | None) 
     scores = _product(q, k.mT, q.shape[-1] ** -0.5, band)
     if padding is not None:
         scores.view(len(padding), -1, *scores.shape[1:]).add_(padding)
-    weights = torch.softmax(scores, -1)
-    # A row that sees nothing, because all of its window is padding; without a band a text has something that is seen.
-    return weights if band is None or padding is None else weights.nan_to_num_(0.0)
+    return torch.softmax(scores, -1)
 
 
 def _product(a: Tensor, b: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
