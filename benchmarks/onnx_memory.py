@@ -2,8 +2,9 @@
 
     python benchmarks/onnx_memory.py
 
-An untrained encoder with the widths of ModernBERT-base and fewer layers: memory does not depend on their number, but for
-the weights, which are not counted. Each run is a process of its own with one thread. Writes results/onnx_memory.json.
+An untrained encoder with the widths of ModernBERT-base and fewer layers: memory does not depend on their number, except
+for the weights, which are not counted. Each run is a process of its own with one thread. Writes
+results/onnx_memory.json.
 """
 
 import argparse
