@@ -109,6 +109,7 @@ class Writer:
             try:
                 for group in _groups(entries):
                     self._apply(group)
+                    self._merge()
                 self._tidy(is_idle=not entries)
             except Stopped:
                 return
@@ -224,7 +225,7 @@ class Writer:
     # -- what else is to be done ---------------------------------------------------------------------------------------
 
     def _tidy(self, is_idle: bool) -> None:
-        """What need not be done before operations are visible: evict, merge segments, compact.
+        """Evict where the settings have changed, and compact where that is advised.
 
         Compacting waits until no operations wait, but not for ever.
         """
@@ -232,10 +233,6 @@ class Writer:
             self._show()
         if self.index is None:
             return
-        if due_merge(self.index.manifest.segments) is not None:
-            snapshot = self.index.snapshot
-            self._until_written(lambda: update.merge_segments(self._path, opened=snapshot))
-            self._show()
         advised = compact.advice(self.index.manifest)
         if advised is None or self._is_as_compacted():
             self._advised_since = None
@@ -244,6 +241,13 @@ class Writer:
         self._advised_since = self._advised_since or now
         if is_idle or now - self._advised_since > self._limits.compact_after:
             self._compact(advised)
+
+    def _merge(self) -> None:
+        """Merge segments where that is due; what was written is visible already."""
+        if self.index is not None and due_merge(self.index.manifest.segments) is not None:
+            snapshot = self.index.snapshot
+            self._until_written(lambda: update.merge_segments(self._path, opened=snapshot))
+            self._show()
 
     def _is_as_compacted(self) -> bool:
         """Whether the index has hardly changed since it was compacted, so that compacting again would not help."""
