@@ -147,7 +147,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
         child = os.fork()
         if child == 0:
             os.close(read)
-            faulthandler.dump_traceback_later(20, exit=True)
+            faulthandler.dump_traceback_later(120, exit=True)
             try:
                 run(folder, acknowledged, unsure, tasks, kill, write)
             except BaseException:  # noqa: BLE001
