@@ -16,12 +16,15 @@ PARQUET = ["pyarrow"]
 TRAIN = ["datasets", "tensorboard"]
 EVAL = ["bm25s", "ir-measures", *PARQUET]
 MTEB = ["mteb>=2"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.20"]
 TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
+# What drives the server in its tests.
+CLIENTS = ["httpx", "next-plaid-client>=1.8.5", "schemathesis>=4", "langchain-plaid>=0.1"]
 
 setup(
     name="colbertz",
@@ -33,6 +36,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["colbertz", "colbertz.*"]),
     package_data={
+        "colbertz.display": ["*.css", "*.js"],
         "colbertz": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
         "colbertz.models": ["packaged/*/*", "packaged/*/*/*"],
     },
@@ -54,10 +58,11 @@ setup(
         "train": TRAIN,
         "eval": [*EVAL, *MTEB],
         "demo": [*TRAIN, *EVAL],
+        "serve": SERVE,
         "onnx": ONNX,
         "teachers": TEACHERS,
         "gpu": GPU,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *DEV],
+        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *DEV],
     },
 )

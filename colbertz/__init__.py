@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colbertz.document import Document as Document
+    from colbertz.explanation import Explanation as Explanation
     from colbertz.index import Hit as Hit
     from colbertz.index import Index as Index
     from colbertz.index import SearchOptions as SearchOptions
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ColBERT": "colbertz.models",
     "Document": "colbertz.document",
+    "Explanation": "colbertz.explanation",
     "Hit": "colbertz.index",
     "Index": "colbertz.index",
     "Ragged": "colbertz.ragged",
@@ -38,6 +40,7 @@ _HOMES = {
 __all__ = [
     "ColBERT",
     "Document",
+    "Explanation",
     "Hit",
     "Index",
     "Ragged",

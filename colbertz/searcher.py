@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
 from types import NoneType
@@ -14,18 +13,20 @@ from colbertz.corpus.good_texts import refuse_string, with_good_texts
 from colbertz.corpus.rows import BadTexts, OnBadText
 from colbertz.document import Document
 from colbertz.errors import UserError, check_integer, check_path, check_type
+from colbertz.explanation import Explanation
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
 from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
-from colbertz.models import ColBERT, Tokens
+from colbertz.models import ColBERT
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.colbert import Backend
 from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
 from colbertz.models.pooling import describe_pooling
 from colbertz.models.recorded import backend_and_dtype, location_beside
+from colbertz.models.spans import token_spans
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
 
@@ -39,15 +40,6 @@ _SAME_MODEL = 0.999
 
 # Documents encoded before their embeddings are written: 2048 × 180 tokens of 128 numbers are 190 MB.
 _DOCUMENTS_AT_ONCE = 2048
-
-
-@dataclass(frozen=True)
-class Match:
-    """A query token, the document token nearest to it, and their dot product."""
-
-    query_token: str
-    document_token: str
-    score: float
 
 
 class Searcher:
@@ -325,8 +317,8 @@ class Searcher:
         warn_empty(count_empty(texts))
         return self.model.encode_document(texts, pool_factor=pool_factor, show_progress=show_progress)
 
-    def explain(self, query: str, doc_id: str) -> list[Match]:
-        """The best match of each query token in a document: the score is the sum of theirs.
+    def explain(self, query: str, doc_id: str) -> Explanation:
+        """Which words of a document each word of a query met, and how strongly; a heat-map in notebooks.
 
         Raises:
             UnknownDocument: if the id is not in the index.
@@ -337,26 +329,16 @@ class Searcher:
         # A second `Index` on the same snapshot: a refresh between the two calls must not change the document.
         index = Index(self.index.path, self.index.snapshot)
         scores, document = index.token_scores(embeddings, doc_id), index.get(doc_id)
-        query_words = self._words(self.model.tokenizer.queries([query]))
         if document.text is None:
             raise UserError(f"document {doc_id!r} was added without its text, so its tokens have no names")
-        document_words = self._words(self.model.tokenizer.documents([document.text]))
-        if scores.shape[1] != len(document_words):
+        query_tokens = token_spans(self.model.tokenizer, query, "query")
+        document_tokens = token_spans(self.model.tokenizer, document.text, "document")
+        if scores.shape[1] != len(document_tokens):
             raise UserError(
-                f"document {doc_id!r} has {scores.shape[1]} embeddings and its text {len(document_words)} tokens:"
+                f"document {doc_id!r} has {scores.shape[1]} embeddings and its text {len(document_tokens)} tokens:"
                 " it was pooled, or encoded with other lengths"
             )
-        best = scores.max(1)
-        return [
-            Match(word, document_words[position], score)
-            for word, position, score in zip(query_words, best.indices.tolist(), best.values.tolist())
-        ]
-
-    def _words(self, tokens: Tokens) -> list[str]:
-        """The scored tokens of one text, decoded; special tokens by their names."""
-        token_ids = tokens.ids.values if tokens.scored is None else tokens.ids.values[tokens.scored]
-        backend = self.model.tokenizer.backend
-        return [backend.decode([token]).strip() or str(backend.id_to_token(token)) for token in token_ids.tolist()]
+        return Explanation(query, document, tuple(query_tokens), tuple(document_tokens), scores)
 
 
 def _check_building(path: object, model: object, documents: object, location: object) -> None:

@@ -15,7 +15,18 @@ import pytest
 import torch
 from texts import ORDINARY
 
-from colbertz import ColBERT, Document, Index, Ragged, Searcher, SearchOptions, maxsim, maxsim_candidates, quantised
+from colbertz import (
+    ColBERT,
+    Document,
+    Explanation,
+    Index,
+    Ragged,
+    Searcher,
+    SearchOptions,
+    maxsim,
+    maxsim_candidates,
+    quantised,
+)
 from colbertz import distillation as mining
 from colbertz import evaluation as judging
 from colbertz.distillation.lists import CandidateList, Candidates
@@ -42,6 +53,9 @@ UNCHECKED = {
     "ColBERT.warn_truncated side": "checked by encode",
     "ColBERT.warn_truncated num_texts": "a count for the message",
     "ColBERTTokenizer.tokenise side": "checked by encode",
+    "ColBERTTokenizer.input_of text": "checked by tokenise",
+    "ColBERTTokenizer.prefix_id side": "checked by encode",
+    **{f"Explanation {name}": "made by Searcher.explain" for name in Explanation.__annotations__},
     "Bert.forward ids": "made by the tokenizer",
     "Bert.forward attended": "made by the tokenizer",
     "ModernBert.forward ids": "made by the tokenizer",

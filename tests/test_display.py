@@ -2,7 +2,6 @@
 
 from colbertz.display import format_explanation, format_hit
 from colbertz.index import Hit
-from colbertz.searcher import Match
 
 CODE = '''class Dates:
     zone = None
@@ -74,5 +73,14 @@ def test_control_characters_are_shown_as_escapes() -> None:
     assert shown[0].endswith(r"7\x1b]0;owned\x07  a\nb\rc")
     assert shown[1].split() == ["clear", r"\x1b[2J", "screen", r"\x9b31m", r"\u202erev"]
     assert len(shown) == 2
-    match = Match("\x1b[2J", "\x07", 0.5)
-    assert "\x1b" not in format_explanation([match]) and "\x07" not in format_explanation([match])
+    heatmap = {
+        "query": "\x1b[2Jfox",
+        "text": "a\x07fox \x1b[2J",
+        "other": 1.0,
+        "document_words": [[0, 5]],
+        "heat": [0.5],
+    }
+    heatmap["query_words"] = [{"start": 0, "end": 7, "score": 0.5, "met": "a\x07fox"}]
+    plain, colored = (format_explanation(heatmap, color=color) for color in (False, True))
+    assert "\x1b" not in plain and "\x07" not in plain
+    assert "\x1b[2J" not in colored and "\x07" not in colored and "a fox" in colored

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colbertz.cli import index as cli_index
@@ -21,8 +22,9 @@ from colbertz.cli.output import as_json, print_line
 from colbertz.corpus.documents import read_queries
 from colbertz.corpus.formats import NAMES
 from colbertz.corpus.lines import read_text_lines
-from colbertz.display import format_explanation, format_hit
+from colbertz.display import format_explanation, format_hit, page
 from colbertz.errors import UserError
+from colbertz.files import replaced_file
 from colbertz.text.counted import counted
 
 if TYPE_CHECKING:
@@ -80,7 +82,10 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output_arguments(parser: "argparse._ArgumentGroup") -> None:
-    parser.add_argument("--explain", action="store_true", help="show what each token of the query matched")
+    parser.add_argument("--explain", action="store_true", help="show what each word of the query met")
+    parser.add_argument(
+        "--html", metavar="FILE", help="with --explain: write heat-maps of the hits as a page for a browser"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a query: query, hits")
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal (default: auto)"
@@ -97,8 +102,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--queries and --run belong together: the queries, and the file for the answers")
     if args.text_weight is not None and not args.hybrid:
         raise UserError("--text-weight is for --hybrid")
-    if args.run is not None:
-        require_parent(args.run)
+    if args.html is not None and not (args.explain and args.query):
+        raise UserError("--html is for --explain and a QUERY on the command line")
+    for out in (args.run, args.html):
+        if out is not None:
+            require_parent(out)
     options = _options(args)
     if args.build is not None:
         args.model, args.dtype, args.backend = (
@@ -127,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)  # at the prompt a person can try again
             continue
         print_line(_answer(searcher, query, hits, args))
+        if args.html is not None:
+            _write_heatmaps(searcher, query, hits, args.html)
         any_hits = any_hits or bool(hits)
     return 0 if any_hits else 1
 
@@ -154,6 +164,9 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     """What is printed for one query."""
     if args.json:
         rows = [asdict(hit) for hit in hits]
+        for row in rows:
+            if not row["parts"]:
+                del row["parts"]  # only hybrid scores have parts
         if args.explain:
             rows = [row | _matches(searcher, query, row["id"]) for row in rows]
         return as_json({"query": query, "hits": rows})
@@ -166,7 +179,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
         lines.append(format_hit(rank, hit, query, width, color))
         if args.explain:
             try:
-                lines.append(format_explanation(searcher.explain(query, hit.id), width, color))
+                lines.append(format_explanation(searcher.explain(query, hit.id).heatmap(), width, color))
             except UserError as error:
                 lines.append(f"     no explanation: {error}")
     return "\n".join(lines)
@@ -175,9 +188,21 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
 def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]:
     """The fields of a hit's explanation in JSON; `matches` is null if there is none, and `no_explanation` says why."""
     try:
-        return {"matches": [asdict(match) for match in searcher.explain(query, doc_id)]}
+        return {"matches": [asdict(match) for match in searcher.explain(query, doc_id).matches]}
     except UserError as error:
         return {"matches": None, "no_explanation": str(error)}
+
+
+def _write_heatmaps(searcher: "Searcher", query: str, hits: "list[Hit]", out: str) -> None:
+    """Write the heat-maps of the hits as one HTML page; pooled documents, which have none, are left out and named."""
+    heatmaps = []
+    for hit in hits:
+        try:
+            heatmaps.append(searcher.explain(query, hit.id).heatmap())
+        except UserError as error:
+            print(f"no heat-map: {error}", file=sys.stderr)
+    with replaced_file(Path(out)) as temporary:
+        temporary.write_text(page(heatmaps, query), encoding="utf-8")
 
 
 def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> bool:

@@ -238,7 +238,8 @@ class ColBERTTokenizer:
                 "give a larger query_length and document_length"
             )
 
-    def _prefix_id(self, side: Side) -> int | None:
+    def prefix_id(self, side: Side) -> int | None:
+        """The token put after the first one of each text; None for none."""
         prefix = self.settings.query_prefix if side == "query" else self.settings.document_prefix
         return self.backend.token_to_id(prefix) if prefix else None
 
@@ -307,11 +308,8 @@ class ColBERTTokenizer:
                 ) from None
         check_type("prompt", prompt, (str, NoneType), "a string or None")
         prompt = self.settings.prompt(side) if prompt is None else prompt
-        # The prompt is added before white space is removed, as in PyLate.
-        inputs = [(prompt + text).strip() if self.settings.do_strip else prompt + text for text in texts]
-        if self.settings.do_lower_case:
-            inputs = [text.lower() for text in inputs]
-        prefix = self._prefix_id(side)
+        inputs = [self.input_of(prompt + text) for text in texts]
+        prefix = self.prefix_id(side)
         max_length = self.settings.length(side) - (prefix is not None)
         rows, num_truncated = [], 0
         with library_errors("the tokenizer failed on these texts; its tokenizer.json asks for something impossible"):
@@ -321,9 +319,15 @@ class ColBERTTokenizer:
             if len(row) > max_length:
                 # Cut here, not by the library, which would need a copy of the tokenizer for each side.
                 num_truncated += 1
-                row = _cut(row, encoding.special_tokens_mask, max_length)
+                row = cut(row, encoding.special_tokens_mask, max_length)
             rows.append(row if prefix is None else [*row[:1], prefix, *row[1:]])
         return rows, num_truncated
+
+    def input_of(self, text: str) -> str:
+        """What the backend gets for a text with its prompt in front."""
+        # The prompt is added before white space is removed, as in PyLate.
+        text = text.strip() if self.settings.do_strip else text
+        return text.lower() if self.settings.do_lower_case else text
 
     def __getstate__(self) -> dict[str, Any]:
         return {"backend": self.backend, "settings": self.settings, "special_tokens": self.special_tokens}
@@ -332,7 +336,7 @@ class ColBERTTokenizer:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def _cut(row: list[int], special: list[int], max_length: int) -> list[int]:
+def cut(row: list[int], special: list[int], max_length: int) -> list[int]:
     """The first `max_length` tokens, but with those at the end that the tokenizer put there, such as [SEP]."""
     num_last = next((i for i, flag in enumerate(reversed(special)) if not flag), len(row))
     return row[: max_length - num_last] + row[len(row) - num_last :]

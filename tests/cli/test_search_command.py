@@ -220,3 +220,22 @@ def test_every_encoding_of_stdout_holds_the_answer(encoding: str, checkpoint: Pa
     done = subprocess.run([*command, "title"], capture_output=True, env=environment, check=True)
     shown = done.stdout.decode(encoding)
     assert text in shown if encoding == "utf-8" else r"\u6771\u4eac caf" in shown
+
+
+def test_heat_maps_are_written_as_a_page(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.html"
+    search = ["search", "--index", str(index), "-k", "2"]
+    assert main([*search, "--explain", "--html", str(out), "the <lazy> dog"]) == 0
+    page = out.read_text()
+    assert page.count('<section class="colbertz-heatmap">') == 2 and "the &lt;lazy&gt; dog</h1>" in page
+    assert "--html is for --explain" in error_of(capsys, *search, "--html", out, "dog")
+    assert "nowhere" in error_of(capsys, *search, "--explain", "--html", tmp_path / "nowhere/out.html", "dog")
+
+
+def test_hybrid_hits_show_both_parts_of_their_score(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["search", "--index", str(index), "-k", "3", "--hybrid", "a lazy dog"]
+    assert main(search) == 0
+    assert "maxsim " in capsys.readouterr().out
+    assert main([*search, "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert set(hits[0]["parts"]) == {"maxsim", "bm25"} and all(hit["parts"] for hit in hits)

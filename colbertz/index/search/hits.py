@@ -18,12 +18,15 @@ class Hit:
             tokens. For full-text search BM25, for hybrid search the fused score.
         text: the document's text, if the index stores texts.
         metadata: what was stored with it.
+        parts: of a hybrid score, its "maxsim" and "bm25" before they were fused; without the one of a ranking that did
+            not find the document.
     """
 
     id: str
     score: float
     text: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Ranking(NamedTuple):

@@ -1,6 +1,7 @@
 """The three searches of one snapshot: by MaxSim, by the words of the texts, and by both."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -88,7 +89,14 @@ def search_both(
         scored = [list(zip(ranking.doc_idx.tolist(), ranking.scores.tolist())) for ranking in rankings]
         fused = _FUSIONS[options.fusion](scored, [1 - options.text_weight, options.text_weight])[:k]
         doc_idx = np.array([idx for idx, _ in fused], np.int64)
-        hits.append(hits_of(snapshot, Ranking(doc_idx, np.array([score for _, score in fused]))))
+        fused_hits = hits_of(snapshot, Ranking(doc_idx, np.array([score for _, score in fused])))
+        scores_by_part = {name: dict(ranking) for name, ranking in zip(("maxsim", "bm25"), scored)}
+        hits.append(
+            [
+                replace(hit, parts={name: scores[idx] for name, scores in scores_by_part.items() if idx in scores})
+                for hit, (idx, _) in zip(fused_hits, fused)
+            ]
+        )
     return hits
 
 

@@ -1,23 +1,22 @@
-"""Hits for people: where each was found, and the lines of its text with most of the query's words, highlighted.
+"""Hits and explanations in a terminal: where a hit was found, and the lines of its text with most of the query's words.
 
 Control characters of documents are shown as escapes, see `colbertz.text.printable`.
 """
 
 import re
 import textwrap
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
+from itertools import accumulate, groupby, pairwise
+from typing import TYPE_CHECKING, Any
 
-from colbertz.text.printable import printable
+from colbertz.text.printable import CONTROL, printable
 from colbertz.text.segmentation import UNSPACED_RUN, bigrams, characters_of
 from colbertz.text.stopwords import QUESTION_WORDS, STOPWORDS
 from colbertz.text.words import IDENTIFIER_PART, stem
 
 if TYPE_CHECKING:
     from colbertz.index import Hit
-    from colbertz.searcher import Match
 
 # Parameters of the terminal's escape sequences, by what they mark.
 _STYLES = {"rank": "2", "score": "33", "place": "35", "word": "1;31"}
@@ -26,6 +25,8 @@ _SNIPPET_LINES = 4
 # Columns of a bar for a score of 1.
 _BAR_COLUMNS = 12
 _EIGHTHS = "▏▎▍▌▋▊▉█"
+# Backgrounds of words by what they add to the score, among the 256 colours: pale yellow to orange.
+_WARMTH = (230, 229, 222, 221, 215, 214, 208)
 
 # A run of a script without blanks, or a part of an identifier.
 _PART = re.compile(f"(?P<unspaced>{UNSPACED_RUN.pattern})|{IDENTIFIER_PART.pattern}")
@@ -46,45 +47,83 @@ def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool 
     paint = _paint if color else _plain
     place = paint(printable(_place(hit)), "place")
     headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {place}"
+    if hit.parts:
+        headline += "  " + paint(", ".join(f"{name} {score:.2f}" for name, score in hit.parts.items()), "rank")
     return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
 
 
-def format_explanation(matches: "list[Match]", width: int = 100, color: bool = False) -> str:
-    """Format what each query token matched, with bars as long as the scores.
+def format_explanation(heatmap: dict[str, Any], width: int = 100, color: bool = False) -> str:
+    """Format what each word of the query met in the document, with bars as long as the scores.
 
-    The scores of special tokens, such as those of query expansion, are added up in the last line.
+    The scores of the query's other tokens (prompt, prefix, special and expansion tokens) are added up in the last
+    line. With colour the passage that adds most to the score follows, the brighter the more a word adds.
 
     Args:
-        matches: those of one query and one document.
+        heatmap: the values of `Explanation.heatmap`.
         width: columns of the terminal.
         color: whether to colour the text by escape sequences.
     """
     paint = _paint if color else _plain
-    words = [
-        replace(match, query_token=printable(match.query_token), document_token=printable(match.document_token))
-        for match in matches
-        if not _is_special(match.query_token)
-    ]
-    special_score = sum(match.score for match in matches if _is_special(match.query_token))
-    query_width = max([len(match.query_token) for match in words] + [10])
-    document_width = max([len(match.document_token) for match in words] + [10])
-    lines = [
-        f"     {match.query_token:>{query_width}} → {paint(f'{match.document_token:<{document_width}}', 'word')}"
-        f" {paint(f'{match.score:5.2f}', 'score')} {_bar(match.score)}"
-        for match in words
-    ]
-    lines.append(f"     {'[…]':>{query_width}}   {'':<{document_width}} {paint(f'{special_score:5.2f}', 'score')}")
-    return "\n".join(line[: width + 40] for line in lines)
+    words = [printable(heatmap["query"][word["start"] : word["end"]]) for word in heatmap["query_words"]]
+    met = [printable(word["met"]) for word in heatmap["query_words"]]
+    query_width, document_width = (min(max(map(len, [*column, "x" * 10])), width // 3) for column in (words, met))
+    lines = []
+    for word, best, values in zip(words, met, heatmap["query_words"]):
+        left, right = word[:query_width].rjust(query_width), best[:document_width].ljust(document_width)
+        score = paint(f"{values['score']:5.2f}", "score")
+        lines.append(f"     {left} → {paint(right, 'word')} {score} {_bar(values['score'])}")
+    other = paint(f"{heatmap['other']:5.2f}", "score")
+    lines.append(f"     {'[…]':>{query_width}}   {'':<{document_width}} {other}")
+    if color:
+        lines += [f"     {line}" for line in _heated_passage(heatmap, width - 5)]
+    return "\n".join(lines)
+
+
+def _heated_passage(heatmap: dict[str, Any], width: int) -> list[str]:
+    """The lines of the document that add most to the score, their words on a background that shows how much."""
+    text, heat = heatmap["text"], heatmap["heat"]
+    highest = max(heat, default=0.0)
+    if highest <= 0:
+        return []
+    # Line ends and control characters become blanks, so that the places of the words stay what they are.
+    flat = CONTROL.sub(" ", text)
+    size = width * _SNIPPET_LINES
+    ends = [end for _, end in heatmap["document_words"]]
+    totals = [0.0, *accumulate(heat)]
+
+    def heat_from(word: int) -> float:
+        """What the words add that fit into the passage which begins with `word`."""
+        return totals[bisect_right(ends, heatmap["document_words"][word][0] + size)] - totals[word]
+
+    first = max(range(len(heat)), key=heat_from)
+    begin = heatmap["document_words"][first][0]
+    # The text between two breaks of a line, and the words that begin in it.
+    starts = [start for start, _ in heatmap["document_words"]]
+    lines: list[str] = []
+    while begin < len(flat) and len(lines) < _SNIPPET_LINES:
+        end = begin + width
+        if end < len(flat) and (blank := flat.rfind(" ", begin + 1, end)) > begin:
+            end = blank
+        parts, done = [], begin
+        for word in range(bisect_left(starts, begin), bisect_left(starts, end)):
+            start, stop = heatmap["document_words"][word]
+            parts += [flat[done:start], _warm(flat[start : min(stop, end)], heat[word] / highest)]
+            done = min(stop, end)
+        lines.append("".join([*parts, flat[done:end]]).strip())
+        begin = end + 1 if flat[end : end + 1] == " " else end
+    return lines
+
+
+def _warm(text: str, heat: float) -> str:
+    """The text on a background of the 256 colours, pale yellow to orange, or on none."""
+    if heat < 0.05:
+        return text
+    return f"\x1b[38;5;16;48;5;{_WARMTH[min(int(heat * len(_WARMTH)), len(_WARMTH) - 1)]}m{text}\x1b[0m"
 
 
 def _bar(score: float) -> str:
     eighths = max(0, round(score * 8 * _BAR_COLUMNS))
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
-
-
-def _is_special(token: str) -> bool:
-    """Whether a token is one such as [CLS] or [MASK]."""
-    return token.startswith("[") and token.rstrip().endswith("]") and len(token) > 2
 
 
 def _place(hit: "Hit") -> str:
