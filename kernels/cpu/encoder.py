@@ -9,6 +9,7 @@ Legend: N tokens, H hidden size, I size of the gate, h heads, d head dimension, 
 together, L tokens of the longest of these texts, rounded up.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,18 +24,6 @@ from .simd.bf16 import LANES, copy_16, gated_gelu_16, rotate_16, softmax_row
 _CHUNK_SCORES = 1 << 19
 # Half a window that is wider than any text.
 _EVERYTHING = 1 << 30
-
-
-class Rotary(NamedTuple):
-    """Cosines and sines, each (positions, d / 2) float32, of the angles of every position."""
-
-    cos: Tensor
-    sin: Tensor
-
-
-def fits(head_dim: int) -> bool:
-    """Whether heads of this dimension can be computed: halves of a head are read LANES numbers at a time."""
-    return head_dim % (2 * LANES) == 0
 
 
 def gated_gelu(x: Tensor) -> Tensor:
@@ -55,12 +44,14 @@ class Chunk(NamedTuple):
         lengths: (n,) int64, the tokens of the text.
         columns: (n,) int64, where the head begins in a row of H numbers.
         width: L.
+        dim: d, a multiple of 32.
     """
 
     starts: np.ndarray
     lengths: np.ndarray
     columns: np.ndarray
     width: int
+    dim: int
 
 
 def chunks(lengths: list[int], heads: int, dim: int) -> list[Chunk]:
@@ -79,21 +70,25 @@ def chunks(lengths: list[int], heads: int, dim: int) -> list[Chunk]:
         while start < stop and width:
             count = 1 << (min(at_once, stop - start).bit_length() - 1)
             texts, head = np.divmod(np.arange(start, start + count), heads)
-            result.append(Chunk(starts[texts], sizes[texts], head * dim, width))
+            result.append(Chunk(starts[texts], sizes[texts], head * dim, width, dim))
             start += count
     return result
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, parts: list[Chunk], dim: int, rotary: Rotary | None, half_window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    parts: Sequence[Chunk],
+    rotary: tuple[Tensor, Tensor] | None = None,
+    half_window: int | None = None,
 ) -> Tensor:
     """Softmax attention within each text.
 
     Args:
         q, k, v: (N, H) bfloat16, the heads of a token next to each other, and with the same strides.
         parts: all heads of all texts, from `chunks`.
-        dim: d; `fits` says which are possible.
-        rotary: positions by which queries and keys are turned.
+        rotary: cosines and sines, each (positions, d / 2) float32, by which queries and keys are turned.
         half_window: a token sees the tokens at most this far to either side; None for all of its text.
 
     Returns:
@@ -103,13 +98,13 @@ def attention(
     window = _EVERYTHING if half_window is None else half_window
     rows, stride, result = (_bits(q), _bits(k), _bits(v)), q.stride(0), _bits(out)
     nothing = np.empty(0, np.float32)
-    angles = (nothing, nothing) if rotary is None else (rotary.cos.numpy().ravel(), rotary.sin.numpy().ravel())
+    angles = (nothing, nothing) if rotary is None else tuple(table.numpy().ravel() for table in rotary)
     for part in parts:
-        qkv = q.new_empty(3, len(part.starts), part.width, dim)
-        _gather(*rows, stride, *angles, *part, _bits(qkv), dim)
+        qkv = q.new_empty(3, len(part.starts), part.width, part.dim)
+        _gather(*rows, stride, *angles, *part, _bits(qkv))
         scores = torch.bmm(qkv[0], qkv[1].mT)
-        _softmax(_bits(scores), part.lengths, part.width, np.float32(dim**-0.5), window)
-        _scatter(_bits(torch.bmm(scores, qkv[2])), *part, result, q.shape[1], dim)
+        _softmax(_bits(scores), part.lengths, part.width, np.float32(part.dim**-0.5), window)
+        _scatter(_bits(torch.bmm(scores, qkv[2])), *part, result, q.shape[1])
     return out
 
 
@@ -146,7 +141,7 @@ def _softmax(scores: np.ndarray, lengths: np.ndarray, width: int, scale: Any, ha
 @njit()
 def _gather(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, stride: int, cos: np.ndarray, sin: np.ndarray,
-    starts: np.ndarray, lengths: np.ndarray, columns: np.ndarray, width: int, out: np.ndarray, dim: int,
+    starts: np.ndarray, lengths: np.ndarray, columns: np.ndarray, width: int, dim: int, out: np.ndarray,
 ) -> None:  # fmt: skip
     """q, k, v, with rows `stride` apart, to out (3, n, L, d): q and k turned if there are cosines; 0 after a text."""
     half, size = dim // 2, len(starts) * width * dim
@@ -170,10 +165,10 @@ def _gather(
 
 @njit()
 def _scatter(
-    y: np.ndarray, starts: np.ndarray, lengths: np.ndarray, columns: np.ndarray, width: int, out: np.ndarray,
-    stride: int, dim: int,
+    y: np.ndarray, starts: np.ndarray, lengths: np.ndarray, columns: np.ndarray, width: int, dim: int,
+    out: np.ndarray, stride: int,
 ) -> None:  # fmt: skip
-    """y (n, L, d) to rows of out, `stride` apart."""
+    """Write y (n, L, d) to rows of out, `stride` apart."""
     for i in range(len(starts)):
         for row in range(lengths[i]):
             for j in range(0, dim, LANES):

@@ -14,8 +14,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
+from colbertz.kernels import cpu
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, check_fields, pick_fields, refuse
+from colbertz.models.encoders.layers import (
+    ACTIVATIONS,
+    Linear,
+    check_activation,
+    check_fields,
+    heads_of,
+    pick_fields,
+    refuse,
+)
 from colbertz.models.encoders.packing import Packing
 from colbertz.models.onnx.graph import Graph
 from colbertz.ragged import Ragged
@@ -107,9 +116,10 @@ class SelfAttention(nn.Module):
         self.value = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        q, k, v = (
-            layer(x).view(len(x), self.heads, x.shape[1] // self.heads) for layer in (self.query, self.key, self.value)
-        )
+        q, k, v = (layer(x) for layer in (self.query, self.key, self.value))
+        if packing.parts:
+            return cpu.encoder.attention(q, k, v, packing.parts)
+        q, k, v = (part.view(len(x), self.heads, x.shape[1] // self.heads) for part in (q, k, v))
         return attention(q, k, v, packing, dropout=self.dropout if self.training else 0.0).flatten(1)
 
 
@@ -197,7 +207,9 @@ class Bert(nn.Module):
         Raises:
             UserError: if a text is longer than `max_positions`.
         """
-        packing = Packing.of(ids, attended, self.token_embeddings.weight)
+        packing = Packing.of(
+            ids, attended, self.token_embeddings.weight, None if self.training else heads_of(self.config)
+        )
         if packing.max_length > self.max_positions:
             raise UserError(f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}")
         x = self.embeddings(packing.ids.values, packing.positions)

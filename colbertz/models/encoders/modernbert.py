@@ -11,12 +11,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError, check_type
+from colbertz.kernels import cpu
+from colbertz.kernels.cpu.attention import GATE_STEP
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, check_fields, pick_fields, refuse
+from colbertz.models.encoders.layers import (
+    ACTIVATIONS,
+    Linear,
+    check_activation,
+    check_fields,
+    heads_of,
+    pick_fields,
+    refuse,
+)
 from colbertz.models.encoders.packing import Packing, compute_dtype
 from colbertz.models.encoders.rotary import rotary_table, rotate
 from colbertz.models.onnx.graph import FLOAT, MASKED, Graph
@@ -184,7 +195,11 @@ class Attention(nn.Module):
         self.out_drop = nn.Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = self.Wqkv(x).view(len(x), 3 * self.heads, x.shape[1] // self.heads)
+        qkv = self.Wqkv(x)
+        if packing.parts:
+            q, k, v = qkv.chunk(3, dim=1)
+            return self.Wo(cpu.encoder.attention(q, k, v, packing.parts, rotary, self.half_window))
+        qkv = qkv.view(len(x), 3 * self.heads, x.shape[1] // self.heads)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=1)
         q, k = rotate(qk, *rotary).chunk(2, dim=1)
         y = attention(q, k, v, packing, self.half_window, self.dropout if self.training else 0.0)
@@ -201,8 +216,11 @@ class MLP(nn.Module):
         self.Wo = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.drop = nn.Dropout(config.mlp_dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.Wi(x).chunk(2, dim=-1)
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        x = self.Wi(x)
+        if packing.parts and self.activation is F.gelu and x.shape[1] % GATE_STEP == 0:
+            return self.Wo(cpu.encoder.gated_gelu(x))
+        value, gate = x.chunk(2, dim=-1)
         return self.Wo(self.drop(self.activation(value) * gate))
 
 
@@ -218,7 +236,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
         x = x + self.attn(self.attn_norm(x), packing, rotary)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(self.mlp_norm(x), packing)
 
 
 class ModernBert(nn.Module):
@@ -264,7 +282,7 @@ class ModernBert(nn.Module):
             (N, H) last hidden states, row for row those of `ids.values`.
         """
         config = self.config
-        packing = Packing.of(ids, attended, self.token_embeddings.weight)
+        packing = Packing.of(ids, attended, self.token_embeddings.weight, None if self.training else heads_of(config))
         x = self.embeddings(packing.ids.values)
         thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
         rotary = {kind: self._rotary(packing, theta) for kind, theta in thetas.items()}
@@ -276,10 +294,15 @@ class ModernBert(nn.Module):
         return self.final_norm(x)[packing.restore]
 
     def _rotary(self, packing: Packing, theta: float) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations."""
+        """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations.
+
+        For kernels/cpu/encoder.py (positions, d / 2) float32.
+        """
         dim = self.config.hidden_size // self.config.num_attention_heads
-        dtype = compute_dtype(self.token_embeddings.weight)
         cos, sin = rotary_table(packing.max_length, dim, theta, packing.ids.device)
+        if packing.parts:
+            return cos, sin
+        dtype = compute_dtype(self.token_embeddings.weight)
         return cos.to(dtype)[packing.positions][:, None], sin.to(dtype)[packing.positions][:, None]
 
 

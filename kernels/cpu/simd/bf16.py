@@ -102,9 +102,7 @@ def softmax_row(typingctx, scores, start, width, first, last, scale, exponential
 
         def only_inside(column: ir.Value, values: ir.Value, outside: float) -> ir.Value:
             columns = builder.add(spread(builder, builder.trunc(column, I32), LANES), step)
-            inside = builder.and_(
-                builder.icmp_signed(">=", columns, low), builder.icmp_signed("<", columns, high)
-            )
+            inside = builder.and_(builder.icmp_signed(">=", columns, low), builder.icmp_signed("<", columns, high))
             return builder.select(inside, values, _all(outside))
 
         def row(column: ir.Value) -> ir.Value:
@@ -135,9 +133,7 @@ def softmax_row(typingctx, scores, start, width, first, last, scale, exponential
                 write(column, nothing)
         return context.get_dummy_value()
 
-    signature = types.void(
-        scores, types.int64, types.int64, types.int64, types.int64, types.float32, exponentials
-    )
+    signature = types.void(scores, types.int64, types.int64, types.int64, types.int64, types.float32, exponentials)
     return signature, codegen
 
 
@@ -174,7 +170,8 @@ def rotate_16(typingctx, x, start, half, cos, sin, angle, out, out_start):  # ty
         arrays = signature.args
         data, cosines, sines, target = (data_pointer(context, builder, arrays[i], args[i]) for i in (0, 3, 4, 6))
         first, second = (
-            widen(builder, load_vector(builder, data, index, _BITS)) for index in (args[1], builder.add(args[1], args[2]))
+            widen(builder, load_vector(builder, data, index, _BITS))
+            for index in (args[1], builder.add(args[1], args[2]))
         )
         c, s = (load_vector(builder, table, args[5], _FLOATS) for table in (cosines, sines))
         turned = builder.fsub(builder.fmul(first, c, flags=_FMA), builder.fmul(second, s, flags=_FMA), flags=_FMA)
