@@ -33,6 +33,10 @@ class UnknownDocument(UserError, KeyError):
     """A document id that the index does not have."""
 
 
+class UnknownField(UserError):
+    """A metadata field in a filter that no document has."""
+
+
 class MissingExtra(UserError, ModuleNotFoundError):
     """A package that is not installed and that one of colbertz's extras would install."""
 

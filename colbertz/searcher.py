@@ -21,9 +21,9 @@ from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
-from colbertz.models.colbert import Backend
 from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
+from colbertz.models.onnx.runtime import Backend
 from colbertz.models.pooling import describe_pooling
 from colbertz.models.recorded import backend_and_dtype, location_beside
 from colbertz.models.spans import token_spans
@@ -65,7 +65,7 @@ class Searcher:
             )
         expected = index.manifest.fingerprint
         if expected is not None:
-            similarity = torch.cosine_similarity(torch.tensor(_fingerprint(model)), torch.tensor(expected), dim=0)
+            similarity = torch.cosine_similarity(torch.tensor(fingerprint_of(model)), torch.tensor(expected), dim=0)
             if not similarity >= _SAME_MODEL:
                 raise UserError(
                     f"the model is not the one that the index {index.path} was built with: their embeddings of the same"
@@ -179,7 +179,7 @@ class Searcher:
                 nbits=nbits,
                 seed=seed,
                 model=None if location is None else location_beside(location, Path(path)),
-                fingerprint=_fingerprint(model),
+                fingerprint=fingerprint_of(model),
                 encoding=Encoding(*backend_and_dtype(model)),
                 recipe=f"{describe_pooling(pool_factor)}, document_length {model.settings.document_length}",
                 overwrite=overwrite,
@@ -350,7 +350,7 @@ def _check_building(path: object, model: object, documents: object, location: ob
     refuse_string("documents", documents)
 
 
-def _fingerprint(model: ColBERT) -> list[float]:
+def fingerprint_of(model: ColBERT) -> list[float]:
     embeddings: torch.Tensor = model.encode_document(_PROBE)
     return [round(value, 5) for value in embeddings.mean(0).tolist()]
 

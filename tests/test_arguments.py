@@ -56,6 +56,8 @@ UNCHECKED = {
     "ColBERTTokenizer.input_of text": "checked by tokenise",
     "ColBERTTokenizer.prefix_id side": "checked by encode",
     **{f"Explanation {name}": "made by Searcher.explain" for name in Explanation.__annotations__},
+    **{f"Ranked {name}": "made by ColBERT.rank" for name in ("position", "score", "text")},
+    "ColBERT.rank options": "those of encode_document",
     "Bert.forward ids": "made by the tokenizer",
     "Bert.forward attended": "made by the tokenizer",
     "ModernBert.forward ids": "made by the tokenizer",
@@ -298,6 +300,13 @@ for name, first, more in (
         **ENCODING,
         **more,
     )
+rows(
+    "ColBERT.rank",
+    lambda w, **x: w.model.rank(**{"query": "a", "texts": ["a"]} | x),
+    query=[*NOT_STRINGS, None, "", " "],
+    texts=["one", 7, None, [7], [None]],
+    k=NOT_COUNTS,
+)
 for name in ("forward", "embed"):
     rows(
         f"ColBERT.{name}",

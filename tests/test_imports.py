@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"display"},
     {"explanation"},
     {"searcher"},
-    {"integrations", "recipes"},
+    {"integrations", "recipes", "server"},
     {"cli"},
 ]
 NEIGHBOURS: dict[str, set[str]] = {}

@@ -19,8 +19,9 @@ LONG_FILES: set[str] = set()
 LONG_FUNCTIONS = {"colbertz.training.loop._train"}
 KERNEL_DECORATORS = ("njit", "triton.jit", "intrinsic")
 
-# Where a broad `except` may end without raising: a worker process sends the error to its parent.
-BROAD_EXCEPTS = {"colbertz.models.workers"}
+# Where a broad `except` may end without raising: a worker process sends the error to its parent, and threads of the
+# server give it to the client whose request caused it, so that they live on for the others.
+BROAD_EXCEPTS = {"colbertz.models.workers", "colbertz.server.batching", "colbertz.server.writer"}
 # Functions that change the logging of the whole process, and who may call them.
 LOGGING_STATE = {"setLevel", "addFilter", "addHandler", "basicConfig", "captureWarnings"}
 MAY_CONFIGURE_LOGGING = ("colbertz.cli",)

@@ -5,6 +5,8 @@ tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
 dtypes.py       bfloat16 where it is fast
 encoding.py     batches of texts, and encoding without dropout
+ranking.py      the candidates of another engine in the order of their MaxSim
+spans.py        the characters of each token
 pooling.py      fewer, averaged embeddings for a document
 workers.py      encoding on several devices
 recorded.py     what an index records of a model
@@ -20,6 +22,7 @@ checkpoint/     reading and writing the directories that other libraries use
     save.py         these to a directory
 onnx/           the model as an ONNX file
     graph.py        writing a graph, operator by operator
+    attention.py    the attention of a graph, in blocks
     export.py       the files
     runtime.py      running them in onnxruntime
 """
@@ -29,6 +32,7 @@ from colbertz.models.colbert import ColBERT
 from colbertz.models.encoders.bert import Bert, BertConfig
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig
 from colbertz.models.encoding import Encoded
+from colbertz.models.ranking import Ranked
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, Tokens
 
 __all__ = [
@@ -41,5 +45,6 @@ __all__ = [
     "Encoded",
     "ModernBert",
     "ModernBertConfig",
+    "Ranked",
     "Tokens",
 ]

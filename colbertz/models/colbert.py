@@ -6,11 +6,10 @@ frozen or fine-tuned inside a larger one. `encode_query` and `encode_document` t
 Legend: N tokens of the batch, H hidden size, E embedding dim.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Literal, Unpack, cast, overload
+from typing import Unpack, cast, overload
 
 import tokenizers
 import torch
@@ -34,19 +33,16 @@ from colbertz.models.encoding import (
     embedded,
     in_evaluation_mode,
     in_order_of_texts,
+    warn_truncated,
 )
 from colbertz.models.onnx.export import export
-from colbertz.models.onnx.runtime import OnnxEncoder
+from colbertz.models.onnx.runtime import Backend, OnnxEncoder
 from colbertz.models.onnx.runtime import load as load_onnx
 from colbertz.models.pooling import Pooling, check_pooling, pool_tokens
 from colbertz.models.projection import Projection
+from colbertz.models.ranking import Ranked, rank
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, SettingOverrides, Side, Tokens
 from colbertz.ragged import Ragged
-from colbertz.text.counted import counted
-
-logger = logging.getLogger(__name__)
-
-Backend = Literal["torch", "onnx", "onnx-int8"]
 
 
 class ColBERT(nn.Module):
@@ -304,10 +300,7 @@ class ColBERT(nn.Module):
             side: "query" or "document".
             num_texts: of how many texts, if that is known.
         """
-        if num_truncated:
-            cut = counted(num_truncated, "text") if num_texts is None else f"{num_truncated:,} of {num_texts:,} texts"
-            verb = "was" if num_truncated == 1 else "were"
-            logger.warning("%s %s cut to %d tokens (%s_length)", cut, verb, self.settings.length(side), side)
+        warn_truncated(num_truncated, side, self.settings.length(side), num_texts)
 
     # mypy: a string is a sequence of strings too. The overload that matches first, for a string, holds.
     @overload
@@ -394,3 +387,9 @@ class ColBERT(nn.Module):
             check_type(name, texts, (Ragged, Tensor), "a Ragged or a tensor")
         q, d = (x if isinstance(x, Ragged) else Ragged.from_list([x]) for x in (queries, documents))
         return maxsim(q, d)
+
+    def rank(
+        self, query: str, texts: Iterable[str], k: int | None = None, **options: Unpack[DocumentOptions]
+    ) -> list[Ranked]:
+        """The `k` best of the candidates of another engine (None for all), best first; see `models.ranking.rank`."""
+        return rank(self, query, texts, k, options)

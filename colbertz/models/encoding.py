@@ -3,6 +3,7 @@
 Nothing here knows the model class: the functions take token ids, results and any `nn.Module`.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
@@ -17,6 +18,7 @@ from colbertz.models.tokenizer import Tokens
 from colbertz.models.workers import Embedder, encode_on_devices
 from colbertz.progress import progress
 from colbertz.ragged import Ragged
+from colbertz.text.counted import counted
 
 # Tokens in one forward pass, by device type: as many as fit in a CPU's cache, or keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -26,6 +28,8 @@ _BATCHES = 8
 _SMALL_BATCH_TOKENS = 512
 # Fewer tokens than this are computed on one core: several would gain a millisecond.
 _ONE_CORE_TOKENS = 256
+
+logger = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -174,3 +178,11 @@ def in_order_of_texts(
                 embeddings[position] = embedding
             bar.update(len(batch))
     return Ragged.from_list(embeddings) if embeddings else Ragged.from_lengths(torch.empty(0, embedding_dim), [])
+
+
+def warn_truncated(num_truncated: int, side: str, length: int, num_texts: int | None) -> None:
+    """What `ColBERT.warn_truncated` does; `length` is the number of tokens that a text of this side may have."""
+    if num_truncated:
+        cut = counted(num_truncated, "text") if num_texts is None else f"{num_truncated:,} of {num_texts:,} texts"
+        verb = "was" if num_truncated == 1 else "were"
+        logger.warning("%s %s cut to %d tokens (%s_length)", cut, verb, length, side)

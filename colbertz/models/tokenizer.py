@@ -166,6 +166,20 @@ class Tokens:
         attended, scored = (None if flags is None else flags[rows.values] for flags in (self.attended, self.scored))
         return Tokens(rows.with_values(self.ids.values[rows.values]), attended, scored)
 
+    @classmethod
+    def cat(cls, batches: Sequence["Tokens"]) -> "Tokens":
+        """The texts of several batches of one side, in order."""
+
+        def joined(name: str) -> Tensor | None:
+            flags = [getattr(batch, name) for batch in batches]
+            if all(part is None for part in flags):
+                return None
+            sizes = [len(batch.ids.values) for batch in batches]
+            return torch.cat([torch.ones(n, dtype=torch.bool) if f is None else f for f, n in zip(flags, sizes)])
+
+        ids = Ragged.cat(batch.ids for batch in batches)
+        return cls(ids, joined("attended"), joined("scored"), sum(batch.num_truncated for batch in batches))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Tokens":
         """The batch on another device."""
         return self._map(lambda part: part.to(device, non_blocking=non_blocking))

@@ -92,9 +92,10 @@ def attention(
         half_window: a token sees the tokens at most this far to either side; None for all of its text.
 
     Returns:
-        (N, H). Tokens that no text has are left as they were in memory.
+        (N, H); 0 for tokens after the last text.
     """
     out = q.new_empty(q.shape)
+    out[parts[-1].starts[-1] + parts[-1].lengths[-1] :] = 0
     window = _EVERYTHING if half_window is None else half_window
     rows, stride, result = (_bits(q), _bits(k), _bits(v)), q.stride(0), _bits(out)
     nothing = np.empty(0, np.float32)

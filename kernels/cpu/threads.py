@@ -35,19 +35,25 @@ def pool(num_threads: int, purpose: str) -> ThreadPoolExecutor:
         purpose: there is one pool for each purpose. Long jobs have a purpose of their own, so that the short jobs of
             other threads of the program, such as those of a search, do not wait for them.
     """
+    return one_core_threads(num_threads, f"colbertz-{purpose}")
+
+
+def one_core_threads(num_threads: int, name: str) -> ThreadPoolExecutor:
+    """A new pool of threads; kernels and PyTorch's operators use one core in each of them."""
     started = threading.Barrier(num_threads + 1)
+    default = torch.get_num_threads()
 
     def start() -> None:
         torch.get_num_threads()  # the first call copies the global setting; a thread can change its own only after that
         torch.set_num_threads(1)
         started.wait()
 
-    executor = ThreadPoolExecutor(num_threads, thread_name_prefix=f"colbertz-{purpose}", initializer=start)
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix=name, initializer=start)
     for _ in range(num_threads):
         executor.submit(int)
     started.wait()
     # `set_num_threads` also changes the setting of threads that are started later: restore it for these.
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(default)
     return executor
 
 

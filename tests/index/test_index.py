@@ -295,7 +295,7 @@ def test_build_keywords_are_the_parameters_of_build() -> None:
     hints = get_type_hints(build)
     keywords = get_type_hints(BuildKeywords)
     assert keywords == {name: hints[name] for name in keywords}
-    assert set(hints) - set(keywords) == {"root", "batches", "max_sample", "return"}
+    assert set(hints) - set(keywords) == {"root", "batches", "max_sample", "applied", "return"}
 
 
 def test_documents_come_back_one_or_many(described: Index) -> None:

@@ -146,14 +146,15 @@ def test_jobs_run_in_order_a_few_ahead_and_none_after_the_end() -> None:
     assert list(threads.in_order([lambda i=i: job(i) for i in range(50)], threads.ENCODING)) == list(range(50))
 
 
-_ENCODES_FOR_EVER = """
+_ENCODES_FOR_EVER = r"""
+import os
 import sys
 import torch
 from colbertz import ColBERT
 torch.set_num_threads(3)
 class Model(ColBERT):
     def embed(self, tokens, normalize=True):
-        print("begun", flush=True)
+        os.write(1, b"begun\n")
         return super().embed(tokens, normalize)
 
 model = Model.from_pretrained(sys.argv[1], "cpu")
@@ -166,13 +167,11 @@ except KeyboardInterrupt:
 
 
 def test_control_c_ends_encoding_at_once(checkpoint: Path) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", _ENCODES_FOR_EVER, str(checkpoint)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "begun\n"
-    child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=60)
-    *batches, last = out.splitlines()
+    command = [sys.executable, "-c", _ENCODES_FOR_EVER, str(checkpoint)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGINT)
+        *batches, last = child.stdout.read().splitlines()
     assert (last, child.returncode) == ("interrupted", 0)
     assert len(batches) < 4_000 / 3

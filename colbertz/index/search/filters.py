@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 
-from colbertz.errors import UserError
+from colbertz.errors import UnknownField, UserError
 from colbertz.index.search.expression import Expression, parse
 from colbertz.index.search.options import Parameters
 from colbertz.index.store.documents import OWN_COLUMNS, Documents, fold, quoted, set_limits
@@ -47,8 +47,9 @@ def matching(
         For each segment the local_idx of the documents, (num_matches,) int32, ascending.
 
     Raises:
-        UserError: if the expression is not valid, has something that a filter may not have, names an unknown field,
-            does not fit the parameters, fails for a document, or takes longer than `max_seconds`.
+        UnknownField: if it names a field that no document has.
+        UserError: if the expression is not valid, has something that a filter may not have, does not fit the
+            parameters, fails for a document, or takes longer than `max_seconds`.
         TypeError: if the expression is not a string, or a parameter has a type that SQL cannot compare.
     """
     _check_types(where, parameters)
@@ -60,7 +61,7 @@ def matching(
         with _clock(max_seconds) as clock:
             return [_matching_in(segment, expression, parameters, clock) for segment in segments]
     except UserError as error:
-        raise UserError(f"filter {where!r:.200}: {error}") from error
+        raise type(error)(f"filter {where!r:.200}: {error}") from error
     except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError, OverflowError) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             message = f"was stopped after {max_seconds:g} seconds; make it simpler"
@@ -93,7 +94,7 @@ def _check_fields(fields: Sequence[str], known: Mapping[str, str]) -> None:
         if fold(name) not in OWN_COLUMNS and fold(name) not in known:
             names = [*OWN_COLUMNS, *known.values()]
             more = f" and {len(names) - _LISTED_FIELDS} more" if len(names) > _LISTED_FIELDS else ""
-            raise UserError(
+            raise UnknownField(
                 f"no document has a field {name!r:.80}; fields are {', '.join(names[:_LISTED_FIELDS])}{more}, and"
                 " strings go in 'single quotes'"
             )

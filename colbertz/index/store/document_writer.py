@@ -1,8 +1,9 @@
 """Writes the file with the ids, texts, metadata and words of a segment's documents; see `documents.py`."""
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,15 @@ class DocumentWriter:
         if document.where is not None:
             self._connection.execute("INSERT INTO places VALUES (?, ?)", (self.count, document.where))
         # Use the metadata as a reader gets it back: JSON turns every key into a string, and tuples into lists.
-        self._add_fields(json.loads(metadata), where)
+        self.set_fields(self.count, json.loads(metadata), where)
         if text:
             text = separate(text, self._splitter)
             self._texts.append((self.count, text))
             self._characters += len(text)
         self.count += 1
 
-    def _add_fields(self, metadata: dict[str, Any], where: str) -> None:
+    def set_fields(self, local_idx: int, metadata: dict[str, Any], where: str) -> None:
+        """Store the metadata of a document for filters, in place of what is there of it."""
         columns: dict[str, Any] = {}
         for key, value in metadata.items():
             name = fold(key)
@@ -97,7 +99,7 @@ class DocumentWriter:
         names = "".join(f", {quoted(name)}" for name in columns)
         marks = ", ?" * len(columns)
         self._connection.execute(
-            f"INSERT INTO fields (rowid{names}) VALUES (?{marks})", (self.count, *columns.values())
+            f"REPLACE INTO fields (rowid{names}) VALUES (?{marks})", (local_idx, *columns.values())
         )
 
     def _new_field(self, key: str, where: str) -> None:
@@ -152,18 +154,54 @@ def write_documents(
     Raises:
         OSError: if the file cannot be written, for instance because the disk is full.
     """
+    with _written(path) as connection:
+        connection.executescript(SCHEMA)
+        # Where documents were read, for messages. SQLite keeps this table in a file that it removes at the end.
+        connection.execute("CREATE TEMP TABLE places (number INTEGER PRIMARY KEY, place TEXT)")
+        connection.execute(f"PRAGMA user_version = {splitter}")
+        writer = DocumentWriter(connection, splitter, batch_characters)
+        yield writer
+        writer.count_words()
+
+
+def replace_metadata(source: Path, path: Path, documents: Mapping[int, Document]) -> set[str]:
+    """Create a file at `path` that is `source` with other metadata of some documents.
+
+    Args:
+        source: a file that `write_documents` made, or this function.
+        path: must not exist yet.
+        documents: the changed documents by their local_idx.
+
+    Returns:
+        The metadata keys that have a column now, in lower case.
+
+    Raises:
+        TypeError, UserError: as `DocumentWriter.add`, for the metadata.
+        OSError: if the file cannot be written.
+    """
+    shutil.copyfile(source, path)
+    with _written(path) as connection:
+        (splitter,) = connection.execute("PRAGMA user_version").fetchone()
+        writer = DocumentWriter(connection, splitter, _BATCH_CHARACTERS)
+        columns = connection.execute("SELECT * FROM fields LIMIT 0").description
+        writer.fields = {fold(name) for name, *_ in columns[1:]}
+        for local_idx, document in documents.items():
+            where = document.named(local_idx)
+            metadata = _to_json(document.metadata, where)
+            connection.execute("UPDATE documents SET metadata = ? WHERE number = ?", (metadata, local_idx))
+            writer.set_fields(local_idx, json.loads(metadata), where)
+    return writer.fields
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection for writing a file that nobody reads yet; it is complete when the block ends."""
     try:
         with closing(sqlite3.connect(path)) as connection:
             # The caller syncs the complete file before it makes it visible, so that a journal would protect nothing.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
-            connection.executescript(SCHEMA)
-            # Where documents were read, for messages. SQLite keeps this table in a file that it removes at the end.
-            connection.execute("CREATE TEMP TABLE places (number INTEGER PRIMARY KEY, place TEXT)")
-            connection.execute(f"PRAGMA user_version = {splitter}")
-            writer = DocumentWriter(connection, splitter, batch_characters)
-            yield writer
-            writer.count_words()
+            yield connection
             connection.commit()
     except sqlite3.OperationalError as error:
         raise OSError(f"cannot write {path}: {error}") from error

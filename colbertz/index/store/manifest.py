@@ -11,6 +11,7 @@
     segment-000001/document_checksums.npy, list_checksums.npy    compared when a document or a list is first used
     segment-000001/documents.sqlite   id, text, metadata, and their full-text index
     segment-000001/deleted-000002.npy int32, the local_idx of the deleted documents, ascending
+    segment-000001/documents-000003.sqlite            in place of documents.sqlite, once metadata was changed
     build/                            an unfinished build, which the same call continues
 
 A file of such a name that the manifest does not name was left by an interrupted write: it is never read, and the next
@@ -30,8 +31,11 @@ from colbertz.files import sha256, write_atomically
 from colbertz.index.store.checksums import Checksum
 
 FORMAT = "colbertz-index"
-VERSION = 3
-# Version 2 has no `encoding` and no `sha256`.
+VERSION = 4
+# Version 3 has no `applied`, and no `documents` of a segment. It is still written where both are empty, so that older
+# programs read it. They must not change others: they would forget `applied`, and a server would add documents twice.
+_BEFORE_SERVERS = 3
+# Version 2 has no `encoding` and no `sha256` either.
 OLDEST_VERSION = 2
 MANIFEST = "manifest.json"
 # The files of a codec's folder.
@@ -96,17 +100,9 @@ class SegmentFiles:
         return self.document_checksums, self.list_checksums
 
     @property
-    def contents(self) -> tuple[Path, ...]:
-        """The others."""
-        return (
-            self.codes,
-            self.residuals,
-            self.inverse_norms,
-            self.doclens,
-            self.ivf,
-            self.ivf_lengths,
-            self.documents,
-        )
+    def arrays(self) -> tuple[Path, ...]:
+        """The other arrays."""
+        return self.codes, self.residuals, self.inverse_norms, self.doclens, self.ivf, self.ivf_lengths
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,8 @@ class SegmentInfo:
         has_checksums: whether there are checksums of each document and each list; version 2 has none.
         norm_deviation: how much the norms of the embeddings of one document differ from 1, at most: the root of the
             mean square of the tokens' log norms. 0 if all embeddings are of unit length; version 2 does not know it.
+        documents: the file with ids, texts and metadata, relative to the index, if it is another one than that of the
+            folder, because metadata was changed; else None.
     """
 
     name: str
@@ -132,6 +130,12 @@ class SegmentInfo:
     num_deleted: int = 0
     has_checksums: bool = False
     norm_deviation: float = 0.0
+    documents: str | None = None
+
+    @property
+    def documents_name(self) -> str:
+        """The file with ids, texts and metadata, relative to the index."""
+        return self.documents or f"{self.name}/{SegmentFiles(Path()).documents}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,19 @@ class Encoding:
 
     backend: str
     dtype: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Which operations of a server's log a state of an index contains.
+
+    Attributes:
+        log: the random name of the log.
+        record: the number of an operation in it. This state contains it and all before it, except those that failed.
+    """
+
+    log: str
+    record: int
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,7 @@ class Manifest:
             absolute path or a hub id; None if the index was built from bare embeddings.
         fingerprint: the model's embedding of a fixed text, by which `Searcher` recognises the model.
         encoding: with what the embeddings were made; None if that is not known.
+        applied: the last operation of a server's log that this state contains; None if no server wrote the index.
     """
 
     generation: int
@@ -176,6 +194,7 @@ class Manifest:
     model: str | None = None
     fingerprint: Sequence[float] | None = field(default=None, repr=False)
     encoding: Encoding | None = None
+    applied: Applied | None = None
 
     @property
     def num_documents(self) -> int:
@@ -198,14 +217,19 @@ class Manifest:
         yield from (f"{self.codec}/{name}" for name in CODEC_FILES)
         for segment in self.segments:
             files = SegmentFiles(Path(segment.name))
-            paths = files.contents + (files.checksums if segment.has_checksums else ())
+            paths = files.arrays + (files.checksums if segment.has_checksums else ())
             yield from (f"{segment.name}/{path.name}" for path in paths)
+            yield segment.documents_name
             if segment.deleted is not None:
                 yield segment.deleted
 
     def save(self, root: Path) -> None:
         """Make this manifest the one that counts. Before the rename the old state is on disk, after it the new one."""
         content = {"format": FORMAT, "version": VERSION, "sha256": _NO_DIGEST, **asdict(self)}
+        if self.applied is None and all(segment.documents is None for segment in self.segments):
+            content["version"] = _BEFORE_SERVERS
+            for fields_of, name in ((content, "applied"), *((segment, "documents") for segment in content["segments"])):
+                del fields_of[name]
         write_atomically(root / MANIFEST, sealed(json.dumps(content, indent=1) + "\n", _NO_DIGEST))
 
     @classmethod
@@ -238,6 +262,8 @@ class Manifest:
             raise UserError(
                 f"{root} has index format {version} and this colbertz reads {OLDEST_VERSION} to {VERSION}: {advice}"
             )
+        if version < VERSION:
+            content.setdefault("applied", None)
         if version == OLDEST_VERSION:
             content.setdefault("encoding", None)
         else:
@@ -256,6 +282,7 @@ class Manifest:
             content["segments"] = tuple(SegmentInfo(**segment) for segment in content["segments"])
             content["files"] = {name: Checksum(**checksum) for name, checksum in content["files"].items()}
             content["encoding"] = content["encoding"] and Encoding(**content["encoding"])
+            content["applied"] = content["applied"] and Applied(**content["applied"])
         except (TypeError, AttributeError) as error:
             raise _damaged(path, error) from error
         manifest = cls(**content)
@@ -311,7 +338,6 @@ def _wrong_value(manifest: Manifest) -> str | None:
         has_checksums: Any = segment.has_checksums
         if type(has_checksums) is not bool:
             return f"has_checksums is {has_checksums!r:.80} and must be true or false"
-    # What JSON held may be of another type than the fields say.
     model: Any = manifest.model
     if not isinstance(model, str | None):
         return f"model is {model!r:.80} and must be a string"
@@ -325,13 +351,17 @@ def _wrong_value(manifest: Manifest) -> str | None:
     encoding: Any = manifest.encoding
     if encoding is not None and not (isinstance(encoding.backend, str) and isinstance(encoding.dtype, str)):
         return f"encoding is {encoding!r:.200} and must hold two strings"
+    applied: Any = manifest.applied
+    if applied is not None and not (
+        isinstance(applied.log, str) and type(applied.record) is int and 0 < applied.record < _MAX_COUNT
+    ):
+        return f"applied is {applied!r:.200} and must hold a string and a number of at least 1"
     return None
 
 
 def _wrong_name(manifest: Manifest) -> str | None:
     """A name of a folder or file that cannot be in a manifest, in words; None if there is none."""
-    # What JSON held may be of another type than the fields say.
-    names: list[Any] = [segment.name for segment in manifest.segments]
+    names: list[Any] = [segment.name for segment in manifest.segments]  # of any type that JSON can hold
     kinds: list[tuple[str, list[Any]]] = [("codec", [manifest.codec]), ("segment", names)]
     for kind, folders in kinds:
         for name in folders:
@@ -344,6 +374,10 @@ def _wrong_name(manifest: Manifest) -> str | None:
         named = isinstance(segment.deleted, str) and re.fullmatch(pattern, segment.deleted) is not None
         if not (named if segment.num_deleted else segment.deleted is None):
             return f"deleted is {segment.deleted!r:.80} where {segment.num_deleted} documents are deleted"
+        documents: Any = segment.documents
+        pattern = rf"{segment.name}/documents-[0-9]{{6,}}\.sqlite"
+        if documents is not None and not (isinstance(documents, str) and re.fullmatch(pattern, documents)):
+            return f"documents is {documents!r:.80}"
     missing = sorted(set(manifest.file_names) - set(manifest.files))
     return f"it has no checksum of {missing[0]}" if missing else None
 

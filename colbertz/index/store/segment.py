@@ -254,7 +254,12 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
         *(np.zeros(documents, np.uint8), np.zeros(num_cells, np.uint8)),
     )
     arrays = SegmentArrays(codes, residuals, inverse_norms, offsets, ivf, ivf_offsets)
-    return Segment(arrays, required, stamps, read_live(root, info), Documents(files.documents, documents))
+    return Segment(arrays, required, stamps, read_live(root, info), read_documents(root, info))
+
+
+def read_documents(root: Path, info: SegmentInfo) -> Documents:
+    """Open the ids, texts and metadata of a segment."""
+    return Documents(root / info.documents_name, info.num_documents)
 
 
 def read_live(root: Path, info: SegmentInfo) -> np.ndarray | None:

@@ -11,8 +11,8 @@ from colbertz.document import Document
 from colbertz.errors import UnknownDocument, UserError
 from colbertz.index.store.checksums import is_as_written
 from colbertz.index.store.codec import Codec, Encoded
-from colbertz.index.store.manifest import Manifest
-from colbertz.index.store.segment import Segment, offsets_of, open_segment, read_live
+from colbertz.index.store.manifest import Manifest, SegmentInfo
+from colbertz.index.store.segment import Segment, offsets_of, open_segment, read_documents, read_live
 from colbertz.kernels import cpu
 from colbertz.ragged import Ragged
 
@@ -217,7 +217,8 @@ def _open(root: Path, manifest: Manifest, before: Snapshot | None) -> Snapshot:
     for name in new:
         if not is_as_written(root / name, manifest.files[name]):
             raise UserError(f"{root / name} is damaged: it is not what was written; build the index again")
-    new_folders = {Path(name).parent.name for name in new if not Path(name).match("deleted-*.npy")}
+    replaceable = {name for info in manifest.segments for name in (info.deleted, info.documents)}
+    new_folders = {Path(name).parent.name for name in new if name not in replaceable}
     if before and before.manifest.codec == manifest.codec and manifest.codec not in new_folders:
         codec = before.codec
     else:
@@ -225,14 +226,22 @@ def _open(root: Path, manifest: Manifest, before: Snapshot | None) -> Snapshot:
     if (codec.embedding_dim, codec.nbits) != (manifest.embedding_dim, manifest.nbits):
         raise UserError(f"{root} is damaged: its codec is not what its manifest says; build the index again")
     opened = dict(zip(before.manifest.segments, before.segments)) if before else {}
-    # Deletions change the entry of a segment in the manifest, but no more of its files than the deleted list.
-    undeleted = {replace(info, deleted=None, num_deleted=0): segment for info, segment in opened.items()}
+    # A deletion and a change of metadata give a segment another file, and leave the others as they are.
+    unchanged = {_as_added(info): (info, segment) for info, segment in opened.items()}
     segments = []
     for info in manifest.segments:
-        segment = undeleted.get(replace(info, deleted=None, num_deleted=0))
+        old, segment = unchanged.get(_as_added(info), (info, None))
         if segment is None or info.name in new_folders:
             segment = open_segment(root, info, codec)
-        elif info not in opened or info.deleted in new:
-            segment = replace(segment, live=read_live(root, info))
+        else:
+            if info.deleted != old.deleted or info.deleted in new:
+                segment = replace(segment, live=read_live(root, info))
+            if info.documents != old.documents or info.documents in new:
+                segment = replace(segment, documents=read_documents(root, info))
         segments.append(segment)
     return Snapshot(manifest, codec, tuple(segments), offsets_of([len(segment) for segment in segments]))
+
+
+def _as_added(info: SegmentInfo) -> SegmentInfo:
+    """The entry of a segment before anything was deleted or changed in it."""
+    return replace(info, deleted=None, num_deleted=0, documents=None)

@@ -31,7 +31,7 @@ from colbertz.index.store.arrays import is_whole
 from colbertz.index.store.codec import Codec, packed_bytes
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
-from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Encoding, Manifest, SegmentFiles, SegmentInfo
+from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Applied, Encoding, Manifest, SegmentFiles, SegmentInfo
 from colbertz.index.store.segment import offsets_of
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
@@ -108,6 +108,7 @@ def build(
     num_documents: int | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
     max_sample: int = codecs.MAX_SAMPLE,
+    applied: Applied | None = None,
 ) -> None:
     """Write the index `root`.
 
@@ -117,6 +118,7 @@ def build(
         nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, num_documents,
             chunk_tokens: see `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
+        applied: see `Manifest`.
 
     Raises:
         UserError, TypeError, FileExistsError, BlockingIOError: as `Index.build`.
@@ -152,6 +154,7 @@ def build(
             num_documents=num_documents,
             chunk_tokens=chunk_tokens,
             max_sample=max_sample,
+            applied=applied,
         )
 
 
@@ -181,11 +184,13 @@ def write(
     next_number: int = 0,
     chunk_tokens: int = CHUNK_TOKENS,
     max_sample: int = codecs.MAX_SAMPLE,
+    applied: Applied | None = None,
 ) -> None:
     """Build the state `generation` of the index `root`, whose lock this process holds; see `build`.
 
     Args:
         next_number: see `Manifest.next_number`; the number of documents if that is larger.
+        applied: see `Manifest`.
 
     Raises:
         UserError: if the folder build/ holds files that are not colbertz's.
@@ -217,6 +222,7 @@ def write(
         model=settings.model,
         fingerprint=settings.fingerprint,
         encoding=settings.encoding,
+        applied=applied,
     )
     commit(root, manifest, [codec_folder, segment_folder])
 

@@ -131,7 +131,7 @@ def remove_leftovers(root: Path, manifest: Manifest | None) -> None:
         if path.name not in {*named, MANIFEST, BUILD}:
             remove(root, path)
     if manifest:
-        for file in root.glob("segment-*/deleted-*.npy"):
+        for file in (*root.glob("segment-*/deleted-*.npy"), *root.glob("segment-*/documents*.sqlite")):
             if str(file.relative_to(root)) not in manifest.files:
                 remove(root, file)
         progress = root / PROGRESS

@@ -67,6 +67,7 @@ def compact(
                 show_progress=show_progress,
                 next_number=manifest.next_number,
                 chunk_tokens=block_tokens,
+                applied=manifest.applied,
             )
         else:
             folder = root / next_name("segment", generation)

@@ -15,8 +15,8 @@ from colbertz.index.store.manifest import BUILD, CODEC_FILES, MANIFEST, PROGRESS
 
 _CODEC = "|".join(map(re.escape, CODEC_FILES))
 _SEGMENT_FILES = SegmentFiles(Path())
-_SEGMENT = "|".join(re.escape(path.name) for path in (*_SEGMENT_FILES.contents, *_SEGMENT_FILES.checksums))
-_SEGMENT += r"|deleted-[0-9]{6,}\.npy"
+_SEGMENT = "|".join(re.escape(path.name) for path in (*_SEGMENT_FILES.arrays, *_SEGMENT_FILES.checksums))
+_SEGMENT += r"|documents(-[0-9]{6,})?\.sqlite|deleted-[0-9]{6,}\.npy"
 # Folders and files, relative to an index.
 _FOLDERS = re.compile(rf"(codec|segment)-[0-9]{{6,}}|{BUILD}|{BUILD}/(chunks|codec|segment)")
 _FILES = re.compile(

@@ -3,7 +3,7 @@
 Everything here is lazy, so that a corpus may be larger than memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class DocumentStream:
     Attributes:
         next_number: the first number that may be the id of the next document, if the columns have no ids.
         is_taken: whether a document outside the stream has an id. Such numbers are skipped.
+        reserved: ids that documents of the stream are given, if others are numbered. Such numbers are skipped too.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class DocumentStream:
         """Use `of` or `from_columns`."""
         self.next_number = 0
         self.is_taken: Callable[[str], bool] = lambda doc_id: False
+        self.reserved: Container[str] = ()
         self._columns = {name: iter(entries) for name, entries in columns.items()}
-        self._numbers = not {"ids", "documents"} & columns.keys()  # whether documents get numbers as ids
         self._make = make
         self._num_taken = 0
         # What the columns gave when some of them had ended and others had not.
@@ -54,11 +55,13 @@ class DocumentStream:
     @classmethod
     def from_columns(
         cls,
-        ids: Iterable[str] | None,
+        ids: Iterable[str | None] | None,
         texts: Iterable[str | None] | Iterable[Document] | None,
         metadata: Iterable[dict[str, Any]] | None,
     ) -> "DocumentStream":
         """Join the documents' ids, texts and metadata. Without any of them the stream has no end.
+
+        A document whose id is None gets the next number.
 
         Raises:
             TypeError: if one of them is a string.
@@ -96,8 +99,8 @@ class DocumentStream:
                 others = "embeddings" if not or_fewer else next(iter(row))
                 end = self._num_taken + len(documents)
                 raise UserError(f"fewer {ended[0]} than {others}: the {ended[0]} end after {end}")
-            if self._numbers:
-                while self.is_taken(str(self.next_number)):
+            if "documents" not in row and row.get("ids") is None:
+                while str(self.next_number) in self.reserved or self.is_taken(str(self.next_number)):
                     self.next_number += 1
             documents.append(self._make(self.next_number, row))
             self.next_number += 1
@@ -143,7 +146,8 @@ def _document_of_columns(number: int, row: Mapping[str, Any]) -> Document:
         if len(row) > 1:
             raise UserError("whole documents have their own ids and metadata; leave out ids and metadata")
         return text
-    return Document(row.get("ids", str(number)), text, row.get("metadata", {}))
+    doc_id = row.get("ids")
+    return Document(str(number) if doc_id is None else doc_id, text, row.get("metadata", {}))
 
 
 def whole_documents(

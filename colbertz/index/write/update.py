@@ -8,15 +8,15 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from colbertz.errors import UnknownDocument, UserError
 from colbertz.index.store.arrays import save_array
-from colbertz.index.store.document_writer import MAX_FIELDS
+from colbertz.index.store.document_writer import MAX_FIELDS, replace_metadata
 from colbertz.index.store.documents import fold
-from colbertz.index.store.manifest import SegmentInfo
+from colbertz.index.store.manifest import Applied, SegmentInfo
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.index.write.commit import changing, commit, next_name
 from colbertz.index.write.compact import advice
@@ -39,6 +39,7 @@ def add(
     only_known: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
     opened: Snapshot | None = None,
+    applied: Applied | None = None,
 ) -> None:
     """Add a segment of documents, and merge segments where that is due.
 
@@ -49,6 +50,7 @@ def add(
         only_known: refuse ids that are not in the index, for `Index.update`.
         chunk_tokens: tokens that are coded at a time.
         opened: a state of the index that is open, see `open_snapshot`.
+        applied: what the new state contains of a server's log; None for no more than the old one.
 
     Raises:
         UserError, TypeError, BlockingIOError: as `Index.add`.
@@ -83,6 +85,7 @@ def add(
             generation=generation,
             segments=(*segments, writer.info),
             next_number=max(manifest.next_number + writer.num_documents, documents.next_number),
+            applied=applied or manifest.applied,
         )
         manifest = merge_due(root, commit(root, manifest, new_folders, files), snapshot)
     if advised := advice(manifest):
@@ -110,21 +113,69 @@ def _check_fields(snapshot: Snapshot, new: Iterable[str]) -> None:
         )
 
 
-def delete(root: Path, ids: Iterable[str], *, opened: Snapshot | None = None) -> int:
+def delete(root: Path, ids: Iterable[str], *, opened: Snapshot | None = None, applied: Applied | None = None) -> int:
     """Delete documents and return how many they were. The errors are those of `Index.delete`.
 
     Args:
         root, ids: see `Index.delete`.
         opened: a state of the index that is open, see `open_snapshot`.
+        applied: what the new state contains of a server's log; if given, there is a new state for no ids too.
     """
     with changing(root, opened) as snapshot:
         manifest = snapshot.manifest
         doc_idx = np.unique(snapshot.doc_idx_of(ids))
-        if len(doc_idx):
+        if len(doc_idx) or applied:
             generation = manifest.generation + 1
             segments, files = _without(root, snapshot, doc_idx, generation)
-            manifest = commit(root, replace(manifest, generation=generation, segments=segments), [], files)
+            manifest = replace(manifest, generation=generation, segments=segments, applied=applied or manifest.applied)
+            manifest = commit(root, manifest, [], files)
         merge_due(root, manifest, snapshot)
+    return len(doc_idx)
+
+
+def update_metadata(
+    root: Path,
+    ids: Iterable[str],
+    updates: dict[str, Any],
+    *,
+    opened: Snapshot | None = None,
+    applied: Applied | None = None,
+) -> int:
+    """Give some metadata keys of documents new values, and return how many documents that were.
+
+    The documents keep their places, and no embeddings are written again.
+
+    Args:
+        root: the index.
+        ids: of the documents.
+        updates: the keys with their new values; other keys stay.
+        opened, applied: as for `delete`.
+
+    Raises:
+        UnknownDocument: if an id is not in the index. Nothing has changed then.
+        UserError, TypeError: as `DocumentWriter.add` for metadata.
+        BlockingIOError: if another process is writing.
+    """
+    with changing(root, opened) as snapshot:
+        manifest = snapshot.manifest
+        doc_idx = np.unique(snapshot.doc_idx_of(ids))
+        if len(doc_idx) or applied:
+            generation = manifest.generation + 1
+            segments = list(manifest.segments)
+            files = []
+            for segment_idx, part in snapshot.locate(doc_idx):
+                info, documents = segments[segment_idx], snapshot.segments[segment_idx].documents
+                local_idx = doc_idx[part] - snapshot.first_doc_idx[segment_idx]
+                changed = [replace(row, metadata=row.metadata | updates) for row in documents.get(local_idx)]
+                path = root / info.name / f"documents-{generation:06d}.sqlite"
+                fields = replace_metadata(root / info.documents_name, path, dict(zip(local_idx.tolist(), changed)))
+                _check_fields(snapshot, fields)
+                files.append(path)
+                segments[segment_idx] = replace(info, documents=str(path.relative_to(root)))
+            manifest = replace(
+                manifest, generation=generation, segments=tuple(segments), applied=applied or manifest.applied
+            )
+            commit(root, manifest, [], files)
     return len(doc_idx)
 
 

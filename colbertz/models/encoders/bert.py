@@ -26,6 +26,8 @@ from colbertz.models.encoders.layers import (
     refuse,
 )
 from colbertz.models.encoders.packing import Packing
+from colbertz.models.onnx.attention import Blocks, pad, unpad
+from colbertz.models.onnx.attention import attention as graph_attention
 from colbertz.models.onnx.graph import Graph
 from colbertz.ragged import Ragged
 
@@ -226,20 +228,20 @@ def build_graph(graph: Graph, encoder: Bert) -> str:
     embeddings = encoder.embeddings
     # All tokens are of type 0, so its embedding can be added to those of the positions once.
     positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
-    table, start = graph.weight(positions), graph.integers(0)
-    rows = graph.op("Slice", table, start, graph.op("Unsqueeze", graph.length(), graph.integers(0)))
+    blocks = Blocks.of(graph)
+    table, ends = graph.weight(positions), (graph.integers(0), graph.op("Unsqueeze", blocks.length, graph.integers(0)))
+    rows = graph.op("Slice", table, *ends)
     x = graph.op("Add", graph.embedding("input_ids", embeddings.word_embeddings.weight), rows)
-    x = graph.norm(x, embeddings.LayerNorm)
-    bias = graph.padding_bias()
+    x = pad(graph, blocks, graph.norm(x, embeddings.LayerNorm))
     layer: Any
     for layer in encoder.layers:
         attention, out = layer.attention["self"], layer.attention["output"]
         products = (attention.query, attention.key, attention.value)
         q, k, v = (graph.linear(x, part.weight, part.bias) for part in products)
-        y = graph.linear(graph.attention(q, k, v, bias), out.dense.weight, out.dense.bias)
+        y = graph.linear(graph_attention(graph, blocks, q, k, v), out.dense.weight, out.dense.bias)
         x = graph.norm(graph.op("Add", y, x), out.LayerNorm)
         y = graph.linear(x, layer.intermediate["dense"].weight, layer.intermediate["dense"].bias)
         y = graph.activation(encoder.config.hidden_act, y)
         y = graph.linear(y, layer.output.dense.weight, layer.output.dense.bias)
         x = graph.norm(graph.op("Add", y, x), layer.output.LayerNorm)
-    return x
+    return unpad(graph, blocks, x)

@@ -30,7 +30,9 @@ from colbertz.models.encoders.layers import (
 )
 from colbertz.models.encoders.packing import Packing, compute_dtype
 from colbertz.models.encoders.rotary import rotary_table, rotate
-from colbertz.models.onnx.graph import FLOAT, MASKED, Graph
+from colbertz.models.onnx.attention import Blocks, pad, unpad
+from colbertz.models.onnx.attention import attention as graph_attention
+from colbertz.models.onnx.graph import Graph
 from colbertz.ragged import Ragged
 
 # The kinds of layers in `layer_types`, and the key of the theta of each in transformers 4.
@@ -309,36 +311,28 @@ class ModernBert(nn.Module):
 def build_graph(graph: Graph, encoder: ModernBert) -> str:
     """Add the encoder to an ONNX graph; returns the name of the hidden states (B, L, H)."""
     config = encoder.config
-    position = graph.op("Cast", graph.op("Range", graph.integer(0), graph.length(), graph.integer(1)), to=FLOAT)
-    column = graph.op("Unsqueeze", position, graph.integers(1))  # (L, 1)
-    padding = graph.padding_bias()
-    distance = graph.op("Abs", graph.op("Sub", column, position))
-    outside = graph.op("Cast", graph.op("Greater", distance, graph.scalar(config.local_attention // 2)), to=FLOAT)
-    window = graph.op("Add", padding, graph.op("Mul", outside, graph.scalar(MASKED)))  # (B, 1, L, L)
-    # An expansion token whose window has no attended token gets zeros, as from `encoders.attention.attention`.
-    sees = graph.op("Greater", graph.op("ReduceMax", window, axes=[-1]), graph.scalar(MASKED / 2))
-    sees = graph.op("Squeeze", graph.op("Cast", sees, to=FLOAT), graph.integers(1))  # (B, L, 1)
+    blocks = Blocks.of(graph)
+    column = graph.op("Unsqueeze", blocks.position, graph.integers(1))
     angles = {
         "full_attention": graph.rotary_angles(column, config.global_rope_theta),
         "sliding_attention": graph.rotary_angles(column, config.local_rope_theta),
     }
     x = graph.norm(graph.embedding("input_ids", encoder.token_embeddings.weight), encoder.embeddings.norm)
+    x = pad(graph, blocks, x)
     layer: Any
     for layer, kind in zip(encoder.layers, config.layer_types):
         y = x if isinstance(layer.attn_norm, nn.Identity) else graph.norm(x, layer.attn_norm)
         # Three products, because splitting the result of one would go over memory once more.
         q, k, v = (graph.linear(y, *part) for part in _chunks(layer.attn.Wqkv, 3))
-        q, k = (graph.rotate(part, angles[kind]) for part in (q, k))
-        if kind == "sliding_attention":
-            y = graph.op("Mul", graph.attention(q, k, v, window), sees)
-        else:
-            y = graph.attention(q, k, v, padding)
+        q, k = (graph.rotate(part, blocks.positions, angles[kind]) for part in (q, k))
+        half_window = config.local_attention // 2 if kind == "sliding_attention" else None
+        y = graph_attention(graph, blocks, q, k, v, half_window)
         x = graph.op("Add", x, graph.linear(y, layer.attn.Wo.weight, layer.attn.Wo.bias))
         y = graph.norm(x, layer.mlp_norm)
         value, gate = (graph.linear(y, *part) for part in _chunks(layer.mlp.Wi, 2))
         y = graph.op("Mul", graph.activation(config.hidden_activation, value), gate)
         x = graph.op("Add", x, graph.linear(y, layer.mlp.Wo.weight, layer.mlp.Wo.bias))
-    return graph.norm(x, encoder.final_norm)
+    return graph.norm(unpad(graph, blocks, x), encoder.final_norm)
 
 
 def _chunks(layer: nn.Linear, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -92,14 +92,15 @@ class Packing:
             lengths = [_filled_length(length) for length in lengths]
             ids, positions, attended, rows = _fill(ids, positions, lengths)
             restore = rows[restore]
+        parts = tuple(cpu.encoder.chunks(lengths, *heads)) if fused and heads is not None else ()
         num_filler = _rounded_up(len(ids.values)) - len(ids.values)
         if num_filler:
             ids = Ragged.cat([ids, Ragged.from_lengths(ids.values.new_zeros(num_filler), [num_filler])])
             attended = None if attended is None else F.pad(attended, (0, num_filler), value=True)
             positions = F.pad(positions, (0, num_filler))
             lengths.append(num_filler)
-        if fused and heads is not None:
-            return cls(ids, positions, max_length, (), (), False, restore, tuple(cpu.encoder.chunks(lengths, *heads)))
+        if parts:
+            return cls(ids, positions, max_length, (), (), False, restore, parts)
         runs = tuple((len(list(group)), length) for length, group in groupby(lengths) if length)
         masks: tuple[Tensor | None, ...] = (None,) * len(runs)
         if attended is not None:

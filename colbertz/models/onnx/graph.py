@@ -5,13 +5,15 @@ would freeze to one layout, and a graph of our own can say where 8 bits are used
 and in the table of token embeddings, with a scale for each column or row. Norms, softmax, residuals and projections
 stay in float32. Operators are ONNX's own (opset 17), so any runtime can load the file; onnxruntime fuses them.
 
-Each encoder family writes its own layers with `Graph` (`build_graph` in its file); export.py puts the file together.
+Each encoder family writes its own layers with `Graph` (`build_graph` in its file) and with attention.py; export.py puts
+the file together.
 
-Legend: B texts, L tokens of the longest, H hidden size, h heads, d head dimension, V tokens of the vocabulary.
+Legend: B texts, P positions, H hidden size, h heads, d head dimension, V tokens of the vocabulary.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +30,9 @@ OPSET = 17
 # ONNX's codes of element types.
 FLOAT = 1
 INT64 = 7
+BOOL = 9
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
-# Added to the scores of keys that are not attended to. Far below every score and far from the end of float32: the sum
-# of two, for padding and window, is still finite.
-MASKED = -1e9
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Graph:
         nodes: ONNX nodes, in the order of computation.
         weights: ONNX tensors.
         functions: definitions of operators that are not ONNX's own.
-        known: names of constants, and of activations that are quantised already.
+        known: names of constants, and of results that several layers use.
+        counter: numbers the nodes.
     """
 
     int8: bool
@@ -56,6 +57,12 @@ class Graph:
     weights: list[Any] = field(default_factory=list)
     functions: list[Any] = field(default_factory=list)
     known: dict[Any, Any] = field(default_factory=dict)
+    counter: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def head_dim(self) -> int:
+        """The size of a head, d."""
+        return self.hidden_size // self.heads
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add an operator with one result."""
@@ -65,9 +72,34 @@ class Graph:
         """Add an operator with several results."""
         from onnx import helper
 
-        names = [f"{kind}_{len(self.nodes)}_{i}" for i in range(num_outputs)]
+        number = next(self.counter)
+        names = [f"{kind}_{number}_{i}" for i in range(num_outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
         return names
+
+    def loop(self, count: str, step: "Callable[[Graph, str], str]", axes: int) -> str:
+        """Repeat a part of the graph.
+
+        Args:
+            count: how often.
+            step: adds the part to the graph that it is given, from the number of the repetition (from 0) and from what
+                this graph has, and returns the name of its result: float32, of the same shape each time.
+            axes: number of axes of a result.
+
+        Returns:
+            The results, stacked along a new first axis.
+        """
+        from onnx import helper
+
+        part, number = replace(self, nodes=[]), next(self.counter)
+        repetition, before, after = (f"{name}_{number}" for name in ("repetition", "before", "after"))
+        result = step(part, repetition)
+        part.nodes.append(helper.make_node("Identity", [before], [after]))
+        info = helper.make_tensor_value_info
+        inputs = [info(repetition, INT64, []), info(before, BOOL, [])]
+        outputs = [info(after, BOOL, []), info(result, FLOAT, [None] * axes)]
+        always = self._constant(np.array(True))
+        return self.op("Loop", count, always, body=helper.make_graph(part.nodes, f"step_{number}", inputs, outputs))
 
     def weight(self, values: "Tensor | np.ndarray[Any, Any]") -> str:
         """Add a weight."""
@@ -130,16 +162,6 @@ class Graph:
         parts = [self.weight(part) for part in (layer.weight, layer.bias) if part is not None]
         return self.op("LayerNormalization", x, *parts, axis=-1, epsilon=layer.eps)
 
-    def attention(self, q: str, k: str, v: str, bias: str) -> str:
-        """Softmax attention of (B, L, H) queries over keys and values, `bias` added to the scores (B, h, L, L)."""
-        dim = self.hidden_size // self.heads
-        q, k, v = (self.op("Reshape", x, self.integers(0, 0, self.heads, dim)) for x in (q, k, v))
-        q, v = (self.op("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, v))
-        scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 2, 3, 1]))
-        scores = self.op("Add", self.op("Mul", scores, self.scalar(dim**-0.5)), bias)
-        y = self.op("MatMul", self.op("Softmax", scores, axis=-1), v)
-        return self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.integers(0, 0, self.hidden_size))
-
     def activation(self, name: str, x: str) -> str:
         """An activation of `colbertz.models.encoders.layers.ACTIVATIONS`.
 
@@ -150,27 +172,18 @@ class Graph:
             raise UserError(f"the activation {name!r} cannot be exported, only {', '.join(ENCODER_ACTIVATIONS)}")
         return ENCODER_ACTIVATIONS[name](self, x)
 
-    def length(self) -> str:
-        """L."""
-        return self.op("Gather", self.op("Shape", "input_ids"), self.integer(1))
-
-    def padding_bias(self) -> str:
-        """(B, 1, 1, L): 0 for keys that are attended to, else `MASKED`."""
-        absent = self.op("Sub", self.scalar(1), self.op("Cast", "attention_mask", to=FLOAT))
-        return self.op("Unsqueeze", self.op("Mul", absent, self.scalar(MASKED)), self.integers(1, 2))
-
     def rotary_angles(self, column: str, theta: float) -> tuple[str, str]:
-        """Cosines and sines (L, d / 2) of the positions `column` (L, 1); see `encoders.rotary.rotary_table`."""
-        dim = self.hidden_size // self.heads
-        frequencies = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+        """Cosines and sines (P, d / 2) of the positions `column` (P, 1); see `encoders.rotary.rotary_table`."""
+        frequencies = 1.0 / theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim)
         angles = self.op("Mul", column, self.weight(frequencies))
         return self.op("Cos", angles), self.op("Sin", angles)
 
-    def rotate(self, x: str, angles: tuple[str, str]) -> str:
-        """Rotate (B, L, H) queries or keys by the angles of their positions."""
+    def rotate(self, x: str, positions: str, angles: tuple[str, str]) -> str:
+        """Rotate (B, P, H) queries or keys by the angles of their positions (B, P)."""
         if not self.functions:
             self.functions.append(_rotary_function(self.heads, self.hidden_size))
-        return self.op("RotaryEmbedding", x, self.integers(0), *angles, domain=MICROSOFT, num_heads=self.heads)
+        settings: dict[str, Any] = {"num_heads": self.heads, "interleaved": 0}
+        return self.op("RotaryEmbedding", x, positions, *angles, domain=MICROSOFT, **settings)
 
 
 def _array(tensor: Tensor) -> "np.ndarray[Any, Any]":
@@ -188,11 +201,13 @@ def _to_int8(matrix: "np.ndarray[Any, Any]", axis: int) -> "tuple[np.ndarray[Any
 def _rotary_function(heads: int, hidden_size: int) -> "FunctionProto":
     """Rotary positions under the name of onnxruntime's own operator, which goes over memory once instead of six times.
 
-    onnxruntime uses its own operator; every other runtime takes this definition, which consists of ONNX's operators.
+    onnxruntime and OpenVINO use operators of their own; every other runtime takes this definition, which consists of
+    ONNX's operators. OpenVINO asks for `interleaved`, and for the position of every token: it takes a first position,
+    which onnxruntime would accept too, for that of all tokens.
     """
     from onnx import helper
 
-    shapes = {"heads": [0, 0, heads, hidden_size // heads], "whole": [0, 0, hidden_size], "axis": [1]}
+    shapes = {"heads": [0, 0, heads, hidden_size // heads], "whole": [0, 0, hidden_size], "axis": [2]}
     nodes = [
         helper.make_node("Constant", [], [name], value=helper.make_tensor(name, INT64, [len(values)], values))
         for name, values in shapes.items()
@@ -202,8 +217,10 @@ def _rotary_function(heads: int, hidden_size: int) -> "FunctionProto":
     steps: list[tuple[str, str, str, dict[str, Any]]] = [
         ("Reshape", "x heads", "split", {}),
         ("Split", "split", "a b", last),
-        ("Unsqueeze", "cosines axis", "c", {}),
-        ("Unsqueeze", "sines axis", "s", {}),
+        ("Gather", "cosines positions", "cos", {}),
+        ("Gather", "sines positions", "sin", {}),
+        ("Unsqueeze", "cos axis", "c", {}),
+        ("Unsqueeze", "sin axis", "s", {}),
         ("Mul", "a c", "ac", {}),
         ("Mul", "b s", "bs", {}),
         ("Mul", "b c", "bc", {}),
@@ -217,9 +234,10 @@ def _rotary_function(heads: int, hidden_size: int) -> "FunctionProto":
         helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
         for kind, inputs, outputs, attributes in steps
     ]
-    inputs = ["x", "first_position", "cosines", "sines"]
+    inputs = ["x", "positions", "cosines", "sines"]
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(MICROSOFT, "RotaryEmbedding", inputs, ["y"], nodes, opsets, ["num_heads"])
+    attributes = ["num_heads", "interleaved"]
+    return helper.make_function(MICROSOFT, "RotaryEmbedding", inputs, ["y"], nodes, opsets, attributes)
 
 
 # -- activations -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ Legend: N tokens of the batch, B texts, L tokens of the longest, E embedding dim
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -23,6 +23,8 @@ from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
 from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
+
+Backend = Literal["torch", "onnx", "onnx-int8"]
 
 CONFIG = "onnx_config.json"
 # The file of each backend.

@@ -56,8 +56,9 @@ def _polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: list[float]) -
 
 
 def exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """e^x for x of at most 0; not below 2^-126."""
-    y = _larger(builder, builder.fmul(x, _all(math.log2(math.e))), _all(-126.0))
+    """e^x for x of at most 0; not below 2^-126. NaN stays NaN."""
+    y = builder.fmul(x, _all(math.log2(math.e)))
+    y = builder.select(builder.fcmp_ordered("<", y, _all(-126.0)), _all(-126.0), y)
     whole = builder.fptosi(builder.fsub(y, _all(0.5)), _INTS)  # towards 0, and y is not positive
     power = _polynomial(builder, builder.fsub(y, builder.sitofp(whole, _FLOATS)), _EXP2)
     scale = builder.bitcast(builder.shl(builder.add(whole, _ints(127)), _ints(23)), _FLOATS)

@@ -186,9 +186,11 @@ def test_the_pages_fields_and_files(tmp_path: Path) -> None:
     named = {
         name for line in re.findall(r"^\| (`[^|]*) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     }
-    assert named == {*manifest, *manifest["segments"][0]}
+    in_version_4 = {"applied", "documents"}
+    assert manifest["version"] == 3 and named == {*manifest, *manifest["segments"][0], *in_version_4}
     tree = PAGE.partition("## Directory")[2].partition("```\n\nThe numbers")[0]
     assert set(re.findall(r"^ {4}([\w.-]+)", tree, re.MULTILINE)) == {
+        "documents-000004.sqlite",
         *(path.name for path in (tmp_path / "index").glob("codec-*/*")),
         *(path.name for path in (tmp_path / "index" / "segment-000001").iterdir()),
     }
@@ -290,6 +292,6 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     for k, probes, documents in ((20, 8, 2048), (200, 16, 12_000), (201, 32, 12_060)):
         assert plan.effort_for(k, SearchOptions(), 999) == plan.Effort(probes, documents)
     assert kmeans.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
-    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 3 and "This is version 3." in page
+    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 4 and "This is version 4." in page
     assert segment_writer.FAR_SHARE == 0.5
     assert (compact.MANY_FAR, compact.GROWN, compact.MANY_DELETED, compact.MANY_SEGMENTS) == (0.4, 4, 0.3, 16)

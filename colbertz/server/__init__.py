@@ -1,0 +1,1 @@
+"""Serving indexes: durable writes, searches beside them, and next-plaid's routes over HTTP."""
