@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from types import TracebackType
@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 # The pools' names.
 KERNELS = "kernels"
 ENCODING = "encoding"
+TRAINING = "training"
 
 
 @functools.cache
@@ -131,7 +132,7 @@ def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:
             future.result()
 
 
-def in_order(jobs: Sequence[Callable[[], Result]], purpose: str) -> Iterator[Result]:
+def in_order(jobs: Iterable[Callable[[], Result]], purpose: str) -> Iterator[Result]:
     """Run jobs on as many threads as PyTorch is set to use, each on one core.
 
     Args:
