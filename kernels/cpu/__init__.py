@@ -10,7 +10,8 @@ bits.py         how these bits lie in a byte, as tables
 stopping.py     when a search may stop scoring
 sums.py         checksums of documents and lists
 checks.py       the same, and ranges of numbers, checked where a search first uses them
-attention.py    self-attention in bfloat16
+attention.py    self-attention in bfloat16, and with dropout in any dtype
+dropout.py      masks of dropout from keys instead of a generator's state
 linear.py       `x @ weight.T` through oneDNN
 compiled.py     numba's decorator, for read-only installations too
 onednn.py       how many compiled products oneDNN keeps
