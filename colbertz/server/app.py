@@ -59,7 +59,7 @@ def create_app(service: Service, tokens: tuple[Token, ...], log: Callable[[dict[
         tokens: that may use it; none, and everybody may.
         log: takes the fields of a line for each request.
     """
-    app: ASGIApp = Guard(_api(service), service.settings, tokens)
+    app: ASGIApp = Guard(_api(service, bool(tokens)), service.settings, tokens)
     if service.settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -71,7 +71,7 @@ def create_app(service: Service, tokens: tuple[Token, ...], log: Callable[[dict[
     return Observed(app, service.metrics, log)
 
 
-def _api(service: Service) -> FastAPI:
+def _api(service: Service, wants_tokens: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Each request in flight has a thread: one that waits for a write takes none from the searches.
@@ -97,7 +97,8 @@ def _api(service: Service) -> FastAPI:
     api.add_exception_handler(HTTPException, _of_refusal)
     api.add_exception_handler(RequestValidationError, _of_validation)
     api.add_exception_handler(Exception, _of_bug)
-    _describe_scopes(api)
+    if wants_tokens:
+        _describe_scopes(api)
     return api
 
 
