@@ -29,7 +29,7 @@ TRAINING = "training"
 
 @functools.cache
 def pool(num_threads: int, purpose: str) -> ThreadPoolExecutor:
-    """The pool of threads that `run` and `in_order` use.
+    """A pool of threads; PyTorch's operators use one core in each of them.
 
     Args:
         num_threads: how many threads.
