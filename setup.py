@@ -43,6 +43,7 @@ setup(
     package_data={
         "colbertz.display": ["*.css", "*.js"],
         "colbertz": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
+        "colbertz.server": ["pages/*.html"],
         "colbertz.models": ["packaged/*/*", "packaged/*/*/*"],
     },
     entry_points={"console_scripts": ["colbertz=colbertz.cli:main"]},

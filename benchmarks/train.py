@@ -1,9 +1,12 @@
-"""A training step with cached contrastive gradients: ours, PyLate's and sentence-transformers', on the CPU in float32.
+"""A training step with cached contrastive gradients: ours, PyLate's and sentence-transformers', on the CPU.
 
 Each contestant runs in a separate process and environment. It reads the same random checkpoint and the same pairs,
 tokenises them as its trainer does, and makes a step: forward, backward and AdamW. The contestants take turns, so that
-other load on the machine affects all of them, and their losses of the first step must agree. Contestants whose
-environment is missing are left out. Writes results/train.json.
+other load on the machine affects all of them. Their losses of the first step, which has no dropout, must agree.
+Contestants whose environment is missing are left out. Writes results/train_<bfloat16 instructions>.json.
+
+colbertz computes in the type that `bf16: null` chooses, and in float32; PyLate in float32, its default, and under
+autocast to bfloat16. The BERTs have the dropout of 0.1 that published checkpoints have, the ModernBERT has none.
 
 `peak MB` is the largest resident size of the whole process, libraries and weights included. `loader pairs/s` is the
 speed of our data loader alone; it must be far higher than the speed of the steps, or the model waits for data.
@@ -22,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,8 +50,9 @@ RATE = 1e-5
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a ModernBERT, whose embeddings have 128 dimensions."""
+    """Sizes of an encoder, whose embeddings have 128 dimensions."""
 
+    family: str
     layers: int
     hidden: int
     intermediate: int
@@ -55,7 +60,11 @@ class Size:
     vocabulary: int
 
 
-SIZES = {"nano": Size(6, 128, 192, 2, 16_384), "small": Size(12, 384, 576, 6, 46_080)}  # 3 M and 33 M parameters
+SIZES = {
+    "nano": Size("modernbert", 6, 128, 192, 2, 16_384),  # 3 M parameters
+    "MiniLM-L6": Size("bert", 6, 384, 1536, 12, 30_522),  # 23 M
+    "33M": Size("bert", 12, 384, 1536, 12, 30_522),  # 33 M, as answerai-colbert-small
+}
 
 
 def read_pairs(directory: Path) -> list[dict[str, str]]:
@@ -93,14 +102,17 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
 
 def write(directory: Path, size: Size, pairs: list[dict[str, str]], batch: int) -> int:
     """A random checkpoint in PyLate's layout and one batch in `pairs.jsonl`; returns the number of parameters."""
-    from colbertz.models import ColBERT, ModernBertConfig
+    from colbertz.models import ColBERT
+    from colbertz.models.encoders.base import family_of
 
     texts = [text for pair in spaced(pairs, 30_000) for text in pair.values()]
-    sizes = ModernBertConfig(
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
+    sizes = family_of(size.family).config.from_dict(
+        {
+            "hidden_size": size.hidden,
+            "intermediate_size": size.intermediate,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+        }
     )
     lengths = {"query_length": QUERY_LENGTH, "document_length": DOCUMENT_LENGTH}
     model = ColBERT.from_scratch(sizes, train_tokenizer(texts, size.vocabulary), **lengths)
@@ -109,7 +121,7 @@ def write(directory: Path, size: Size, pairs: list[dict[str, str]], batch: int) 
     return sum(p.numel() for p in model.parameters())
 
 
-def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
+def training_run(directory: Path, batch: int, minibatch_tokens: int, bf16: bool | None = None) -> Any:
     """Our training run on the files of `write`; every step trains on the same pairs."""
     from colbertz.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainingConfig
     from colbertz.training.distributed import World
@@ -124,20 +136,23 @@ def training_run(directory: Path, batch: int, minibatch_tokens: int) -> Any:
         batch_size=batch,
         minibatch_tokens=minibatch_tokens,
         max_steps=1000,
+        bf16=bf16,
     )
     return prepare(config, World(0, 1, torch.device("cpu")))
 
 
 # -- contestants -----------------------------------------------------------------------------------------------------
 
-# A function that tokenises the batch, and one that makes a step with the result and returns the loss.
-Contestant = tuple[Callable[[], Any], Callable[[Any], float]]
+# A function that tokenises the batch, one that makes a step with the result and returns the loss, and the network.
+Contestant = tuple[Callable[[], Any], Callable[[Any], float], torch.nn.Module]
 
 
-def colbertz(directory: Path, batch: int) -> Contestant:
+def colbertz(directory: Path, batch: int, bf16: bool | None = None) -> Contestant:
+    from colbertz.training.memory import keep_freed_memory
     from colbertz.training.step import backward
 
-    run = training_run(directory, batch, MINIBATCH * DOCUMENT_LENGTH)
+    keep_freed_memory()  # as train.py does
+    run = training_run(directory, batch, MINIBATCH * DOCUMENT_LENGTH, bf16)
 
     def step(tokens: Any) -> float:
         run.trained.optimizer.zero_grad()
@@ -145,17 +160,17 @@ def colbertz(directory: Path, batch: int) -> Contestant:
         run.trained.optimizer.step()
         return measured[0].item()
 
-    return lambda: run.batches[0], step
+    return lambda: run.batches[0], step, run.network
 
 
-def pylate(directory: Path, batch: int) -> Contestant:
+def pylate(directory: Path, batch: int, bf16: bool = False) -> Contestant:
     from pylate.losses import CachedContrastive
     from pylate.models import ColBERT
     from pylate.utils import ColBERTCollator
 
     model = ColBERT(str(directory), device="cpu", local_files_only=True)
     loss = CachedContrastive(model, mini_batch_size=MINIBATCH, temperature=TEMPERATURE)
-    return _peer(model, loss, ColBERTCollator(model.tokenize, prompts=model.prompts), directory)
+    return _peer(model, loss, ColBERTCollator(model.tokenize, prompts=model.prompts), directory, bf16)
 
 
 def sentence_transformers(directory: Path, batch: int) -> Contestant:
@@ -169,7 +184,7 @@ def sentence_transformers(directory: Path, batch: int) -> Contestant:
     return _peer(model, loss, collator, directory)
 
 
-def _peer(model: Any, loss: Any, collator: Any, directory: Path) -> Contestant:
+def _peer(model: Any, loss: Any, collator: Any, directory: Path, bf16: bool = False) -> Contestant:
     pairs = [json.loads(line) for line in (directory / "pairs.jsonl").read_text("utf-8").splitlines()]
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=RATE, fused=True)
 
@@ -180,20 +195,29 @@ def _peer(model: Any, loss: Any, collator: Any, directory: Path) -> Contestant:
 
     def step(features: list[dict[str, Any]]) -> float:
         optimizer.zero_grad()
-        value = loss(features)
-        value.backward()
+        # The backward pass computes the forward pass again, so it is under autocast too.
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            value = loss(features)
+            value.backward()
         optimizer.step()
         return value.item()
 
-    return tokenise, step
+    return tokenise, step, model
 
 
-CONTESTANTS = {"colbertz": colbertz, "pylate": pylate, "sentence-transformers": sentence_transformers}
+CONTESTANTS = {
+    "colbertz": colbertz,
+    "colbertz float32": partial(colbertz, bf16=False),
+    "pylate": pylate,
+    "pylate bfloat16": partial(pylate, bf16=True),
+    "sentence-transformers": sentence_transformers,
+}
 
 
 def contest(name: str, directory: Path, batch: int, out: IO[str]) -> None:
     """Make a step for each line on stdin, and write its measurements to `out` as a line of JSON."""
-    tokenise, step = CONTESTANTS[name](directory, batch)
+    tokenise, step, network = CONTESTANTS[name](directory, batch)
+    network.eval()  # no dropout in the first step
     for _ in sys.stdin:
         start = time.perf_counter()
         tokens = tokenise()
@@ -203,7 +227,8 @@ def contest(name: str, directory: Path, batch: int, out: IO[str]) -> None:
         # Not `ru_maxrss`: a process inherits that from the process that started it.
         peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
         row = {"step s": end - between, "tokenising s": between - start, "peak MB": peak, "loss of first step": loss}
-        print(json.dumps(row | {"version": importlib.metadata.version(name)}), file=out, flush=True)
+        print(json.dumps(row | {"version": importlib.metadata.version(name.split()[0])}), file=out, flush=True)
+        network.train()
 
 
 # -- the contest -----------------------------------------------------------------------------------------------------
@@ -232,7 +257,11 @@ def measure(pythons: dict[str, str], directory: Path, batch: int, steps: int) ->
     try:
         first = {name: measure_step(process) for name, process in processes.items()}
         losses = {name: row["loss of first step"] for name, row in first.items()}
-        if max(losses.values()) - min(losses.values()) > 1e-3:
+        in_half = {name for name in losses if name.endswith("bfloat16") or name == "colbertz"}
+        if not all(
+            abs(loss / losses["colbertz float32"] - 1) < (0.02 if name in in_half else 1e-4)
+            for name, loss in losses.items()
+        ):
             raise SystemExit(f"the contestants do not compute the same, their losses are {losses}")
         rounds = [{name: measure_step(process) for name, process in processes.items()} for _ in range(steps)]
     finally:
@@ -265,17 +294,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, default=ROOT.parent / "shared/data/pairs", help="folder of .jsonl.gz")
     parser.add_argument("--pylate-python", default=str(ROOT / ".venv-pylate/bin/python"))
-    parser.add_argument("--st-python", default=sys.executable, help="where sentence-transformers 6 is")
+    parser.add_argument("--st-python", help="where sentence-transformers 6 is; without it that is left out")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--batch", type=int, default=256, help="pairs")
     parser.add_argument("--steps", type=int, default=5, help="timed, after one to warm up")
     parser.add_argument("--output", type=Path, default=common.RESULTS, help="folder of the JSON file")
     args = parser.parse_args()
     common.RESULTS = args.output
-    interpreters = {"colbertz": sys.executable, "pylate": args.pylate_python, "sentence-transformers": args.st_python}
-    pythons = {name: python for name, python in interpreters.items() if Path(python).is_file()}
+    pythons = {"colbertz": sys.executable, "colbertz float32": sys.executable}
+    if Path(args.pylate_python).is_file():
+        pythons |= {"pylate": args.pylate_python, "pylate bfloat16": args.pylate_python}
+    if args.st_python:
+        pythons["sentence-transformers"] = args.st_python
 
-    about = common.machine()
+    from colbertz.models.dtypes import fast_bf16
+
+    about = common.machine() | {"bfloat16 instructions": fast_bf16() or "none"}
     about |= {"batch": args.batch, "minibatch texts": MINIBATCH, "lengths": f"{QUERY_LENGTH}/{DOCUMENT_LENGTH}"}
     pairs = read_pairs(args.pairs)
     rows = []
@@ -286,13 +320,13 @@ def main() -> None:
             loaders = {"loader pairs/s": 0, "with 1 worker": 1}
             rates = {key: round(loader_rate(Path(folder) / size, args.batch, n)) for key, n in loaders.items()}
         for name, row in measured.items():
-            about[name] = row.pop("version")
+            about[name.split()[0]] = row.pop("version")
             rows.append(
-                {"parameters": f"{parameters / 1e6:.1f} M", "contestant": name, **row}
+                {"size": size, "parameters": f"{parameters / 1e6:.1f} M", "contestant": name, **row}
                 | {"pairs/s": args.batch / row["step s"], "times ours": row["step s"] / measured["colbertz"]["step s"]}
                 | {key: rate if name == "colbertz" else "" for key, rate in rates.items()}
             )
-    common.report("train", about, rows)
+    common.report(f"train_{fast_bf16() or 'none'}", about, rows)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,12 @@ class Steps:
     The bar counts the percentage of the time that the job takes: each step has the share that `steps` was given.
     """
 
-    def __init__(self, bar: Any, what: str, shares: Mapping[str, float]) -> None:
+    def __init__(
+        self, bar: Any, what: str, shares: Mapping[str, float], outer: Callable[[float], None] | None = None
+    ) -> None:
         self._bar, self._what, self._shares = bar, what, shares
+        # What the job that this one is part of does for each further percent, and the percentage that it knows of.
+        self._outer, self._told = outer, 0.0
         # tqdm's bars that are disabled have hardly any attributes.
         self._format = None if bar.disable else bar.bar_format
         self._step, self._unit = "", ""
@@ -72,7 +76,7 @@ class Steps:
         if not self._bar.disable:
             self._bar.bar_format = self._format if total else _STEP_WITHOUT_TOTAL
             self._bar.initial += self._place(done) - self._place(0)
-            self._show(done)
+        self._show(done)
 
     def update(self, count: float) -> None:
         """Say that so much more of the step is done."""
@@ -92,6 +96,10 @@ class Steps:
         return 100 * (before + self._shares[self._step] * part) / sum(self._shares.values())
 
     def _show(self, done: float) -> None:
+        if self._outer is not None:
+            place = self._place(done)
+            self._outer(place - self._told)
+            self._told = place
         if self._bar.disable:
             return
         of = f" of {self._total:,.0f}" if self._total else ""
@@ -109,12 +117,14 @@ def steps(what: str, shares: Mapping[str, float], show: bool | None = None) -> I
         show: as for `progress`.
 
     Yields:
-        the bar; call its `begin` for each step, and `update`. A job that is part of the step moves it too.
+        the bar; call its `begin` for each step, and `update`. A job that is part of the step moves it too; if it has
+        steps itself, it does 100 parts in all.
     """
     formats = {"terminal": _BAR_OF_STEPS, "lines": _LINE_OF_STEPS}
     bar = _bar(what, show, _line_seconds(), formats, total=100.0, smoothing=0)
-    job = Steps(bar, what, shares)
-    with _shown(bar, job.part):
+    outer = None if show is False else _on_part.get()
+    job = Steps(bar, what, shares, outer)
+    with _shown(bar, job.part, is_part=outer is not None):
         yield job
 
 
@@ -169,10 +179,10 @@ class _Part:
 
 
 @contextmanager
-def _shown(bar: Any, on_part: Callable[[float], None]) -> Iterator[None]:
-    """Close the bar at the end. If it is shown, jobs within the context call `on_part` and show nothing."""
+def _shown(bar: Any, on_part: Callable[[float], None], is_part: bool = False) -> Iterator[None]:
+    """Close the bar at the end. If it is shown or part of one, jobs within call `on_part` and show nothing."""
     outer = _on_part.get()
-    _on_part.set(outer if bar.disable else on_part)
+    _on_part.set(on_part if is_part or not bar.disable else outer)
     try:
         with bar:
             yield

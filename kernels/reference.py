@@ -1,7 +1,8 @@
 """What MaxSim means, in plain PyTorch: short enough to be checked by eye, in any dtype, differentiable by autograd.
 
 Every fast version is tested against this one, values and gradients. Nothing here is meant to be fast or to save memory.
-The second half says how the residuals of an index are packed into bits, and which vectors they stand for.
+The second half says which centroid is nearest to a token, how the residuals of an index are packed into bits, and which
+vectors they stand for.
 
 Legend: B queries, A documents, P pairs, S query tokens, T document tokens, E embedding dim, N tokens, K centroids.
 """
@@ -38,6 +39,11 @@ def maxsim_candidates(queries: Texts, documents: Texts, candidates: Candidates) 
     lists = candidates.doc_idx.split(candidates.offsets.diff().tolist())
     scores = [maxsim_pair(query[b], document[a]) for b, doc_idx in enumerate(lists) for a in doc_idx.tolist()]
     return torch.stack(scores) if scores else queries.values.new_zeros(0)
+
+
+def nearest(tokens: Tensor, centroids: Tensor) -> Tensor:
+    """The centroid (K, E) with the largest product for each token (N, E), the first of equal ones: (N,) int64."""
+    return (tokens @ centroids.T).argmax(dim=1)
 
 
 def pack_buckets(buckets: Tensor, nbits: int) -> Tensor:

@@ -166,7 +166,7 @@ def test_coming_from_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "log.md")], ids=name_of)
 def test_files_that_pages_name_exist(page: Path) -> None:
     top = "colbertz|kernels|configs|tests|tools|benchmarks|docs"
-    named = re.findall(rf"\b((?:{top})/[\w./-]+\.(?:py|md|yaml|sh|json))\b", page.read_text(encoding="utf-8"))
+    named = re.findall(rf"(?<![\w-])((?:{top})/[\w./-]+\.(?:py|md|yaml|sh|json))\b", page.read_text(encoding="utf-8"))
     missing = {path for path in named if "NAME" not in path and not (ROOT / path).exists()}
     assert not missing
 

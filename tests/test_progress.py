@@ -122,3 +122,37 @@ def test_a_step_without_a_total_says_nothing_of_the_rest() -> None:
     lines = steps_in_pipe("unknown")
     assert "indexing, storing: 4 documents in TIME" in lines
     assert lines[-1] == "indexing, coding: 1,000 of 1,000 tokens (100 % of all) in TIME"
+
+
+_NESTED = """
+from colbertz.progress import progress, steps
+with steps("mining", {"indexing": 1, "searching": 1}, True) as bar:
+    bar.begin("indexing", 100, "%")
+    with steps("indexing", {"storing": 3, "coding": 1}) as inner:
+        inner.begin("storing", 4, "documents")
+        with progress("encoding", 4, "texts") as part:
+            part.update(2)
+        inner.update(4)
+        inner.begin("coding", 10, "tokens")
+        inner.update(10)
+    bar.begin("searching", 8, "queries")
+    with progress("searching", 8, "queries") as part:
+        part.update(4)
+        part.update(4)
+"""
+
+
+def test_steps_within_a_step_move_the_bar_by_their_percentage() -> None:
+    environment = os.environ | {"COLBERTZ_PROGRESS_SECONDS": "0"}
+    command = [sys.executable, "-c", _NESTED]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True, env=environment)
+    lines = list(dict.fromkeys(line.partition(" in ")[0] for line in done.stderr.splitlines()))
+    assert [line for line in lines if line != "mining (0 % of all)"] == [
+        "mining, indexing: 0 of 100 % (0 % of all)",
+        "mining, indexing: 38 of 100 % (19 % of all)",
+        "mining, indexing: 75 of 100 % (38 % of all)",
+        "mining, indexing: 100 of 100 % (50 % of all)",
+        "mining, searching: 0 of 8 queries (50 % of all)",
+        "mining, searching: 4 of 8 queries (75 % of all)",
+        "mining, searching: 8 of 8 queries (100 % of all)",
+    ]

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
     from colbertz.distillation.negatives import mine
     from colbertz.evaluation import read_beir
     from colbertz.models.dtypes import describe
+    from colbertz.progress import steps
 
     filters = _filters(args)
     out = Path(args.out)
@@ -104,17 +105,22 @@ def run(args: argparse.Namespace) -> None:
     if args.pairs and args.split:
         raise UserError("--split is for --data; all of --pairs are used")
     collection = read_pairs(args.pairs) if args.pairs else read_beir(args.data, args.split or "train").answerable()
-    with _searcher(args, collection) as searcher:
-        mined = mine(
-            searcher.model,
-            searcher.index,
-            collection,
-            filters,
-            top_k=args.top_k,
-            batch_tokens=args.batch_tokens,
-        )
-        counts = write_mined(out, mined)
-        computed = describe(searcher.model)
+    # With the packaged model a query is encoded and searched in about the time in which a document is indexed.
+    shares = {"indexing": len(collection.documents), "searching": len(collection.queries)}
+    with steps("mining", shares) as bar:
+        bar.begin("indexing", 100, "%")
+        with _searcher(args, collection) as searcher:
+            bar.begin("searching", len(collection.queries), "queries")
+            mined = mine(
+                searcher.model,
+                searcher.index,
+                collection,
+                filters,
+                top_k=args.top_k,
+                batch_tokens=args.batch_tokens,
+            )
+            counts = write_mined(out, mined)
+            computed = describe(searcher.model)
     print(f"{counts}, encoded in {computed}: {out}")
     num_candidates = len(collection.queries) * min(args.top_k, len(collection.documents))
     print(f"of {counted(num_candidates, 'candidate')}")

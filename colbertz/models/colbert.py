@@ -222,7 +222,7 @@ class ColBERT(nn.Module):
         check_type("normalize", normalize, bool, "True or False")
         if self.exported and not normalize:
             raise UserError("an exported model gives embeddings of unit length; for normalize=False use backend torch")
-        hidden = tokens.ids.with_values(self.encoder(tokens.ids, tokens.attended))
+        hidden = tokens.ids.with_values(self.encoder(tokens.ids, tokens.attended, tokens.seeds))
         if tokens.scored is not None:
             hidden = hidden.select(tokens.scored)
         x = hidden.values

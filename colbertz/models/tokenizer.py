@@ -150,12 +150,14 @@ class Tokens:
         attended: (num_tokens,) bool, false for expansion tokens that no token attends to; None if all are.
         scored: (num_tokens,) bool, false for tokens whose embedding is dropped; None if all are kept.
         num_truncated: how many of the texts were longer than their side allows.
+        seeds: (num_texts,) int64 on the CPU, the seed of each text's dropout; None to draw them in the encoder.
     """
 
     ids: Ragged
     attended: Tensor | None = None
     scored: Tensor | None = None
     num_truncated: int = 0
+    seeds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -164,7 +166,8 @@ class Tokens:
         """A part of the texts. `num_truncated` belongs to the whole batch and is 0 in the part."""
         rows = self.ids.with_values(torch.arange(len(self.ids.values), device=self.ids.device))[index]
         attended, scored = (None if flags is None else flags[rows.values] for flags in (self.attended, self.scored))
-        return Tokens(rows.with_values(self.ids.values[rows.values]), attended, scored)
+        seeds = None if self.seeds is None else self.seeds[index]
+        return Tokens(rows.with_values(self.ids.values[rows.values]), attended, scored, seeds=seeds)
 
     @classmethod
     def cat(cls, batches: Sequence["Tokens"]) -> "Tokens":
@@ -190,7 +193,7 @@ class Tokens:
 
     def _map(self, move: Callable[[Any], Any]) -> "Tokens":
         attended, scored = (None if flags is None else move(flags) for flags in (self.attended, self.scored))
-        return Tokens(move(self.ids), attended, scored, self.num_truncated)
+        return Tokens(move(self.ids), attended, scored, self.num_truncated, self.seeds)
 
 
 class ColBERTTokenizer:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from colbertz.errors import UserError
-from colbertz.training import alignment, data, distributed, optim
+from colbertz.training import alignment, data, distributed, optim, precision
 from colbertz.training.config import TrainingConfig
 from colbertz.training.loop import TrainingDiverged
 from colbertz.training.metrics_log import check_reporters
@@ -43,7 +43,7 @@ def dry_run(configs: Sequence[TrainingConfig]) -> None:
                 init = substitutes.get(init, init)
             config = replace(config, model=replace(config.model, init=init))
             run = prepare(config, world)
-            report = _report(run)
+            report = f"{_report(run)}\n  {precision.describe(run.config, world)}"
             if world.is_main:
                 print(report, flush=True)
             # The model is built again, because the run's model may be sharded over the processes.

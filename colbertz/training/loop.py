@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from colbertz.errors import UserError
 from colbertz.files import write_atomically
 from colbertz.models.checkpoint.save import is_of_checkpoint
-from colbertz.training import alignment, data, distributed, optim, state
+from colbertz.training import alignment, data, distributed, optim, precision, state
 from colbertz.training import config as settings
 from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
@@ -68,7 +69,7 @@ def _train(config: TrainingConfig, world: World) -> int:
     distributed.barrier()  # all processes have read the old files before the first one replaces them
     if world.is_main:
         output.mkdir(parents=True, exist_ok=True)
-        write_atomically(output / "config.yaml", settings.dump(config))
+        write_atomically(output / "config.yaml", settings.dump(run.config))
         print(_summary(run, progress.step), flush=True)
 
     # Train, step by step.
@@ -181,7 +182,10 @@ def _is_complete(config: TrainingConfig, world: World) -> bool:
     complete = (output / RESULT).is_file()
     old_settings = output / "config.yaml"
     if old_settings.is_file() and (complete or state.checkpoints(output)):
-        differences = settings.differences(settings.load(["--config", str(old_settings)]), config)
+        before = settings.load(["--config", str(old_settings)])
+        # Without a choice a run resumes in the type in which it began (see precision.py).
+        now = replace(config, bf16=before.bf16) if config.bf16 is None else config
+        differences = settings.differences(before, now)
         if differences:
             raise UserError(
                 f"{output} holds a run with other settings ({'; '.join(differences)}); give another output, or set "
@@ -230,6 +234,7 @@ def _summary(run: Run, start: int) -> str:
     lines = [
         f"{num_parameters / 1e6:.1f} M parameters, {run.num_steps:,} steps of {config.batch_size:,} "
         f"({config.loss.kind}), {processes} on {world.device.type}",
+        precision.describe(config, world),
     ]
     for source_idx, source in enumerate(run.batches.sources):
         rows = "a stream" if source.num_rows is None else f"{source.num_rows:,} rows"

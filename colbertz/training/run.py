@@ -11,7 +11,7 @@ from colbertz.errors import UserError
 from colbertz.evaluation import Collection, from_pairs, read_beir
 from colbertz.kernels.cpu.onednn import WHEN_TRAINING, keep_products
 from colbertz.models import ColBERT
-from colbertz.training import data, optim, state
+from colbertz.training import data, optim, precision, state
 from colbertz.training.config import EvalConfig, TrainingConfig
 from colbertz.training.distributed import World
 from colbertz.training.mlm import MaskedLanguageHead
@@ -24,7 +24,7 @@ class Run:
     """Everything that a run needs, ready for its first step.
 
     Attributes:
-        config: its settings.
+        config: its settings, in which `bf16` is true or false.
         world: its processes.
         model: the model being trained.
         network: the model spread over the processes.
@@ -73,6 +73,7 @@ def prepare(config: TrainingConfig, world: World) -> Run:
         UserError, FileNotFoundError: for settings, data or a checkpoint that cannot be used.
     """
     keep_products(WHEN_TRAINING)
+    config = precision.settled(config, world)
     model = build_model(config.model, config.seed)
     batches = data.open_batches(config, model.tokenizer, world.rank, world.size)
     collections, samples = _open_collections(config.eval)

@@ -15,7 +15,7 @@ from colbertz.training import distributed
 from colbertz.training.config import TrainingConfig
 from colbertz.training.data import Batch
 from colbertz.training.distributed import World
-from colbertz.training.gradcache import cached_backward
+from colbertz.training.gradcache import cached_backward, fits_on_cores
 from colbertz.training.mlm import MaskedLanguageHead, mask
 from colbertz.training.objective import Labels, Objective
 from colbertz.training.run import Run
@@ -51,14 +51,22 @@ def backward(network: nn.Module, objective: Objective, batch: Batch, config: Tra
     measured = torch.zeros(2, device=world.device)
     share = 1 / config.accumulation_steps
     no_sync = partial(distributed.no_sync, network)
+    parameters = _parameters_on_cores(network, config, world)
     for count, part in enumerate(_parts(batch, config.accumulation_steps), 1):
         part = part.to(world.device, non_blocking=True)
         labels = _labels(part, config, world)
         with nullcontext() if count == config.accumulation_steps else no_sync():
-            if config.minibatch_tokens:
-                texts = (part.queries, part.documents)
+            if config.minibatch_tokens or parameters is not None:
                 values = cached_backward(
-                    encode, objective, *texts, labels, config.minibatch_tokens, share=share, no_sync=no_sync
+                    encode,
+                    objective,
+                    part.queries,
+                    part.documents,
+                    labels,
+                    config.minibatch_tokens,
+                    parameters=parameters,
+                    share=share,
+                    no_sync=no_sync,
                 )
             else:
                 queries, documents = encode(part.queries), encode(part.documents)
@@ -102,9 +110,19 @@ def masked_backward(
     return measured
 
 
+def _parameters_on_cores(network: nn.Module, config: TrainingConfig, world: World) -> list[nn.Parameter] | None:
+    """The parameters to train with a minibatch on each core; None to compute each minibatch on all cores or a GPU."""
+    # Several processes exchange gradients in hooks of `backward`, and compiled code draws from PyTorch's generator.
+    if world.device.type != "cpu" or world.size > 1 or config.model.compile:
+        return None
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return parameters if fits_on_cores(parameters) else None
+
+
 def _autocast(config: TrainingConfig, world: World) -> AbstractContextManager[None]:
-    device = world.device.type
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda" if config.bf16 is None else config.bf16)
+    # Without the cache of converted weights, which threads would share: a weight is used once in a minibatch.
+    cache = world.device.type != "cpu"
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=bool(config.bf16), cache_enabled=cache)
 
 
 def _labels(batch: Batch, config: TrainingConfig, world: World) -> Labels:

@@ -3,17 +3,19 @@
 maxsim.py       MaxSim of all pairs and of lists of candidates, with gradients: oneDNN multiplies, numba reduces
 plaid.py        the stages of an index search that score documents
 lists.py        posting lists: making them, and walking those of the probed cells
-kmeans.py       the steps of k-means that are not matrix products
+kmeans.py       the steps of k-means that are not products
+nearest.py      the nearest of many centroids for each token, in integers with a check in float32
 residuals.py    residuals of tokens to a few bits a dimension, and back
 bits.py         how these bits lie in a byte, as tables
 stopping.py     when a search may stop scoring
 sums.py         checksums of documents and lists
 checks.py       the same, and ranges of numbers, checked where a search first uses them
-attention.py    self-attention in bfloat16
+attention.py    self-attention in bfloat16, and with dropout in any dtype
+dropout.py      masks of dropout from keys instead of a generator's state
 linear.py       `x @ weight.T` through oneDNN
 compiled.py     numba's decorator, for read-only installations too
 onednn.py       how many compiled products oneDNN keeps
-simd/           inner loops of plaid.py in LLVM IR
+simd/           inner loops of plaid.py and nearest.py in LLVM IR
 threads.py      threads for kernels that release the GIL
 
 The modules below, whose functions numba compiles, load on first use, as `cpu.plaid` after
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     from . import kmeans as kmeans
     from . import lists as lists
     from . import maxsim as maxsim
+    from . import nearest as nearest
     from . import plaid as plaid
     from . import residuals as residuals
     from . import stopping as stopping
 
-_COMPILED = ("checks", "kmeans", "lists", "maxsim", "plaid", "residuals", "stopping")
+_COMPILED = ("checks", "kmeans", "lists", "maxsim", "nearest", "plaid", "residuals", "stopping")
 
 if not TYPE_CHECKING:  # type checkers would take a module with __getattr__ to have every name, misspelt ones too
 

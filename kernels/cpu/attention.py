@@ -1,14 +1,18 @@
-"""Self-attention in bfloat16 on the CPU for texts of equal length, written as plain matrix products, differentiable.
+"""Self-attention on the CPU for texts of equal length, written as plain matrix products, differentiable.
 
 PyTorch's `scaled_dot_product_attention` computes on the CPU in small blocks. Here the scores of a few texts at a time
 are written out, so few that they stay in the cache, and are computed again in the backward pass: on two Zen 4 cores 163
 instead of 52 GFLOP/s in the backward pass of texts of 150 tokens, and 30 instead of 3 for texts of 12
 (benchmarks/attention_cpu.py). Scores are rounded to bfloat16 before the softmax, as in any attention that writes them.
 
-Legend: B texts, h heads, L tokens of each text, d head dimension, n texts of a chunk times h.
+With dropout (`dropout_attention`, any dtype) the mask of a chunk is made where it is needed, again in the backward
+pass; PyTorch's attention would write all scores of the batch several times.
+
+Legend: B texts, h heads, L tokens of each text, d head dimension, n texts of a chunk times heads of a chunk.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,43 +61,108 @@ def bf16_attention(
     Returns:
         (B, h, L, d).
     """
-    padding = None
-    if attended is not None:
-        padding = torch.zeros(attended.shape, dtype=q.dtype).masked_fill_(~attended, _PADDING_SCORE)[:, None, None]
+    padding = _padding(attended, q.dtype, _PADDING_SCORE)
     if q.shape[1] * q.shape[2] ** 2 > max_scores:
         bias = band if padding is None or band is None else band + padding
         return F.scaled_dot_product_attention(q, k, v, attn_mask=padding if band is None else bias)
-    y: Tensor = _Attention.apply(q, k, v, band, padding, chunk_scores)
+    y: Tensor = _Attention.apply(q, k, v, band, padding, None, chunk_scores)
     return y
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Which attention weights are dropped.
+
+    Attributes:
+        keys: (B, L) int64, a key for each token, as `dropout.token_keys` makes them.
+        site: which dropout of the model this is.
+        probability: of being dropped.
+    """
+
+    keys: Tensor
+    site: int
+    probability: float
+
+
+def dropout_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    band: Tensor | None,
+    attended: Tensor | None,
+    dropout: Dropout,
+    *,
+    chunk_scores: int = CHUNK_SCORES,
+) -> Tensor:
+    """As `bf16_attention`, in any floating-point dtype, with dropout of the attention weights.
+
+    A token that has nothing to attend to gets zeros. Where one text has more than `chunk_scores` scores, its heads are
+    computed a few at a time.
+    """
+    padding = _padding(attended, q.dtype, -torch.inf)
+    y: Tensor = _Attention.apply(q, k, v, band, padding, dropout, chunk_scores)
+    return y
+
+
+def _padding(attended: Tensor | None, dtype: torch.dtype, score: float) -> Tensor | None:
+    """What is added to the scores (B, h, L, L) so that no token attends to padding: (B, 1, 1, L)."""
+    if attended is None:
+        return None
+    return torch.zeros(attended.shape, dtype=dtype).masked_fill_(~attended, score)[:, None, None]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, band: Tensor | None, padding: Tensor | None, chunk_scores: int
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        band: Tensor | None,
+        padding: Tensor | None,
+        dropout: Dropout | None,
+        chunk_scores: int,
     ) -> Tensor:
         ctx.save_for_backward(q, k, v, band, padding)
-        ctx.chunk_scores = chunk_scores
+        ctx.dropout, ctx.chunk_scores = dropout, chunk_scores
         out = _empty_like(q)
-        for texts in chunks(q, chunk_scores):
-            weights = _weights(_rows(q[texts]), _rows(k[texts]), band, _part(padding, texts))
-            _write(torch.bmm(weights, _rows(v[texts])), out[texts])
+        for part in _parts(q, dropout, chunk_scores):
+            weights = _weights(_rows(q[part]), _rows(k[part]), band, _part(padding, part))
+            if dropout is not None:
+                weights = _seen(weights, band, padding) * _mask(dropout, part, weights)
+            _write(torch.bmm(weights, _rows(v[part])), out[part])
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         q, k, v, band, padding = ctx.saved_tensors
         dq, dk, dv = _empty_like(q), _empty_like(k), _empty_like(v)
         scale = q.shape[-1] ** -0.5
-        for texts in chunks(q, ctx.chunk_scores):
-            chunk_q, chunk_k, chunk_v, chunk_grad = (_rows(x[texts]) for x in (q, k, v, grad))
-            weights = _weights(chunk_q, chunk_k, band, _part(padding, texts))
-            _write(torch.bmm(weights.mT, chunk_grad), dv[texts])
-            dscores = torch._softmax_backward_data(torch.bmm(chunk_grad, chunk_v.mT), weights, -1, weights.dtype)
-            _write(_product(dscores, chunk_k, scale), dq[texts])
-            _write(_product(dscores.mT, chunk_q, scale), dk[texts])
-        return dq, dk, dv, None, None, None
+        for part in _parts(q, ctx.dropout, ctx.chunk_scores):
+            chunk_q, chunk_k, chunk_v, chunk_grad = (_rows(x[part]) for x in (q, k, v, grad))
+            weights = _weights(chunk_q, chunk_k, band, _part(padding, part))
+            dweights = torch.bmm(chunk_grad, chunk_v.mT)
+            dropped = weights
+            if ctx.dropout is not None:
+                weights = _seen(weights, band, padding)
+                factors = _mask(ctx.dropout, part, weights)
+                dweights *= factors
+                dropped = factors.mul_(weights)
+            _write(torch.bmm(dropped.mT, chunk_grad), dv[part])
+            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            _write(_product(dscores, chunk_k, scale), dq[part])
+            _write(_product(dscores.mT, chunk_q, scale), dk[part])
+        return dq, dk, dv, None, None, None, None
+
+
+def _parts(x: Tensor, dropout: Dropout | None, chunk_scores: int) -> Iterator[tuple[slice, slice]]:
+    """The texts and the heads of each chunk; a chunk has all heads unless one text has too many scores."""
+    heads, length = x.shape[1:3]
+    at_once = heads if dropout is None else max(1, min(heads, chunk_scores // length**2))
+    for texts in chunks(x, chunk_scores):
+        for first in range(0, heads, at_once):
+            yield texts, slice(first, min(first + at_once, heads))
 
 
 def chunks(x: Tensor, chunk_scores: int = CHUNK_SCORES) -> Iterator[slice]:
@@ -109,6 +178,23 @@ def chunks(x: Tensor, chunk_scores: int = CHUNK_SCORES) -> Iterator[slice]:
         start += step
 
 
+def _seen(weights: Tensor, band: Tensor | None, padding: Tensor | None) -> Tensor:
+    """Weights of zero for a row that sees nothing, because all of its window is padding; a whole text is never that."""
+    return weights if band is None or padding is None else weights.nan_to_num_(0.0)
+
+
+def _mask(dropout: Dropout, part: tuple[slice, slice], weights: Tensor) -> Tensor:
+    """The factors of a chunk's weights (n, L, L)."""
+    # Here, because this module loads before numba is needed.
+    from .dropout import mask
+
+    texts, heads = part
+    keys = dropout.keys[texts]
+    columns = weights.shape[-1]
+    factors = mask(keys, dropout.site, dropout.probability, columns, weights.dtype, (heads.start, heads.stop))
+    return factors.view(weights.shape)
+
+
 def _empty_like(x: Tensor) -> Tensor:
     """(B, h, L, d) with a token's heads next to each other in memory, the layout that an encoder uses."""
     num_texts, heads, length, dim = x.shape
@@ -120,8 +206,8 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _part(padding: Tensor | None, texts: slice) -> Tensor | None:
-    return None if padding is None else padding[texts]
+def _part(padding: Tensor | None, part: tuple[slice, slice]) -> Tensor | None:
+    return None if padding is None else padding[part[0]]
 
 
 def _write(rows: Tensor, out: Tensor) -> None:

@@ -10,18 +10,33 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 
+Result = TypeVar("Result")
+
+# The pools' names.
+KERNELS = "kernels"
+ENCODING = "encoding"
+TRAINING = "training"
+
 
 @functools.cache
-def pool(num_threads: int) -> ThreadPoolExecutor:
-    """The pool of threads that `run` uses."""
-    return one_core_threads(num_threads, "colbertz")
+def pool(num_threads: int, purpose: str) -> ThreadPoolExecutor:
+    """The pool of threads that `run` and `in_order` use.
+
+    Args:
+        num_threads: how many threads.
+        purpose: there is one pool for each purpose. Long jobs have a purpose of their own, so that the short jobs of
+            other threads of the program, such as those of a search, do not wait for them.
+    """
+    return one_core_threads(num_threads, f"colbertz-{purpose}")
 
 
 def one_core_threads(num_threads: int, name: str) -> ThreadPoolExecutor:
@@ -108,13 +123,52 @@ def run(jobs: Sequence[Callable[[], None]], *, here: bool = False) -> None:
         for job in jobs:
             job()
         return
-    submitted = [pool(num_threads).submit(job) for job in (jobs[:-1] if here else jobs)]
+    submitted = [pool(num_threads, KERNELS).submit(job) for job in (jobs[:-1] if here else jobs)]
     try:
         if here:
             jobs[-1]()
     finally:
         for future in submitted:
             future.result()
+
+
+def in_order(jobs: Iterable[Callable[[], Result]], purpose: str) -> Iterator[Result]:
+    """Run jobs on as many threads as PyTorch is set to use, each on one core.
+
+    Args:
+        jobs: what to run, all of it independent of each other. They run in the caller's autocast.
+        purpose: which pool; see `pool`.
+
+    Yields:
+        The result of each job, in the order of `jobs`. At most two jobs for each thread are begun or wait to begin
+        before their results are taken, so results do not pile up.
+
+    Raises:
+        Whatever a job raises, where its result would be. No job begins after that, nor after the caller has closed the
+        iterator; those that have begun come to their end first.
+    """
+    num_threads = torch.get_num_threads()
+    if num_threads == 1:
+        for job in jobs:
+            yield job()
+        return
+    executor, waiting = pool(num_threads, purpose), deque[Future[Result]]()
+    autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def run_here(job: Callable[[], Result]) -> Result:
+        with torch.autocast("cpu", autocast[1], enabled=autocast[0]):  # PyTorch keeps it for each thread
+            return job()
+
+    try:
+        for job in jobs:
+            if len(waiting) == 2 * num_threads:
+                yield waiting.popleft().result()
+            waiting.append(executor.submit(run_here, job))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        begun = [future for future in waiting if not future.cancel()]
+        wait(begun)
 
 
 def parts(count: int) -> list[tuple[int, int]]:

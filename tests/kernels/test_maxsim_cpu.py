@@ -163,7 +163,7 @@ def test_the_number_of_pytorchs_threads_is_kept() -> None:
     seen: list[int] = []
     try:
         torch.set_num_threads(3)
-        pool = threads.pool(3)
+        pool = threads.pool(3, threads.KERNELS)
         seen += [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()]
         later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         later.start()

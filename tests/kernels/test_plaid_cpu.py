@@ -1,8 +1,6 @@
 """The kernels of the CPU search against plain NumPy, with the instructions of this processor and of others."""
 
 import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+import processors
 import pytest
 from llvmlite import ir
 
@@ -18,7 +17,6 @@ from colbertz.kernels.cpu.bits import buckets_of_byte, reversed_bits
 from colbertz.kernels.cpu.simd import COLUMNS, ROWS
 from colbertz.kernels.cpu.simd.decode import LOOKUP, emit_decode_16
 from colbertz.kernels.cpu.simd.dot import PATH, emit_dot_rows
-from colbertz.kernels.cpu.simd.llvm import cpu_features
 
 # Among these are dimensions whose decoded rows need padding, and some that need more than one 16-byte step.
 SHAPES = [(dim, nbits) for dim in (8, 16, 24, 96, 128, 256) for nbits in (1, 2, 4, 8)]
@@ -240,25 +238,13 @@ def test_exact_maxsim(dim: int, nbits: int, num_tokens: int, dtype: type, rng: n
 # -- other processors ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif("COLBERTZ_TEST_PATH" in os.environ, reason="runs as the other processor")
-@pytest.mark.skipif(not {"avx2", "fma"} <= cpu_features(), reason="an x86 processor can run the code of older ones")
-@pytest.mark.parametrize(
-    ("cpu", "features", "path"),
-    [("haswell", "+sse4.2,+ssse3,+avx,+avx2,+fma", "avx2 ssse3"), ("x86-64", "", " ")],
-)
+@processors.needs_x86
+@pytest.mark.parametrize(("cpu", "features", "path"), processors.OLDER)
 def test_the_same_on_other_processors(cpu: str, features: str, path: str, tmp_path: Path) -> None:
     """The tests above compare integers exactly, so with every choice of instructions they must be the same."""
-    environment = os.environ | {
-        "NUMBA_CPU_NAME": cpu,
-        "NUMBA_CPU_FEATURES": features,
-        "NUMBA_CACHE_DIR": str(tmp_path),
-        "COLBERTZ_TEST_PATH": path,
-    }
     # Only the tests that depend on the instructions, since compiling all kernels takes half a minute.
     chosen = "path or dot_rows or decode_row or score_centroids or (residual_maxsim and uint16)"
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stdout[-3000:]
+    processors.run_as(cpu, features, path, __file__, chosen, tmp_path)
 
 
 @pytest.mark.skipif("COLBERTZ_TEST_PATH" not in os.environ, reason="run by the test above")

@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from toy_training import settings, write
 
+from colbertz.models.encoders.layers import Dropout
 from colbertz.models.encoders.modernbert import Attention
 from colbertz.models.tokenizer import Tokens
 from colbertz.ragged import Ragged
@@ -120,11 +121,7 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
     write(tmp_path)
     config = configured(tmp_path, "contrastive")
     model = build_model(config.model, seed=0).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.3
-        if isinstance(module, Attention):
-            module.dropout = 0.3
+    drop(model, 0.3)
     batch = prepare(config, ONE_PROCESS).batches[0]
     labels = labels_of(batch)
     objective = Objective(config.loss)
@@ -143,8 +140,7 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
     torch.manual_seed(5)
     sides = []
     for tokens in (batch.queries, batch.documents):
-        with torch.random.fork_rng():
-            _, minibatches = embed(encode, tokens, MINIBATCH)
+        _, minibatches = embed(encode, tokens, MINIBATCH)
         assert len(minibatches) > 3
         parts = [encode(minibatch.tokens) for minibatch in minibatches]
         sides.append(Ragged.cat(parts)[torch.cat([minibatch.positions for minibatch in minibatches]).argsort()])
@@ -153,6 +149,52 @@ def test_dropout_drops_the_same_numbers_when_minibatches_are_replayed(tmp_path: 
         # In half precision autocast adds up the gradients of a weight in another order.
         assert (cached[name] - parameter.grad).norm() <= (1e-2 if half else 1e-5) * parameter.grad.norm(), name
     assert torch.equal(after, torch.get_rng_state())
+
+
+def drop(model: torch.nn.Module, probability: float) -> None:
+    """Set every dropout of a ModernBERT."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = probability
+        if isinstance(module, Attention):
+            module.dropout = probability
+
+
+@pytest.mark.parametrize("minibatch_tokens", [MINIBATCH, 60, 0], ids=["minibatches", "larger ones", "activations kept"])
+def test_with_dropout_too_the_gradient_is_that_of_the_whole_batch(tmp_path: Path, minibatch_tokens: int) -> None:
+    """A mask belongs to a text, so it is the same in one batch, in minibatches, and on one thread or three."""
+    write(tmp_path)
+    run = prepare(configured(tmp_path, "contrastive"), ONE_PROCESS)
+    drop(run.network, 0.3)
+    batch = run.batches[0]
+    labels = labels_of(batch)
+    torch.manual_seed(5)
+    loss = run.objective(run.network(batch.queries), run.network(batch.documents), labels)[0]
+    loss.backward()
+    whole, after = gradients_of(run), torch.get_rng_state()
+    parameters = list(run.network.parameters())
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for num_threads in (1, 3, 3):
+            torch.set_num_threads(num_threads)
+            run.network.zero_grad()
+            torch.manual_seed(5)
+            # As many tokens for each thread: the same minibatches.
+            size = minibatch_tokens * num_threads
+            cached_backward(
+                run.network, run.objective, batch.queries, batch.documents, labels, size, parameters=parameters
+            )
+            results.append(gradients_of(run))
+            assert torch.equal(after, torch.get_rng_state())
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(results[0], whole)
+    for name, gradient in results[0].items():
+        assert torch.equal(gradient, results[1][name]) and torch.equal(gradient, results[2][name]), name
+    torch.manual_seed(6)
+    other = run.network(batch.queries)
+    assert not torch.equal(other.values, run.network(batch.queries).values), "every pass drops other numbers"
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # from torch.compile, where it splits the graph

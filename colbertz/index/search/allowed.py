@@ -41,7 +41,8 @@ def matching_documents(snapshot: Snapshot, options: SearchOptions) -> Masks:
     """The documents that are not deleted and for which `where` holds; `subset` is not read."""
     if options.where is None:
         return snapshot.live
-    matches = filters.matching([segment.documents for segment in snapshot.segments], options.where, options.parameters)
+    documents = [segment.documents for segment in snapshot.segments]
+    matches = filters.matching(documents, options.where, options.parameters, options.where_seconds)
     return _intersect(snapshot, snapshot.live, matches)
 
 

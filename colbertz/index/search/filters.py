@@ -14,12 +14,9 @@ import numpy as np
 
 from colbertz.errors import UnknownField, UserError
 from colbertz.index.search.expression import Expression, parse
-from colbertz.index.search.options import Parameters
+from colbertz.index.search.options import Parameters, SearchOptions
 from colbertz.index.store.documents import OWN_COLUMNS, Documents, fold, quoted, set_limits
 
-# Seconds after which a filter is stopped. A filter reads all documents once, which takes milliseconds; only subqueries
-# within subqueries can take longer.
-MAX_SECONDS = 60.0
 # SQLite's instructions between two looks at the clock: few, because one may compare a long text with a pattern.
 _CLOCK_INTERVAL = 30
 # Characters of all parameters together, or bytes.
@@ -29,7 +26,10 @@ _LISTED_FIELDS = 30
 
 
 def matching(
-    segments: Sequence[Documents], where: str, parameters: Parameters = (), max_seconds: float = MAX_SECONDS
+    segments: Sequence[Documents],
+    where: str,
+    parameters: Parameters = (),
+    max_seconds: float = SearchOptions.where_seconds,
 ) -> list[np.ndarray]:
     """The documents for which an SQL expression holds.
 

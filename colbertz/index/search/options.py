@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Literal, TypedDict, get_args
 
-from colbertz.errors import UserError, check_type
+from colbertz.errors import UserError, check_number, check_type
 from colbertz.index.store.devices import Device
 
 SqlValue = str | bytes | int | float | None
@@ -31,6 +31,8 @@ class SearchOptions:
         where: an SQL expression over metadata fields, `id` and `text`: only documents for which it holds. If it leaves
             few documents, all of them are scored; if it leaves more, more cells are probed, so that recall stays.
         parameters: values for the question marks in `where`, or a dict for its `:names`.
+        where_seconds: after which `where` is stopped. It reads all documents once, which takes milliseconds; only
+            subqueries within subqueries can take longer.
         subset: ids: only these documents may be found, and none if there are no ids. Either one list for all queries,
             or a list with one item for each query: its ids, or None for all documents.
         device: None for the CPU; a CUDA device, or several that share the documents. What fits in their memory stays
@@ -53,6 +55,7 @@ class SearchOptions:
     once: bool = False
     where: str | None = None
     parameters: Parameters = ()
+    where_seconds: float = 60.0
     subset: Subset | None = None
     device: Device | None = None
     hybrid: bool = False
@@ -68,6 +71,7 @@ class SearchOptions:
         for name in ("exact", "once", "hybrid"):
             check_type(name, getattr(self, name), bool, "True or False")
         check_type("where", self.where, (str, NoneType), "an SQL expression or None")
+        check_number("where_seconds", self.where_seconds, 0)
         check_type("parameters", self.parameters, (Sequence, Mapping), "a list or a dict")
         check_type("fusion", self.fusion, str, "a string")
         if self.fusion not in get_args(Fusion):
@@ -110,6 +114,7 @@ class SearchKeywords(TypedDict, total=False):
     once: bool
     where: str | None
     parameters: Parameters
+    where_seconds: float
     subset: Subset | None
     device: Device | None
     hybrid: bool

@@ -13,6 +13,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,21 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colbertz.kernels import cpu
-from colbertz.kernels.cpu.linear import product
 from colbertz.kernels.cpu.threads import parts, run
 
-# Groups whose centroids a token is compared with.
-GROUPS_PROBED = 6
+if TYPE_CHECKING:
+    from colbertz.kernels.cpu.nearest import Rows
+
 # Groups that each centroid is in. With one group, and twice as many groups probed, the work would be the same, and
 # twice as much of the similarity would be lost (docs/log.md).
 _GROUPS_OF_CENTROID = 2
 # Up to so many centroids, a token is compared with all of them.
 _ONE_LEVEL = 1024
-# Tokens of a block of products: with 128 groups or centroids its scores are 2 MB.
-_BLOCK = 4096
-# oneDNN compiles a product for every new shape, so that rows and columns are filled up to multiples of these.
-_ROW_STEP = 512
-_COLUMN_STEP = 32
+# Tokens that a thread compares with centroids at a time. In two levels it sorts them by their groups; each group then
+# gets some hundreds of them.
+_BLOCK = 1 << 13
+_BLOCK_OF_GROUPS = 1 << 16
 # Tokens of a centroid that k-means uses; more do not move a centroid much (faiss has the same default).
 _POINTS_PER_CENTROID = 256
 # Parts of the time of `train` in two levels: finding the groups, and k-means within them; the rounds over all
@@ -49,75 +49,59 @@ class Cells:
 
     Attributes:
         centroids: (K, E) float32, in their own order.
-        grouped: (2 · K and filling, E) float32, the centroids group after group.
+        grouped: the centroids group after group, 2 · K of them; without groups, all in their own order.
         order: (2 · K,) int32, the place in `centroids` of each grouped centroid.
         offsets: (G + 1,) int64, where each group begins.
-        groups: (G, E) float32, the mean of each group.
+        groups: the mean of each group; None if there are no groups.
     """
 
     centroids: Tensor
-    grouped: Tensor
+    grouped: "Rows"
     order: np.ndarray
     offsets: np.ndarray
-    groups: Tensor
+    groups: "Rows | None"
 
     @classmethod
     def of(cls, centroids: Tensor, seed: int = 0) -> "Cells":
         """Group `centroids` (K, E) by a k-means of their own."""
+        values = centroids.numpy()
+        center = values.mean(0)
         if len(centroids) <= _ONE_LEVEL:
             order, offsets = np.arange(len(centroids), dtype=np.int32), np.array([0, len(centroids)])
-            return cls(centroids, centroids, order, offsets, centroids.new_zeros(1, centroids.shape[1]))
+            return cls(centroids, cpu.nearest.pack_rows(values, center), order, offsets, None)
         groups = _lloyd(centroids, 2 * math.isqrt(len(centroids)), 10, torch.Generator().manual_seed(seed))
         of_centroid = np.empty((len(centroids), _GROUPS_OF_CENTROID), np.int32)
-        _top(centroids, groups, of_centroid)
+        rows = cpu.nearest.pack_rows(groups.numpy(), center)
+        cpu.nearest.best_groups(cpu.nearest.pack_tokens(values, rows), rows, len(groups), of_centroid)
         order, offsets = cpu.kmeans.order_by(of_centroid.reshape(-1), len(groups))
         # Leave out empty groups: a token near such a group would have no centroid to be compared with.
         filled = np.flatnonzero(np.diff(offsets))
-        groups, offsets = groups[torch.from_numpy(filled)], np.append(offsets[filled], offsets[-1])
+        rows, offsets = cpu.nearest.pack_rows(groups.numpy()[filled], center), np.append(offsets[filled], offsets[-1])
         order = order // _GROUPS_OF_CENTROID
-        filling = centroids.new_zeros(_COLUMN_STEP, centroids.shape[1])
-        return cls(centroids, torch.cat([centroids[torch.from_numpy(order).long()], filling]), order, offsets, groups)
+        return cls(centroids, cpu.nearest.pack_rows(values[order], center, offsets), order, offsets, rows)
 
     def nearest(self, tokens: Tensor) -> np.ndarray:
-        """The centroid with the largest dot product, found approximately: (N,) int32 for `tokens` (N, E)."""
-        if len(self.groups) == 1:
-            return _nearest_of_all(tokens, self.centroids)
-        m = min(GROUPS_PROBED, len(self.groups))
-        groups = np.empty((len(tokens), m), np.int32)
-        _top(tokens, self.groups, groups)
-        # Sort the pairs of a token and a group by group: then one product compares a group's centroids with its tokens.
-        pairs, starts = cpu.kmeans.order_by(groups.reshape(-1), len(self.groups))
-        best, places = np.full(groups.size, -np.inf, np.float32), np.zeros(groups.size, np.int32)
-        search = functools.partial(self._best_of_groups, tokens, pairs, starts, m, best, places)
-        run([functools.partial(search, *groups_of_job) for groups_of_job in _blocks(0, len(self.groups), 16)])
-        codes = np.empty(len(tokens), np.int32)
-        cpu.kmeans.better_of(best.reshape(-1, m), places.reshape(-1, m), self.offsets, groups, codes)
-        return self.order[codes]
+        """The centroid with the largest dot product: (N,) int32 for `tokens` (N, E) float32.
 
-    def _best_of_groups(
-        self,
-        tokens: Tensor,
-        pairs: np.ndarray,
-        starts: np.ndarray,
-        m: int,
-        best: np.ndarray,
-        places: np.ndarray,
-        first_group: int,
-        last_group: int,
-    ) -> None:
-        """Find the best centroid of each pair of a token and one of these groups, into `best` and `places`."""
-        # Use one buffer for all blocks: the system clears new memory page by page, which takes longer than filling it.
-        rows = np.zeros((_BLOCK, tokens.shape[1]), np.float32)
-        for group in range(first_group, last_group):
-            first, last = self.offsets[group], self.offsets[group + 1]
-            if first == last:
-                continue
-            centroids = self.grouped[first : first + _round_up(last - first, _COLUMN_STEP)]
-            for start, end in _blocks(int(starts[group]), int(starts[group + 1])):
-                block = pairs[start:end]
-                cpu.kmeans.gather(tokens.numpy(), block, m, rows)
-                scores = product(torch.from_numpy(rows[: _round_up(len(block), _ROW_STEP)]), centroids).numpy()
-                cpu.kmeans.row_best_of(scores, last - first, block, best, places)
+        Up to a thousand centroids the nearest of all, else of those in the nearest groups. The differences of float32
+        products that may be missed are those of `cpu.nearest`.
+        """
+        means = self.groups
+        if means is None:
+            return _nearest_of_all(tokens, self.centroids)
+        codes, values = np.empty(len(tokens), np.int32), tokens.numpy()
+        num_groups = len(self.offsets) - 1
+
+        def search(first: int, last: int) -> None:
+            block = values[first:last]
+            packed = cpu.nearest.pack_tokens(block, means, self.grouped)
+            groups = np.empty((len(block), min(cpu.nearest.GROUPS_PROBED, num_groups)), np.int32)
+            cpu.nearest.best_groups(packed, means, num_groups, groups)
+            arrays = (self.grouped, self.offsets, self.order, self.centroids.numpy())
+            cpu.nearest.nearest_in_groups(packed, block, groups, *arrays, codes[first:last])
+
+        run([functools.partial(search, *block) for block in _blocks(len(tokens), _BLOCK_OF_GROUPS)])
+        return codes
 
 
 def train(
@@ -206,23 +190,15 @@ def _lloyd_on_gpu(tokens: Tensor, num_centroids: int, iterations: int, generator
 
 def _nearest_of_all(tokens: Tensor, centroids: Tensor) -> np.ndarray:
     """The centroid nearest to each token, (N,) int32."""
-    best, places = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.int32)
+    codes, values, all_centroids = np.empty(len(tokens), np.int32), tokens.numpy(), centroids.numpy()
+    rows = cpu.nearest.pack_rows(all_centroids, all_centroids.mean(0))
 
     def search(first: int, last: int) -> None:
-        scores = _scores(tokens[first:last], centroids)
-        cpu.kmeans.row_best(scores, len(centroids), best[first:last], places[first:last])
+        block = values[first:last]
+        cpu.nearest.nearest_of_all(cpu.nearest.pack_tokens(block, rows), block, rows, all_centroids, codes[first:last])
 
-    run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
-    return places
-
-
-def _top(tokens: Tensor, centroids: Tensor, top: np.ndarray) -> None:
-    """Find the nearest centroids of each token, best first, into `top` (N, m) int32."""
-
-    def search(first: int, last: int) -> None:
-        cpu.kmeans.row_top(_scores(tokens[first:last], centroids), len(centroids), top[first:last])
-
-    run([functools.partial(search, *block) for block in _blocks(0, len(tokens))])
+    run([functools.partial(search, *block) for block in _blocks(len(tokens))])
+    return codes
 
 
 def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.Generator) -> Tensor:
@@ -238,17 +214,7 @@ def _means(tokens: Tensor, codes: np.ndarray, before: Tensor, generator: torch.G
     return F.normalize(means, dim=1)
 
 
-def _scores(tokens: Tensor, centroids: Tensor) -> np.ndarray:
-    """The products of tokens and centroids, at least (N, K); rows and columns beyond these are filling."""
-    missing = -len(tokens) % _ROW_STEP, -len(centroids) % _COLUMN_STEP
-    tokens, centroids = (F.pad(x, (0, 0, 0, size)) if size else x for x, size in zip((tokens, centroids), missing))
-    scores: np.ndarray = product(tokens, centroids).numpy()
-    return scores
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
-def _blocks(first: int, last: int, size: int = _BLOCK) -> list[tuple[int, int]]:
-    return [(start, min(start + size, last)) for start in range(first, last, size)]
+def _blocks(count: int, size: int = _BLOCK) -> list[tuple[int, int]]:
+    """`range(count)` in blocks (first, last) of at most `size`, at least one for each thread."""
+    size = max(1, min(size, -(-count // torch.get_num_threads())))
+    return [(first, min(first + size, count)) for first in range(0, count, size)]

@@ -15,7 +15,13 @@ from colbertz.models.encoders.runs import attention_over_runs
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, half_window: int | None = None, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packing: Packing,
+    half_window: int | None = None,
+    dropout: float = 0.0,
+    site: int = 0,
 ) -> Tensor:
     """Bidirectional softmax attention within each text.
 
@@ -24,6 +30,7 @@ def attention(
         packing: the layout of the N tokens.
         half_window: a token sees the tokens at most this far to either side; None for all of its text.
         dropout: probability with which attention weights are dropped.
+        site: which dropout of the encoder this is; see `layers.Dropout`.
 
     Returns:
         (N, h, d). A token that has nothing to attend to gets zeros.
@@ -37,7 +44,7 @@ def attention(
         over_runs = attention_over_runs
         if torch.compiler.is_compiling():
             from colbertz.models.encoders.untraced import attention_over_runs as over_runs
-        return over_runs(q, k, v, packing, half_window, dropout)
+        return over_runs(q, k, v, packing, half_window, dropout, site)
     return _flash_attention(q, k, v, packing, half_window, dropout)
 
 

@@ -83,12 +83,13 @@ class Encoder(Protocol):
     def reset_parameters(self) -> None:
         """Draw fresh weights from PyTorch's global random generator."""
 
-    def __call__(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+    def __call__(self, ids: Ragged, attended: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """Encode a batch.
 
         Args:
             ids: texts of token ids, N in all.
             attended: (N,) bool, false for tokens that no token attends to (unattended query expansion); None for all.
+            seeds: (B,) int64 seeds of each text's dropout on the CPU; None to draw them where there is dropout.
 
         Returns:
             (N, H) last hidden states, row for row those of `ids.values`.

@@ -15,8 +15,17 @@ from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, check_fields, pick_fields, refuse
-from colbertz.models.encoders.packing import Packing
+from colbertz.models.encoders.layers import (
+    ACTIVATIONS,
+    SITES_OF_A_LAYER,
+    Dropout,
+    Linear,
+    check_activation,
+    check_fields,
+    pick_fields,
+    refuse,
+)
+from colbertz.models.encoders.packing import Packing, dropout_seeds
 from colbertz.models.onnx.attention import Blocks, pad, unpad
 from colbertz.models.onnx.attention import attention as graph_attention
 from colbertz.models.onnx.graph import Graph
@@ -90,20 +99,21 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob, site=0)
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
-        return self.dropout(self.LayerNorm(x))
+    def forward(self, packing: Packing) -> Tensor:
+        x = self.word_embeddings(packing.ids.values) + self.position_embeddings(packing.positions)
+        return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]), packing)
 
 
 class SelfAttention(nn.Module):
     """Attention within each text, before the output projection."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, site: int) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
+        self.site = site
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key = Linear(config.hidden_size, config.hidden_size)
         self.value = Linear(config.hidden_size, config.hidden_size)
@@ -112,38 +122,40 @@ class SelfAttention(nn.Module):
         q, k, v = (
             layer(x).view(len(x), self.heads, x.shape[1] // self.heads) for layer in (self.query, self.key, self.value)
         )
-        return attention(q, k, v, packing, dropout=self.dropout if self.training else 0.0).flatten(1)
+        dropout = self.dropout if self.training else 0.0
+        return attention(q, k, v, packing, dropout=dropout, site=self.site).flatten(1)
 
 
 class ResidualOutput(nn.Module):
     """Project, drop, add the residual, normalise: how both halves of a BERT layer end."""
 
-    def __init__(self, config: BertConfig, in_features: int) -> None:
+    def __init__(self, config: BertConfig, in_features: int, site: int) -> None:
         super().__init__()
         self.dense = Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob, site)
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+    def forward(self, x: Tensor, residual: Tensor, packing: Packing) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x), packing) + residual)
 
 
 class Layer(nn.Module):
     """Attention and a feed-forward network, each followed by its residual and a norm."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, index: int) -> None:
         super().__init__()
+        site = (index + 1) * SITES_OF_A_LAYER
         self.activation = ACTIVATIONS[config.hidden_act]
         # nn.ModuleDict only to give the tensors Hugging Face's names: attention.self.query.weight and so on.
         self.attention = nn.ModuleDict(
-            {"self": SelfAttention(config), "output": ResidualOutput(config, config.hidden_size)}
+            {"self": SelfAttention(config, site), "output": ResidualOutput(config, config.hidden_size, site + 1)}
         )
         self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
-        self.output = ResidualOutput(config, config.intermediate_size)
+        self.output = ResidualOutput(config, config.intermediate_size, site + 2)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        x = self.attention["output"](self.attention["self"](x, packing), x)
-        return self.output(self.activation(self.intermediate["dense"](x)), x)
+        x = self.attention["output"](self.attention["self"](x, packing), x, packing)
+        return self.output(self.activation(self.intermediate["dense"](x)), x, packing)
 
 
 class Bert(nn.Module):
@@ -159,7 +171,9 @@ class Bert(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.embeddings = Embeddings(config)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))})
+        self.encoder = nn.ModuleDict(
+            {"layer": nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))}
+        )
 
     def reset_parameters(self) -> None:
         """Draw fresh weights as Hugging Face's BertModel does: normal with `initializer_range`, biases of zero."""
@@ -186,12 +200,13 @@ class Bert(nn.Module):
         """Tokens of the longest text that has position embeddings."""
         return self.config.max_position_embeddings
 
-    def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Ragged, attended: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """Encode a batch.
 
         Args:
             ids: B texts of token ids, N in all, none longer than `max_positions`.
             attended: (N,) bool, false for tokens that no token attends to (unattended query expansion); None for all.
+            seeds: (B,) int64 seeds of each text's dropout on the CPU; None to draw them.
 
         Returns:
             (N, H) last hidden states, row for row those of `ids.values`.
@@ -199,10 +214,11 @@ class Bert(nn.Module):
         Raises:
             UserError: if a text is longer than `max_positions`.
         """
-        packing = Packing.of(ids, attended, self.token_embeddings.weight)
+        seeds = dropout_seeds(ids, seeds) if self.training else None
+        packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds)
         if packing.max_length > self.max_positions:
             raise UserError(f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}")
-        x = self.embeddings(packing.ids.values, packing.positions)
+        x = self.embeddings(packing)
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(layer, x, packing, use_reentrant=False)

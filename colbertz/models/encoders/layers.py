@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError
 from colbertz.kernels.cpu.linear import linear
+from colbertz.models.encoders.packing import Packing
 
 # The largest size in a config.json: products of two sizes do not overflow. Published sizes are up to a million.
 _MOST = 10**8
@@ -31,6 +32,33 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
+
+
+# Kinds of dropout in a layer, of which each has a site of its own.
+SITES_OF_A_LAYER = 4
+
+
+class Dropout(nn.Module):
+    """Dropout of flat (N, H) rows by the keys of a batch's tokens; see kernels/cpu/dropout.py.
+
+    Attributes:
+        p: the probability with which a number is dropped.
+        site: a number that no other dropout of the encoder has, so that their masks are independent.
+    """
+
+    def __init__(self, p: float, site: int) -> None:
+        super().__init__()
+        self.p = p
+        self.site = site
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if packing.dropout_keys is None:
+            return F.dropout(x, self.p)
+        from colbertz.kernels.cpu.dropout import dropout  # numba takes half a second, and encoding has no dropout
+
+        return dropout(x, packing.dropout_keys, self.site, self.p)
 
 
 def check_activation(key: str, name: str) -> None:

@@ -16,8 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError, check_type
 from colbertz.models.encoders.attention import attention
-from colbertz.models.encoders.layers import ACTIVATIONS, Linear, check_activation, check_fields, pick_fields, refuse
-from colbertz.models.encoders.packing import Packing, compute_dtype
+from colbertz.models.encoders.layers import (
+    ACTIVATIONS,
+    SITES_OF_A_LAYER,
+    Dropout,
+    Linear,
+    check_activation,
+    check_fields,
+    pick_fields,
+    refuse,
+)
+from colbertz.models.encoders.packing import Packing, compute_dtype, dropout_seeds
 from colbertz.models.encoders.rotary import rotary_table, rotate
 from colbertz.models.onnx.attention import Blocks, pad, unpad
 from colbertz.models.onnx.attention import attention as graph_attention
@@ -167,45 +176,47 @@ class Embeddings(nn.Module):
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.norm = _norm(config)
-        self.drop = nn.Dropout(config.embedding_dropout)
+        self.drop = Dropout(config.embedding_dropout, site=0)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.drop(self.norm(self.tok_embeddings(ids)))
+    def forward(self, packing: Packing) -> Tensor:
+        return self.drop(self.norm(self.tok_embeddings(packing.ids.values)), packing)
 
 
 class Attention(nn.Module):
     """Attention over a whole text or a sliding window, with rotary positions."""
 
-    def __init__(self, config: ModernBertConfig, kind: str) -> None:
+    def __init__(self, config: ModernBertConfig, kind: str, site: int) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         self.half_window = config.local_attention // 2 if kind == "sliding_attention" else None
         self.dropout = config.attention_dropout
         self.Wqkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
         self.Wo = Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
-        self.out_drop = nn.Dropout(config.attention_dropout)
+        self.site = site
+        self.out_drop = Dropout(config.attention_dropout, site + 1)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
         qkv = self.Wqkv(x).view(len(x), 3 * self.heads, x.shape[1] // self.heads)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=1)
         q, k = rotate(qk, *rotary).chunk(2, dim=1)
-        y = attention(q, k, v, packing, self.half_window, self.dropout if self.training else 0.0)
-        return self.out_drop(self.Wo(y.flatten(1)))
+        dropout = self.dropout if self.training else 0.0
+        y = attention(q, k, v, packing, self.half_window, dropout, self.site)
+        return self.out_drop(self.Wo(y.flatten(1)), packing)
 
 
 class MLP(nn.Module):
     """The gated feed-forward network (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, config: ModernBertConfig) -> None:
+    def __init__(self, config: ModernBertConfig, site: int) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_activation]
         self.Wi = Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.Wo = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.drop = nn.Dropout(config.mlp_dropout)
+        self.drop = Dropout(config.mlp_dropout, site)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
         value, gate = self.Wi(x).chunk(2, dim=-1)
-        return self.Wo(self.drop(self.activation(value) * gate))
+        return self.Wo(self.drop(self.activation(value) * gate, packing))
 
 
 class Layer(nn.Module):
@@ -214,13 +225,14 @@ class Layer(nn.Module):
     def __init__(self, config: ModernBertConfig, index: int) -> None:
         super().__init__()
         self.attn_norm = _norm(config) if index else nn.Identity()
-        self.attn = Attention(config, config.layer_types[index])
+        site = (index + 1) * SITES_OF_A_LAYER
+        self.attn = Attention(config, config.layer_types[index], site)
         self.mlp_norm = _norm(config)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, site + 2)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
         x = x + self.attn(self.attn_norm(x), packing, rotary)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(self.mlp_norm(x), packing)
 
 
 class ModernBert(nn.Module):
@@ -255,19 +267,21 @@ class ModernBert(nn.Module):
         """None: rotary positions have no limit."""
         return None
 
-    def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Ragged, attended: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """Encode a batch.
 
         Args:
             ids: B texts of token ids, N in all.
             attended: (N,) bool, false for tokens that no token attends to (unattended query expansion); None for all.
+            seeds: (B,) int64 seeds of each text's dropout on the CPU; None to draw them.
 
         Returns:
             (N, H) last hidden states, row for row those of `ids.values`.
         """
         config = self.config
-        packing = Packing.of(ids, attended, self.token_embeddings.weight)
-        x = self.embeddings(packing.ids.values)
+        seeds = dropout_seeds(ids, seeds) if self.training else None
+        packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds)
+        x = self.embeddings(packing)
         thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
         rotary = {kind: self._rotary(packing, theta) for kind, theta in thetas.items()}
         for layer, kind in zip(self.layers, config.layer_types):

@@ -35,6 +35,7 @@ class Packing:
             a run in which all are attended to.
         filled: whether texts were filled up to a few lengths, for the products of kernels/cpu/attention.py.
         restore: index that takes the rows of the result back to the caller's: their order, without the filler.
+        dropout_keys: (N',) int64, from which the masks of dropout are made; None for PyTorch's own dropout.
     """
 
     ids: Ragged
@@ -44,9 +45,10 @@ class Packing:
     attended: tuple[Tensor | None, ...]
     filled: bool
     restore: Tensor | slice
+    dropout_keys: Tensor | None = None
 
     @classmethod
-    def of(cls, ids: Ragged, attended: Tensor | None, weight: Tensor) -> "Packing":
+    def of(cls, ids: Ragged, attended: Tensor | None, weight: Tensor, seeds: Tensor | None = None) -> "Packing":
         """Lay out a batch for an encoder with this weight: for FlashAttention or for runs of equal length.
 
         FlashAttention has no mask for single keys, so a batch with unattended tokens is laid out in runs.
@@ -55,6 +57,7 @@ class Packing:
             ids: B texts of token ids, N in all.
             attended: (N,) bool, false for tokens that no token attends to; None if all are attended to.
             weight: any weight of the encoder; its device and dtype decide.
+            seeds: (B,) int64 seeds of each text's dropout, on the CPU; None without dropout, or for PyTorch's own.
         """
         if attended is None and _uses_flash(weight):
             max_length = int(ids.lengths.max()) if len(ids) else 0
@@ -67,6 +70,7 @@ class Packing:
             restore = rows.argsort()
             ids = ids[order]
             attended = None if attended is None else attended[rows]
+            seeds = None if seeds is None else seeds[order]
             lengths.sort()
         positions, max_length = _positions(ids), max(lengths, default=0)
         filled = attended is None and _uses_products(weight)
@@ -76,6 +80,7 @@ class Packing:
             restore = rows[restore]
         num_filler = _rounded_up(len(ids.values)) - len(ids.values)
         if num_filler:
+            seeds = None if seeds is None else F.pad(seeds, (0, 1))
             ids = Ragged.cat([ids, Ragged.from_lengths(ids.values.new_zeros(num_filler), [num_filler])])
             attended = None if attended is None else F.pad(attended, (0, num_filler), value=True)
             positions = F.pad(positions, (0, num_filler))
@@ -89,7 +94,29 @@ class Packing:
                 None if filled and length > _MAX_FILLED_LENGTH else part.view(count, length)
                 for (count, length), part in zip(runs, parts)
             )
-        return cls(ids, positions, max_length, runs, masks, filled, restore)
+        keys = None
+        if seeds is not None:
+            from colbertz.kernels.cpu.dropout import (
+                token_keys,
+            )  # numba takes half a second, and encoding has no dropout
+
+            keys = token_keys(seeds, ids.lengths)
+        return cls(ids, positions, max_length, runs, masks, filled, restore, keys)
+
+
+def dropout_seeds(ids: Ragged, seeds: Tensor | None) -> Tensor | None:
+    """The seeds of each text's dropout in a training pass: those given, or drawn from PyTorch's generator.
+
+    None where dropout is PyTorch's own: on other devices, and in code that torch.compile compiles.
+    """
+    if ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    return draw_seeds(len(ids)) if seeds is None else seeds
+
+
+def draw_seeds(num_texts: int) -> Tensor:
+    """(num_texts,) int64 seeds of each text's dropout, from PyTorch's generator of the CPU."""
+    return torch.randint(2**63 - 1, (num_texts,))
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:

@@ -29,8 +29,8 @@ class TrainingConfig:
         epochs: passes over the data, a fraction is allowed; ignored when max_steps is given.
         max_steps: number of steps to train; null for the number that `epochs` gives.
         seed: seed of the weights, of dropout and of the order of the data.
-        bf16: compute in bfloat16, weights and embeddings in float32; null for true on CUDA and false on the CPU, where
-            it pays only if the processor multiplies bfloat16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo).
+        bf16: compute in bfloat16, weights and embeddings in float32; null for true on CUDA and on processors that
+            multiply bfloat16 (AMX, avx512_bf16, Arm's BFMMLA), and for the type in which the run began when it resumes.
         fsdp: shard weights, gradients and optimizer state over the processes (FSDP2) instead of copying them (DDP).
         ema_decay: decay of an exponential moving average of the weights; the averaged model is evaluated and saved.
             0 for no average.

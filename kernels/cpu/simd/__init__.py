@@ -2,6 +2,7 @@
 
     llvm.py      block sizes, the processor's features, and short forms of LLVM's instructions
     dot.py       products of document tokens and query tokens: `dot_rows`, `raise_best`, `raise_best_float`
+    best.py      the best of many rows for a token: `keep_best_2`, `keep_best_6`
     decode.py    packed codes to bytes: `decode_16`
     rows.py      maxima over rows of a table: `max_rows`; and `prefetch`
 
@@ -12,9 +13,21 @@ NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change them; the results are the same inte
 Legend: a block is COLUMNS query tokens; a group is 4 dimensions, which one lane multiplies and adds at once.
 """
 
+from .best import keep_best_2, keep_best_6
 from .decode import decode_16
 from .dot import dot_rows, raise_best, raise_best_float
 from .llvm import COLUMNS, ROWS
 from .rows import max_rows, prefetch
 
-__all__ = ["COLUMNS", "ROWS", "decode_16", "dot_rows", "max_rows", "prefetch", "raise_best", "raise_best_float"]
+__all__ = [
+    "COLUMNS",
+    "ROWS",
+    "decode_16",
+    "dot_rows",
+    "keep_best_2",
+    "keep_best_6",
+    "max_rows",
+    "prefetch",
+    "raise_best",
+    "raise_best_float",
+]

@@ -143,11 +143,14 @@ def test_extending_stops_where_the_numbers_end() -> None:
 # -- k-means -------------------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_of_a_few_is_exact() -> None:
+def test_the_nearest_of_a_few_is_exact_but_for_three_that_are_nearly_as_near() -> None:
+    """The float32 check decides between the best two in integers (tests/kernels/test_nearest_cpu.py)."""
     tokens, centroids = directions(5000, 24), directions(500, 24, seed=1)
     scores = tokens @ centroids.T
     found = torch.from_numpy(kmeans.Cells.of(centroids).nearest(tokens)).long()
-    torch.testing.assert_close(scores.gather(1, found[:, None])[:, 0], scores.max(1).values)
+    loss = scores.max(1).values - scores.gather(1, found[:, None])[:, 0]
+    assert float((loss < 1e-6).float().mean()) > 0.995
+    assert float(loss.max()) < 0.02
 
 
 @pytest.mark.parametrize(("noise", "share", "loss"), [(0.5, 0.97, 0.002), (4.0, 0.85, 0.02)])

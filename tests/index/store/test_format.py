@@ -123,6 +123,7 @@ from colbertz.index.search.options import SearchOptions
 from colbertz.index.store import kmeans
 from colbertz.index.store import manifest as layout
 from colbertz.index.write import compact, segment_writer, stream
+from colbertz.kernels.cpu import nearest
 
 PAGES = ("use.md", "how-it-works.md", "format.md")
 PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in PAGES)
@@ -291,7 +292,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     assert "8 for k ≤ 20, 16 for k ≤ 200, else 32" in page and "the larger of 2,048 and 60 k" in page
     for k, probes, documents in ((20, 8, 2048), (200, 16, 12_000), (201, 32, 12_060)):
         assert plan.effort_for(k, SearchOptions(), 999) == plan.Effort(probes, documents)
-    assert kmeans.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
+    assert nearest.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
     assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 4 and "This is version 4." in page
     assert segment_writer.FAR_SHARE == 0.5
     assert (compact.MANY_FAR, compact.GROWN, compact.MANY_DELETED, compact.MANY_SEGMENTS) == (0.4, 4, 0.3, 16)

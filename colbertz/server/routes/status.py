@@ -1,0 +1,97 @@
+"""Whether the server lives and can be used, what it counts, and how it is called."""
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+
+from colbertz import __version__
+from colbertz.server import schemas
+from colbertz.server.errors import UnknownIndex
+from colbertz.server.metrics import CONTENT_TYPE
+from colbertz.server.routes.indices import summary
+from colbertz.server.service import Service, Services
+from colbertz.server.strict import StrictRoute
+
+router = APIRouter(route_class=StrictRoute, tags=["status"])
+
+_VIEWER = Path(__file__).parent.parent / "pages" / "api.html"
+# Nothing of a page comes from elsewhere, and no other page may frame it.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
+    " frame-ancestors 'none'"
+)
+
+
+@router.get("/health")
+@router.get("/", include_in_schema=False)
+def health(request: Request, service: Services) -> schemas.Health:
+    """That the server lives, and its indexes and its model for those who may read."""
+    indices, updates, model, folder = [], [], None, ""
+    if request.state.may_read:
+        folder, model = str(service.root.folder), _model(service)
+        for name in service.root.names():
+            with suppress(UnknownIndex):  # it was dropped meanwhile
+                index = service.root.index(name)
+                indices.append(summary(name, index))
+                if index.queued:
+                    updates.append(schemas.Update(index=name, status="running", stage=f"{index.queued} queued"))
+    return schemas.Health(
+        status="healthy",
+        version=__version__,
+        loaded_indices=len(indices),
+        index_dir=folder,
+        memory_usage_bytes=_memory(),
+        indices=indices,
+        updates=updates,
+        model=model,
+    )
+
+
+@router.get("/ready", responses={503: {"model": schemas.Error, "description": "Not now"}})
+def ready(service: Services) -> schemas.Ready:
+    """That requests can be answered: the indexes are open, and the model is loaded."""
+    return schemas.Ready(ready=True)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(service: Services) -> Response:
+    """Counters for Prometheus."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+@router.get("/swagger-ui", include_in_schema=False)
+def viewer() -> HTMLResponse:
+    """A page that shows the routes, their examples and their answers; it loads nothing from elsewhere."""
+    return HTMLResponse(_VIEWER.read_text("utf-8"), headers={"Content-Security-Policy": _POLICY})
+
+
+def _model(service: Service) -> schemas.ModelInfo | None:
+    if service.encoder is None:
+        return None
+    model = service.encoder.model
+    settings = model.settings
+    return schemas.ModelInfo(
+        name=service.model_name,
+        path=service.model_name or "",
+        quantized=False,
+        embedding_dim=model.embedding_dim,
+        query_prefix=settings.query_prefix or "",
+        document_prefix=settings.document_prefix or "",
+        query_length=settings.query_length,
+        document_length=settings.document_length,
+        do_query_expansion=settings.do_query_expansion,
+    )
+
+
+def _memory() -> int:
+    """Bytes that the process occupies now, or occupied at most where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
