@@ -29,7 +29,7 @@ GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 # What drives the server in its tests.
-CLIENTS = ["httpx", "next-plaid-client>=1.8.5", "schemathesis>=4", "langchain-plaid>=0.1"]
+CLIENTS = ["httpx", "next-plaid-client>=1.8.5", "schemathesis>=4", "langchain-plaid>=0.1", "langchain-tests>=1.0"]
 
 setup(
     name="colbertz",
@@ -73,6 +73,6 @@ setup(
         "pyterrier": PYTERRIER,
         "gpu": GPU,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *DEV],
+        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *INTEGRATIONS, *DEV],
     },
 )
