@@ -29,7 +29,14 @@ GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 # What drives the server in its tests.
-CLIENTS = ["httpx", "next-plaid-client>=1.8.5", "schemathesis>=4", "langchain-plaid>=0.1", "langchain-tests>=1.0"]
+CLIENTS = [
+    "httpx",
+    "next-plaid-client>=1.8.5",
+    "schemathesis>=4",
+    "langchain-plaid>=0.1",
+    "langchain-tests>=1.0",
+    "selenium",
+]
 
 setup(
     name="colbertz",

@@ -20,6 +20,8 @@ from colbertz.searcher import Searcher
 
 # Seconds that a server may take for an answer; an addition waits until it can be found.
 _TIMEOUT = 300
+# Documents of one answer of a server.
+_PAGE = 1000
 
 
 class Target(Protocol):
@@ -183,8 +185,13 @@ class ServerTarget:
         return self._documents({"where": where, "parameters": list(parameters)})
 
     def _documents(self, body: dict[str, Any]) -> list[Document]:
-        answer = self._call("POST", "/get", body) or {"documents": []}
-        return [Document(row["id"], row["text"], row["metadata"] or {}) for row in answer["documents"]]
+        documents: list[Document] = []
+        while True:
+            answer = self._call("POST", "/get", body | {"offset": len(documents), "limit": _PAGE})
+            rows = [] if answer is None else answer["documents"]
+            documents += [Document(row["id"], row["text"], row["metadata"]) for row in rows]
+            if len(rows) < _PAGE:
+                return documents
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """What a route of the index answers; None if the server has no such index."""

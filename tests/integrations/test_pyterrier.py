@@ -50,7 +50,9 @@ def test_an_experiment_with_reranking(path: Path, model: ColBERT) -> None:
     retriever = ColBERTRetriever(path, model=model)
     shuffled = pt.apply.generic(lambda frame: frame.sample(frac=1, random_state=0))
     pipeline = retriever >> shuffled >> ColBERTReranker(model)
-    table = pt.Experiment([retriever, pipeline], TOPICS, QRELS, ["recip_rank"], names=["index", "reranked"], plan="tree")
+    table = pt.Experiment(
+        [retriever, pipeline], TOPICS, QRELS, ["recip_rank"], names=["index", "reranked"], plan="tree"
+    )
     assert table.recip_rank.tolist() == [1.0, 1.0]
     reranked = pipeline(TOPICS)
     assert reranked[reranked.qid == "2"].docno.tolist()[0] == "d1"
