@@ -7,8 +7,8 @@ transformers than sentence-transformers 6.2 does: an environment of its own with
 optimum optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
 
 Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on the spot.
-Writes results/encode.json, or encode_onnx.json where sentence-transformers' ONNX backend is, and beside it, in a file
-whose name ends in _breakdown, where our time in PyTorch goes.
+Writes results/encode.json, or encode_onnx.json where sentence-transformers' ONNX backend is; encode_breakdown.py says
+where our time in PyTorch goes.
 
 GFLOP count the arithmetic that the real tokens need: products with the weights, and attention over the tokens in reach.
 What a contender computes on padding is time, not work.
@@ -19,25 +19,20 @@ import gzip
 import importlib.util
 import json
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import common
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
+from torch import Tensor
 
 from colbertz import ColBERT, Ragged
 from colbertz.kernels.cpu.linear import product
-from colbertz.models import ColBERTTokenizer, ModernBertConfig
+from colbertz.models import ModernBertConfig
 from colbertz.models.colbert import Backend
-from colbertz.models.encoders import modernbert
 from colbertz.models.encoders.layers import Linear
 
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
@@ -132,71 +127,6 @@ def mean_cosine(ours: Ragged, theirs: Any) -> float:
     return float(torch.cosine_similarity(ours.values, theirs.values).mean())
 
 
-# -- where the time goes ---------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Seconds by name, each without those of the named steps inside it."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.inside = [0.0]
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        self.inside.append(0.0)
-        try:
-            yield
-        finally:
-            taken = time.perf_counter() - start
-            self.seconds[name] += taken - self.inside.pop()
-            self.inside[-1] += taken
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **settings: Any) -> Any:
-            with self.step(name):
-                return function(*args, **settings)
-
-        return run
-
-
-STEPS = [
-    ("tokenisation", ColBERTTokenizer, "documents"),
-    ("linear layers", Linear, "forward"),
-    ("attention", modernbert, "attention"),
-    ("rotary positions", modernbert, "rotate"),
-    ("norms", nn.LayerNorm, "forward"),
-    ("gated GELU", modernbert.MLP, "forward"),
-    ("residuals", modernbert.Layer, "forward"),
-    ("other in the model", ColBERT, "forward"),
-]
-
-
-def breakdown(
-    model: ColBERT, texts: list[str], work: dict[str, float], rates: dict[str, float]
-) -> list[dict[str, object]]:
-    """One more run, with every step timed."""
-    clock = Clock()
-    with ExitStack() as patches:
-        for name, owner, attribute in STEPS:
-            patches.enter_context(patch.object(owner, attribute, clock.timed(name, getattr(owner, attribute))))
-        with clock.step("batching and collecting"):
-            model.encode_document(texts)
-    total = sum(clock.seconds.values())
-    done = {"linear layers": work["linear"], "attention": work["attention"]}
-    return [
-        {
-            "step": name,
-            "seconds": seconds,
-            "share %": 100 * seconds / total,
-            "GFLOP/s": done[name] / seconds if name in done else "",
-            "of the GEMM rate %": 100 * done[name] / seconds / rates["oneDNN"] if name in done else "",
-        }
-        for name, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1])
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="corpus.jsonl.gz with real documents")
@@ -246,10 +176,7 @@ def main() -> None:
         }
         for name, seconds in durations.items()
     ]
-    name = "encode_onnx" if peer else "encode"
-    common.report(name, about, rows)
-    print()
-    common.report(f"{name}_breakdown", about, breakdown(ours, texts, work, rates))
+    common.report("encode_onnx" if peer else "encode", about, rows)
 
 
 if __name__ == "__main__":
