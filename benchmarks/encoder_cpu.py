@@ -2,9 +2,9 @@
 
     python benchmarks/encoder_cpu.py
 
-2,048 tokens on one core, medians of processor time. `attention` of ours includes cutting out the heads, and turning them
-where there are positions; PyTorch's has them already, as `scaled_dot_product_attention` wants them, and turned. "as
-products" is kernels/cpu/attention.py, which training uses, on texts that are filled up. Writes results/encoder_cpu.json.
+2,048 tokens on one core, medians of processor time. `attention` of ours includes cutting out the heads, and turning
+them where there are positions; PyTorch's has them already, as `scaled_dot_product_attention` wants them, and turned.
+"as products" is kernels/cpu/attention.py, which training uses, on such heads too. Writes results/encoder_cpu.json.
 """
 
 import time
