@@ -58,6 +58,16 @@ def one_core_threads(num_threads: int, name: str) -> ThreadPoolExecutor:
     return executor
 
 
+def use_one_core() -> None:
+    """Let kernels and PyTorch use one core in the calling thread from now on, for work in the background."""
+    default = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That also changed the setting of threads that are started later. Only a thread that sets its own can restore it.
+    restoring = threading.Thread(target=torch.set_num_threads, args=(default,))
+    restoring.start()
+    restoring.join()
+
+
 class Lock:
     """A lock that is open in a forked child, where the thread that held it does not run."""
 
