@@ -1,14 +1,16 @@
 """Documents per second on the CPU, ours and the peers', with the same random ModernBERT-base checkpoint.
 
-Ours runs in PyTorch in float32 and, with the extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
+Ours runs in PyTorch in float32, in bfloat16 where the processor multiplies it (then PyLate's does too), and, with the
+extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
 left out; `.venv-pylate/bin/python benchmarks/encode.py` has PyLate's figures. Those of sentence-transformers are of its
 ONNX backend, exported and quantised by itself for AVX-512 VNNI. It needs optimum-onnx, which asks for an older
 transformers than sentence-transformers 6.2 does: an environment of its own with both, and then `pip install --no-deps
 optimum optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
 
 Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on the spot.
-Writes results/encode.json, or encode_onnx.json where sentence-transformers' ONNX backend is; encode_breakdown.py says
-where our time in PyTorch goes.
+Writes results/encode.json, or encode_PROCESSOR.json with bfloat16, PROCESSOR being the instructions that multiply it,
+or encode_onnx.json where sentence-transformers' ONNX backend is. encode_breakdown.py says where our time in PyTorch
+goes.
 
 GFLOP count the arithmetic that the real tokens need: products with the weights, and attention over the tokens in reach.
 What a contender computes on padding is time, not work.
@@ -19,6 +21,7 @@ import gzip
 import importlib.util
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +36,7 @@ from colbertz import ColBERT, Ragged
 from colbertz.kernels.cpu.linear import product
 from colbertz.models import ModernBertConfig
 from colbertz.models.colbert import Backend
+from colbertz.models.dtypes import fast_bf16
 from colbertz.models.encoders.layers import Linear
 
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
@@ -75,13 +79,13 @@ def gemm_rate() -> dict[str, float]:
     return {name: 2e-9 * 8192 * 768 * 2304 / seconds for name, seconds in durations.items()}
 
 
-def load_pylate(directory: Path) -> Any:
+def load_pylate(directory: Path, **settings: Any) -> Any:
     """PyLate's model of the directory, or None where PyLate is not installed."""
     if importlib.util.find_spec("pylate") is None:
         return None
     from pylate.models import ColBERT as PyLateColBERT
 
-    return PyLateColBERT(str(directory), device="cpu", local_files_only=True)
+    return PyLateColBERT(str(directory), device="cpu", local_files_only=True, **settings)
 
 
 def check_equal(ours: ColBERT, theirs: Any, texts: list[str]) -> float:
@@ -134,6 +138,7 @@ def main() -> None:
     parser.add_argument("--document-length", type=int, default=519, help="tokens at most; 519 is ColBERT-Zero's")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds; the contenders take turns")
     parser.add_argument("--layers", type=int, default=22, help="of the encoder; ModernBERT-base has 22")
+    parser.add_argument("--processor-time", action="store_true", help="for one thread beside other programs")
     args = parser.parse_args()
     everything = read_texts(args.corpus)
     texts = everything[:: max(1, len(everything) // args.documents)][: args.documents]
@@ -143,27 +148,37 @@ def main() -> None:
         encoder = ModernBertConfig(num_hidden_layers=args.layers)
         ColBERT.from_scratch(encoder, train_tokenizer(everything), **sizes).save_pretrained(directory)
         ours, theirs = ColBERT.from_pretrained(directory, "cpu"), load_pylate(Path(directory))
+        if fast_bf16():
+            rounded = ColBERT.from_pretrained(directory, "cpu", torch.bfloat16)
+            theirs_rounded = load_pylate(Path(directory), model_kwargs={"torch_dtype": torch.bfloat16})
         exported, peer = load_onnx(Path(directory)), load_sentence_transformers(Path(directory))
     packages = {"onnxruntime": exported, "pylate": theirs, "sentence-transformers": theirs or peer}
     about = common.machine("tokenizers", *(package for package, used in packages.items() if used))
     lengths = ours.tokenizer.documents(texts).ids.lengths
     work, rates = gflop(ours, lengths), gemm_rate()
+    about["clock"] = "processor time" if args.processor_time else "wall time"
     about |= {"documents": len(texts), "tokens": int(lengths.sum()), "longest": int(lengths.max())}
     about |= {f"GEMM GFLOP/s, {name}": round(rate) for name, rate in rates.items()}
 
     contenders: dict[str, Callable[[], object]] = {"colbertz": lambda: ours.encode_document(texts)}
     expected = ours.encode_document(texts[:64])
+    if fast_bf16():
+        contenders["colbertz, bfloat16"] = lambda: rounded.encode_document(texts)
+        about["mean cosine, colbertz, bfloat16"] = f"{mean_cosine(expected, rounded.encode_document(texts[:64])):.5f}"
     for name, model in exported.items():
         contenders[name] = partial(model.encode_document, texts)
         about[f"mean cosine, {name}"] = f"{mean_cosine(expected, model.encode_document(texts[:64])):.5f}"
     if theirs:
         about["largest difference"] = f"{check_equal(ours, theirs, texts[:64]):.1e}"
         contenders["PyLate, batch_size 32"] = lambda: theirs.encode(texts, is_query=False)
+        if fast_bf16():
+            contenders["PyLate, bfloat16, batch_size 32"] = lambda: theirs_rounded.encode(texts, is_query=False)
     if peer:
         name = "sentence-transformers, ONNX int8, batch_size 32"
         contenders[name] = lambda: peer.encode_document(texts)
         about[f"mean cosine, {name}"] = f"{mean_cosine(expected, peer.encode_document(texts[:64])):.5f}"
-    durations = common.seconds(contenders, args.repeats)
+    clock = time.process_time if args.processor_time else time.perf_counter
+    durations = common.seconds(contenders, args.repeats, clock)
     reference = durations.get("PyLate, batch_size 32")
     rows = [
         {
@@ -176,7 +191,8 @@ def main() -> None:
         }
         for name, seconds in durations.items()
     ]
-    common.report("encode_onnx" if peer else "encode", about, rows)
+    kind = "onnx" if peer else fast_bf16()
+    common.report(f"encode_{kind}" if kind else "encode", about, rows)
 
 
 if __name__ == "__main__":
