@@ -182,6 +182,7 @@ class Writer:
             chain.from_iterable(add.ids or [None] * len(add) for add in adds),
             chain.from_iterable(add.texts or [None] * len(add) for add in adds),
             chain.from_iterable(add.metadata or [{}] * len(add) for add in adds),
+            some_numbered=True,
         )
         documents.reserved = {doc_id for add in adds for doc_id in add.given_ids}
         embeddings = chain.from_iterable(map(self._embeddings, adds))
