@@ -199,9 +199,9 @@ class Cascade:
             if len(base) < plan.n_exact:
                 base = doc_idx
         else:
-            doc_idx = np.union1d(base, _best(reached, first_scores, plan.n_full_scores))
+            doc_idx = _best(reached, first_scores, plan.n_full_scores)  # with the base, which is no larger
             for level in plan.levels[1:]:
-                doc_idx = np.union1d(doc_idx, _best(*self.walk(cells, scores, level), plan.n_full_scores))
+                doc_idx = _union(doc_idx, _best(*self.walk(cells, scores, level), plan.n_full_scores))
         in_base = np.zeros(len(doc_idx), bool)
         in_base[np.searchsorted(doc_idx, base)] = True
         return doc_idx, in_base
@@ -324,6 +324,13 @@ def _best(doc_idx: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
         return doc_idx
     positions = np.empty(count, np.int64)
     return doc_idx[positions[: plaid_cpu.select(scores, count, positions)]]
+
+
+def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The doc_idx that are in `a` or in `b`, ascending like both of them; quicker than `np.union1d`, which hashes."""
+    both = np.concatenate([a, b])
+    both.sort(kind="stable")
+    return both[np.diff(both, prepend=-1) > 0]
 
 
 _local = threading.local()

@@ -105,6 +105,10 @@ class SearchOptions:
         return [None if item is None else tuple(item) for item in items]
 
 
+# Making and checking options takes as long as a stage of a search.
+_DEFAULTS = SearchOptions()
+
+
 class SearchKeywords(TypedDict, total=False):
     """The fields of `SearchOptions` as keyword arguments."""
 
@@ -130,7 +134,8 @@ def with_overrides(options: SearchOptions | None, overrides: SearchKeywords) -> 
         UserError, TypeError: as `SearchOptions`, and TypeError for a keyword that is not one of its fields.
     """
     check_type("options", options, (SearchOptions, NoneType), "SearchOptions or None")
-    return replace(SearchOptions() if options is None else options, **overrides)
+    chosen = _DEFAULTS if options is None else options
+    return replace(chosen, **overrides) if overrides else chosen
 
 
 def check_count(name: str, value: object) -> None:
