@@ -6,12 +6,14 @@
 
 One query at a time, ten hits, default settings. The numbers of threads take turns query by query, and the busy process,
 a loop in Python, is stopped and continued every 25 queries. Milliseconds are of the wall clock: 50, 95 and 99 of 100
-searches took no longer. "Processor ms" is the mean processor time of a search, in all threads. Writes
+searches took no longer. "Processor ms" is the mean processor time of a search, in all threads. The stages are measured
+with one thread: mean processor time, and the tokens of the documents that they score. Writes
 results/search_latency_PROCESSOR.json, PROCESSOR being the instructions that `colbertz.models.dtypes` looks for.
 """
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import statistics
@@ -19,16 +21,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import common
+import numpy as np
 import search_cpu
 import torch
 
 from colbertz import Index, Ragged
+from colbertz.index.search.cascade import Cascade
 from colbertz.models.dtypes import fast_bf16
 
 K = 10
 QUERIES_IN_A_TURN = 25
+STAGES = ("probe", "candidates", "centroid_maxsim", "residual_maxsim", "exact")
 
 
 @contextlib.contextmanager
@@ -72,6 +78,35 @@ def measure(index: Index, queries: list[Ragged], threads: list[int], rounds: int
     return rows
 
 
+def stages(index: Index, queries: list[Ragged]) -> dict[str, object]:
+    """Mean milliseconds of processor time of a search and of each stage, and the tokens that a stage scores."""
+    doclens = index.snapshot.doclens(np.arange(len(index)))
+    spent, tokens = dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES[2:], 0)
+    methods = {name: getattr(Cascade, name) for name in STAGES}
+
+    def timed(name: str, *args: Any) -> object:
+        start = time.thread_time()
+        result = methods[name](*args)
+        spent[name] += time.thread_time() - start
+        if name in tokens:
+            tokens[name] += int(doclens[args[1]].sum())
+        return result
+
+    torch.set_num_threads(1)
+    for name in STAGES:
+        setattr(Cascade, name, functools.partialmethod(lambda self, *args: timed(args[0], self, *args[1:]), name))
+    start = time.thread_time()
+    for query in queries:
+        index.search(query, K)
+    whole = time.thread_time() - start
+    for name, method in methods.items():
+        setattr(Cascade, name, method)
+    count = len(queries)
+    row: dict[str, object] = {"search ms": whole / count * 1e3}
+    row |= {f"{name} ms": seconds / count * 1e3 for name, seconds in spent.items()}
+    return row | {f"{name} tokens": round(number / count) for name, number in tokens.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=10_000, help="only the first")
@@ -86,6 +121,7 @@ def main() -> None:
     about |= {"documents": len(documents), "tokens": len(documents.values), "dim": documents.values.shape[1]}
     about |= {"query tokens": round(len(queries.values) / len(queries), 1)}
     rows = measure(index, [queries[i : i + 1] for i in range(100)], args.threads, args.rounds)
+    about |= stages(index, [queries[i : i + 1] for i in range(100)])
     about["load_at_end"] = round(os.getloadavg()[0], 2)
     common.report(f"search_latency_{fast_bf16() or 'none'}_{args.documents}", about, rows)
 

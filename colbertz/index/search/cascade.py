@@ -35,8 +35,8 @@ from colbertz.ragged import Ragged
 
 # Documents scored exactly at a time: k, a quarter more and 2, and at least this many.
 _EXACT_WAVE = 12
-# What a thread does in about a millisecond. A stage of a single search is divided among threads only if each gets so much:
-# beside another busy process two threads are slower than one, at the median and at the 95th percentile of latency.
+# What a thread does in about a millisecond. A stage of a single search is divided among threads only if each gets so
+# much: beside another busy process, two threads with less are slower than one (benchmarks/search_latency.py).
 _PROBED = 1 << 19  # products of a centroid and a query token, padded to COLUMNS
 _WALKED = 1 << 18  # documents whose lists are walked
 _BY_CENTROIDS = 1 << 18  # tokens

@@ -22,7 +22,8 @@ class SearchOptions:
     What only an index or a machine can tell, such as unknown ids or a missing device, is checked by the search.
 
     Attributes:
-        n_ivf_probe: cells probed for each query token, rounded up to 8, 16, 32, …; None to choose by `k` and the query's length.
+        n_ivf_probe: cells probed for each query token, rounded up to 8, 16, 32, …; None to choose by `k` and the length
+            of the query.
         n_full_scores: documents scored by their centroids, at least 512; None to choose by `k`. More of either finds
             every hit that less of it finds.
         exact: score all documents.
