@@ -20,11 +20,23 @@ SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.20"]
 TEACHERS = ["sentence-transformers>=5.3"]
 PEERS = ["transformers>=5.3", "sentence-transformers>=6.2"]
+LANGCHAIN = ["langchain-core>=1.0"]
+LLAMA_INDEX = ["llama-index-core>=0.14"]
+HAYSTACK = ["haystack-ai>=2.10"]
+PYTERRIER = ["python-terrier>=1.0"]
+INTEGRATIONS = [*LANGCHAIN, *LLAMA_INDEX, *HAYSTACK, *PYTERRIER]
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 # What drives the server in its tests.
-CLIENTS = ["httpx", "next-plaid-client>=1.8.5", "schemathesis>=4", "langchain-plaid>=0.1"]
+CLIENTS = [
+    "httpx",
+    "next-plaid-client>=1.8.5",
+    "schemathesis>=4",
+    "langchain-plaid>=0.1",
+    "langchain-tests>=1.0",
+    "selenium",
+]
 
 setup(
     name="colbertz",
@@ -62,8 +74,12 @@ setup(
         "serve": SERVE,
         "onnx": ONNX,
         "teachers": TEACHERS,
+        "langchain": LANGCHAIN,
+        "llama-index": LLAMA_INDEX,
+        "haystack": HAYSTACK,
+        "pyterrier": PYTERRIER,
         "gpu": GPU,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *DEV],
+        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *INTEGRATIONS, *DEV],
     },
 )

@@ -31,16 +31,18 @@ def machine(*packages: str) -> dict[str, object]:
     }
 
 
-def seconds(contenders: Mapping[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:
+def seconds(
+    contenders: Mapping[str, Callable[[], object]], repeats: int = 15, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """The median seconds of each contender. They take turns, so that other load on the machine affects all of them."""
     for run in contenders.values():
         run()
     durations: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            durations[name].append(time.perf_counter() - start)
+            durations[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in durations.items()}
 
 

@@ -1,14 +1,16 @@
 """Documents per second on the CPU, ours and the peers', with the same random ModernBERT-base checkpoint.
 
-Ours runs in PyTorch in float32 and, with the extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
+Ours runs in PyTorch in float32, in bfloat16 where the processor multiplies it (then PyLate's does too), and, with the
+extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
 left out; `.venv-pylate/bin/python benchmarks/encode.py` has PyLate's figures. Those of sentence-transformers are of its
 ONNX backend, exported and quantised by itself for AVX-512 VNNI. It needs optimum-onnx, which asks for an older
 transformers than sentence-transformers 6.2 does: an environment of its own with both, and then `pip install --no-deps
 optimum optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
 
 Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on the spot.
-Writes results/encode.json, or encode_onnx.json where sentence-transformers' ONNX backend is, and beside it, in a file
-whose name ends in _breakdown, where our time in PyTorch goes.
+Writes results/encode.json, or encode_PROCESSOR.json with bfloat16, PROCESSOR being the instructions that multiply it,
+or encode_onnx.json where sentence-transformers' ONNX backend is. encode_breakdown.py says where our time in PyTorch
+goes.
 
 GFLOP count the arithmetic that the real tokens need: products with the weights, and attention over the tokens in reach.
 What a contender computes on padding is time, not work.
@@ -20,24 +22,21 @@ import importlib.util
 import json
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import common
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
+from torch import Tensor
 
 from colbertz import ColBERT, Ragged
 from colbertz.kernels.cpu.linear import product
-from colbertz.models import ColBERTTokenizer, ModernBertConfig
+from colbertz.models import ModernBertConfig
 from colbertz.models.colbert import Backend
-from colbertz.models.encoders import modernbert
+from colbertz.models.dtypes import fast_bf16
 from colbertz.models.encoders.layers import Linear
 
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
@@ -73,20 +72,20 @@ def gflop(model: ColBERT, lengths: Tensor) -> dict[str, float]:
     return {"linear": 2e-9 * weights * int(lengths.sum()), "attention": 4e-9 * config.hidden_size * pairs}
 
 
-def gemm_rate() -> dict[str, float]:
+def gemm_rate(clock: Callable[[], float]) -> dict[str, float]:
     """GFLOP/s of the fused QKV product of ModernBERT base: ours (oneDNN), and PyTorch's `x @ w.T` (MKL)."""
     x, weight = torch.randn(8192, 768), torch.randn(2304, 768)
-    durations = common.seconds({"oneDNN": lambda: product(x, weight), "MKL": lambda: x @ weight.T}, repeats=9)
+    durations = common.seconds({"oneDNN": lambda: product(x, weight), "MKL": lambda: x @ weight.T}, 9, clock)
     return {name: 2e-9 * 8192 * 768 * 2304 / seconds for name, seconds in durations.items()}
 
 
-def load_pylate(directory: Path) -> Any:
+def load_pylate(directory: Path, **settings: Any) -> Any:
     """PyLate's model of the directory, or None where PyLate is not installed."""
     if importlib.util.find_spec("pylate") is None:
         return None
     from pylate.models import ColBERT as PyLateColBERT
 
-    return PyLateColBERT(str(directory), device="cpu", local_files_only=True)
+    return PyLateColBERT(str(directory), device="cpu", local_files_only=True, **settings)
 
 
 def check_equal(ours: ColBERT, theirs: Any, texts: list[str]) -> float:
@@ -132,71 +131,6 @@ def mean_cosine(ours: Ragged, theirs: Any) -> float:
     return float(torch.cosine_similarity(ours.values, theirs.values).mean())
 
 
-# -- where the time goes ---------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Seconds by name, each without those of the named steps inside it."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.inside = [0.0]
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        self.inside.append(0.0)
-        try:
-            yield
-        finally:
-            taken = time.perf_counter() - start
-            self.seconds[name] += taken - self.inside.pop()
-            self.inside[-1] += taken
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **settings: Any) -> Any:
-            with self.step(name):
-                return function(*args, **settings)
-
-        return run
-
-
-STEPS = [
-    ("tokenisation", ColBERTTokenizer, "documents"),
-    ("linear layers", Linear, "forward"),
-    ("attention", modernbert, "attention"),
-    ("rotary positions", modernbert, "rotate"),
-    ("norms", nn.LayerNorm, "forward"),
-    ("gated GELU", modernbert.MLP, "forward"),
-    ("residuals", modernbert.Layer, "forward"),
-    ("other in the model", ColBERT, "forward"),
-]
-
-
-def breakdown(
-    model: ColBERT, texts: list[str], work: dict[str, float], rates: dict[str, float]
-) -> list[dict[str, object]]:
-    """One more run, with every step timed."""
-    clock = Clock()
-    with ExitStack() as patches:
-        for name, owner, attribute in STEPS:
-            patches.enter_context(patch.object(owner, attribute, clock.timed(name, getattr(owner, attribute))))
-        with clock.step("batching and collecting"):
-            model.encode_document(texts)
-    total = sum(clock.seconds.values())
-    done = {"linear layers": work["linear"], "attention": work["attention"]}
-    return [
-        {
-            "step": name,
-            "seconds": seconds,
-            "share %": 100 * seconds / total,
-            "GFLOP/s": done[name] / seconds if name in done else "",
-            "of the GEMM rate %": 100 * done[name] / seconds / rates["oneDNN"] if name in done else "",
-        }
-        for name, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1])
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="corpus.jsonl.gz with real documents")
@@ -204,6 +138,7 @@ def main() -> None:
     parser.add_argument("--document-length", type=int, default=519, help="tokens at most; 519 is ColBERT-Zero's")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds; the contenders take turns")
     parser.add_argument("--layers", type=int, default=22, help="of the encoder; ModernBERT-base has 22")
+    parser.add_argument("--processor-time", action="store_true", help="for one thread beside other programs")
     args = parser.parse_args()
     everything = read_texts(args.corpus)
     texts = everything[:: max(1, len(everything) // args.documents)][: args.documents]
@@ -213,27 +148,37 @@ def main() -> None:
         encoder = ModernBertConfig(num_hidden_layers=args.layers)
         ColBERT.from_scratch(encoder, train_tokenizer(everything), **sizes).save_pretrained(directory)
         ours, theirs = ColBERT.from_pretrained(directory, "cpu"), load_pylate(Path(directory))
+        if fast_bf16():
+            rounded = ColBERT.from_pretrained(directory, "cpu", torch.bfloat16)
+            theirs_rounded = load_pylate(Path(directory), model_kwargs={"torch_dtype": torch.bfloat16})
         exported, peer = load_onnx(Path(directory)), load_sentence_transformers(Path(directory))
     packages = {"onnxruntime": exported, "pylate": theirs, "sentence-transformers": theirs or peer}
     about = common.machine("tokenizers", *(package for package, used in packages.items() if used))
     lengths = ours.tokenizer.documents(texts).ids.lengths
-    work, rates = gflop(ours, lengths), gemm_rate()
+    clock = time.process_time if args.processor_time else time.perf_counter
+    work, rates = gflop(ours, lengths), gemm_rate(clock)
+    about["clock"] = "processor time" if args.processor_time else "wall time"
     about |= {"documents": len(texts), "tokens": int(lengths.sum()), "longest": int(lengths.max())}
     about |= {f"GEMM GFLOP/s, {name}": round(rate) for name, rate in rates.items()}
 
     contenders: dict[str, Callable[[], object]] = {"colbertz": lambda: ours.encode_document(texts)}
     expected = ours.encode_document(texts[:64])
+    if fast_bf16():
+        contenders["colbertz, bfloat16"] = lambda: rounded.encode_document(texts)
+        about["mean cosine, colbertz, bfloat16"] = f"{mean_cosine(expected, rounded.encode_document(texts[:64])):.5f}"
     for name, model in exported.items():
         contenders[name] = partial(model.encode_document, texts)
         about[f"mean cosine, {name}"] = f"{mean_cosine(expected, model.encode_document(texts[:64])):.5f}"
     if theirs:
         about["largest difference"] = f"{check_equal(ours, theirs, texts[:64]):.1e}"
         contenders["PyLate, batch_size 32"] = lambda: theirs.encode(texts, is_query=False)
+        if fast_bf16():
+            contenders["PyLate, bfloat16, batch_size 32"] = lambda: theirs_rounded.encode(texts, is_query=False)
     if peer:
         name = "sentence-transformers, ONNX int8, batch_size 32"
         contenders[name] = lambda: peer.encode_document(texts)
         about[f"mean cosine, {name}"] = f"{mean_cosine(expected, peer.encode_document(texts[:64])):.5f}"
-    durations = common.seconds(contenders, args.repeats)
+    durations = common.seconds(contenders, args.repeats, clock)
     reference = durations.get("PyLate, batch_size 32")
     rows = [
         {
@@ -246,10 +191,8 @@ def main() -> None:
         }
         for name, seconds in durations.items()
     ]
-    name = "encode_onnx" if peer else "encode"
-    common.report(name, about, rows)
-    print()
-    common.report(f"{name}_breakdown", about, breakdown(ours, texts, work, rates))
+    kind = "onnx" if peer else fast_bf16()
+    common.report(f"encode_{kind}" if kind else "encode", about, rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import common
 import torch
-from train import ROOT, read_pairs, spaced, train_tokenizer
 
 from colbertz.models import ColBERT
 from colbertz.models.encoders.bert import BertConfig
@@ -21,6 +20,7 @@ from colbertz.training.config import DataConfig, LossConfig, ModelConfig, OptimC
 from colbertz.training.distributed import World
 from colbertz.training.run import prepare
 from colbertz.training.step import gradients
+from train import ROOT, read_pairs, spaced, train_tokenizer
 
 STEPS = 100
 WINDOW = 10

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from colbertz.display.heatmap import fragment
 from colbertz.document import Document
-from colbertz.models.spans import Kind, TokenSpan
+from colbertz.errors import UserError
+from colbertz.index import Index
+from colbertz.models.spans import Kind, TokenSpan, token_spans
+from colbertz.models.tokenizer import ColBERTTokenizer
 
 # What a heat-map shows as one: a word, or a character that is neither part of a word nor white space.
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -115,6 +118,34 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         return fragment(self.heatmap())
+
+
+def explain(
+    tokenizer: ColBERTTokenizer, index: Index, query: str, embeddings: Tensor, document: Document
+) -> Explanation:
+    """Explain the score of a document.
+
+    Args:
+        tokenizer: of the model.
+        index: has the document; it must not be refreshed meanwhile.
+        query: what was searched for.
+        embeddings: (S, E) of the query.
+        document: as the index has it.
+
+    Raises:
+        UserError: if the document's tokens are not known, because its text is not stored or it was pooled.
+    """
+    if document.text is None:
+        raise UserError(f"document {document.id!r} was added without its text, so its tokens have no names")
+    scores = index.token_scores(embeddings, document.id)
+    query_tokens = token_spans(tokenizer, query, "query")
+    document_tokens = token_spans(tokenizer, document.text, "document")
+    if scores.shape[1] != len(document_tokens):
+        raise UserError(
+            f"document {document.id!r} has {scores.shape[1]} embeddings and its text {len(document_tokens)} tokens:"
+            " it was pooled, or encoded with other lengths"
+        )
+    return Explanation(query, document, tuple(query_tokens), tuple(document_tokens), scores)
 
 
 def _words(text: str, tokens: Sequence[TokenSpan]) -> list[tuple[int, int, list[int]]]:

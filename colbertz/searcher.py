@@ -11,9 +11,10 @@ import torch
 
 from colbertz.corpus.good_texts import refuse_string, with_good_texts
 from colbertz.corpus.rows import BadTexts, OnBadText
+from colbertz.display import Hits
 from colbertz.document import Document
 from colbertz.errors import UserError, check_integer, check_path, check_type
-from colbertz.explanation import Explanation
+from colbertz.explanation import Explanation, explain
 from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
@@ -26,7 +27,6 @@ from colbertz.models.encoding import DocumentOptions
 from colbertz.models.onnx.runtime import Backend
 from colbertz.models.pooling import describe_pooling
 from colbertz.models.recorded import backend_and_dtype, location_beside
-from colbertz.models.spans import token_spans
 from colbertz.ragged import Ragged
 from colbertz.text.normalize import count_empty, warn_empty
 
@@ -212,7 +212,7 @@ class Searcher:
         options: SearchOptions | None = None,
         **overrides: Unpack[SearchKeywords],
     ) -> list[Hit] | list[list[Hit]]:
-        """The best `k` documents for a query, or a list of them for each of several queries.
+        """The best `k` documents for a query, or a list of them for each of several queries; notebooks show passages.
 
         Args:
             queries: one or several.
@@ -235,7 +235,8 @@ class Searcher:
             hits = self.index.search_hybrid(embeddings, texts, k, chosen)
         else:
             hits = self.index.search(embeddings, k, chosen)
-        return hits[0] if isinstance(queries, str) else hits
+        shown = [Hits(found, text) for found, text in zip(hits, texts)]
+        return shown[0] if isinstance(queries, str) else cast(list[list[Hit]], shown)
 
     def add(
         self,
@@ -325,20 +326,11 @@ class Searcher:
             UserError: if the document's tokens are not known, because its text is not stored or it was pooled.
         """
         check_type("query", query, str, "a string")
+        check_type("doc_id", doc_id, str, "a string")
         [embeddings] = self.model.encode_query([query], show_progress=False)
         # A second `Index` on the same snapshot: a refresh between the two calls must not change the document.
         index = Index(self.index.path, self.index.snapshot)
-        scores, document = index.token_scores(embeddings, doc_id), index.get(doc_id)
-        if document.text is None:
-            raise UserError(f"document {doc_id!r} was added without its text, so its tokens have no names")
-        query_tokens = token_spans(self.model.tokenizer, query, "query")
-        document_tokens = token_spans(self.model.tokenizer, document.text, "document")
-        if scores.shape[1] != len(document_tokens):
-            raise UserError(
-                f"document {doc_id!r} has {scores.shape[1]} embeddings and its text {len(document_tokens)} tokens:"
-                " it was pooled, or encoded with other lengths"
-            )
-        return Explanation(query, document, tuple(query_tokens), tuple(document_tokens), scores)
+        return explain(self.model.tokenizer, index, query, embeddings, index.get(doc_id))
 
 
 def _check_building(path: object, model: object, documents: object, location: object) -> None:

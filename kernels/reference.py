@@ -1,13 +1,15 @@
 """What MaxSim means, in plain PyTorch: short enough to be checked by eye, in any dtype, differentiable by autograd.
 
 Every fast version is tested against this one, values and gradients. Nothing here is meant to be fast or to save memory.
-The second half says which centroid is nearest to a token, how the residuals of an index are packed into bits, and which
-vectors they stand for.
+The second part says which centroid is nearest to a token, how the residuals of an index are packed into bits, and which
+vectors they stand for, the third what an encoder computes between its matrix products.
 
-Legend: B queries, A documents, P pairs, S query tokens, T document tokens, E embedding dim, N tokens, K centroids.
+Legend: B queries, A documents, P pairs, S query tokens, T document tokens, E embedding dim, N tokens, K centroids,
+h heads, d head dimension, I size of a gate.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .arrays import Candidates, Texts
@@ -70,3 +72,26 @@ def encode_residuals(tokens: Tensor, centroids: Tensor, codes: Tensor, cutoffs: 
 def decode_residuals(centroids: Tensor, codes: Tensor, packed: Tensor, weights: Tensor) -> Tensor:
     """The vectors (N, E) before they are normalised: centroids plus the `weights` (2^nbits,) of the buckets."""
     return centroids[codes] + weights[unpack_buckets(packed, len(weights).bit_length() - 1)]
+
+
+def gated_gelu(x: Tensor) -> Tensor:
+    """The GELU of the first half of each row times its second half: (N, 2·I) -> (N, I). (Shazeer 2020, 2002.05202.)"""
+    value, gate = x.chunk(2, dim=-1)
+    return F.gelu(value) * gate
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs of dimensions of `x` (T, h, d), i and i + d / 2, by the angles of T positions; cos, sin (T, d / 2)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, half_window: int | None = None) -> Tensor:
+    """Softmax attention of the tokens of one text, (T, h, d); a token sees those at most `half_window` away, or all."""
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if half_window is not None:
+        place = torch.arange(scores.shape[-1])
+        scores = scores.masked_fill((place - place[:, None]).abs() > half_window, -torch.inf)
+    return (torch.softmax(scores, dim=-1) @ v).transpose(0, 1)

@@ -125,6 +125,14 @@ def test_the_home_page_and_operating_an_index(tmp_path: Path, monkeypatch: pytes
     index.add(names["queries"])  # the lock has been released
 
 
+def test_inside_other_frameworks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("langchain_core", "llama_index.core", "haystack", "pyterrier"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks("integrations.md", {}, {})
+    assert names["best"][0].id == names["found"][0].id and len(names["nodes"]) == 1
+
+
 def test_evaluation_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     """The first block; the second needs a data set of the hub."""
     monkeypatch.chdir(tmp_path)

@@ -42,7 +42,8 @@ def test_a_search_of_a_small_index_imports_only_what_it_uses(checkpoint: Path, t
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["search", "--help"], ["search", "--indx", "x"], ["index", "--nbits", "3"]]
+    "argv",
+    [["--help"], ["search", "--help"], ["search", "--indx", "x"], ["serve", "--help"], ["index", "--nbits", "3"]],
 )
 def test_help_and_wrong_arguments_import_nothing_else(argv: list[str]) -> None:
     assert modules_of(argv) == {"colbertz"}

@@ -6,7 +6,7 @@ Control characters of documents are shown as escapes, see `colbertz.text.printab
 import re
 import textwrap
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +45,32 @@ def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool 
         color: whether to colour the text by escape sequences.
     """
     paint = _paint if color else _plain
-    place = paint(printable(_place(hit)), "place")
-    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{hit.score:6.2f}', 'score')}  {place}"
+    place = paint(printable(place_of(hit)), "place")
+    score = f"{hit.score:6.4f}" if hit.parts else f"{hit.score:6.2f}"  # fused scores are small
+    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(score, 'score')}  {place}"
     if hit.parts:
         headline += "  " + paint(", ".join(f"{name} {score:.2f}" for name, score in hit.parts.items()), "rank")
     return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
+
+
+def passage(text: str, query: str, width: int = 100) -> list[list[tuple[str, bool]]]:
+    """The neighbouring lines of a text with most of the query's words, each as (part, whether it is such a word).
+
+    Args:
+        text: of a document.
+        query: the text that was searched for.
+        width: columns of a line.
+    """
+    # Texts have no control characters here, so these two can stand around the words.
+    lines = _snippet(text, query, width, lambda part, _: f"\x01{part}\x02")
+    return [[(part, marked) for part, marked in _marked_parts(line) if part] for line in lines]
+
+
+def _marked_parts(line: str) -> Iterator[tuple[str, bool]]:
+    for before in line.split("\x01"):
+        word, end, after = before.partition("\x02")
+        yield word, bool(end)
+        yield after, False
 
 
 def format_explanation(heatmap: dict[str, Any], width: int = 100, color: bool = False) -> str:
@@ -126,7 +147,7 @@ def _bar(score: float) -> str:
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
 
 
-def _place(hit: "Hit") -> str:
+def place_of(hit: "Hit") -> str:
     """path:line if the metadata has them, which editors and terminals open on a click; else the id, and the title."""
     metadata = hit.metadata
     if "path" in metadata:

@@ -349,10 +349,11 @@ class Index:
 
     def advice(self) -> str | None:
         """What would make the index faster, smaller or better; None if nothing. `add` logs it as a warning."""
-        advice = compacting.advice(self.manifest)
-        if advice is None and any(segment.documents.splitter != BIGRAMS for segment in self.snapshot.segments):
+        if (advice := compacting.advice(self.manifest)) is not None:
+            return str(advice)
+        if any(segment.documents.splitter != BIGRAMS for segment in self.snapshot.segments):
             return "its words were split by an older version; compact it, and words of all scripts are found"
-        return advice
+        return None
 
     def check(self) -> None:
         """Read every file and compare it with the checksum in the manifest.

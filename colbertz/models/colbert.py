@@ -30,9 +30,9 @@ from colbertz.models.encoding import (
     Encoded,
     QueryOptions,
     batches_by_length,
+    embedded,
     in_evaluation_mode,
     in_order_of_texts,
-    require_finite,
     warn_truncated,
 )
 from colbertz.models.onnx.export import export
@@ -42,7 +42,6 @@ from colbertz.models.pooling import Pooling, check_pooling, pool_tokens
 from colbertz.models.projection import Projection
 from colbertz.models.ranking import Ranked, rank
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer, SettingOverrides, Side, Tokens
-from colbertz.models.workers import encode_on_devices
 from colbertz.ragged import Ragged
 
 
@@ -283,12 +282,9 @@ class ColBERT(nn.Module):
         prompt = self.settings.prompt(side, prompt_name) if prompt is None else prompt
         tokens = self.tokenizer.tokenise(list(texts), side, prompt)
         batches = batches_by_length(tokens.ids, self.device, batch_tokens)
-        parts = (tokens[batch] for batch in batches)
-        if devices:
-            results = (require_finite(r) for r in encode_on_devices(self, list(parts), normalize, devices))
-        else:
-            model = in_evaluation_mode(self)
-            results = (require_finite(model.embed(part, normalize)) for part in parts)
+        parts = [tokens[batch] for batch in batches]
+        on_cpu = self.device.type == "cpu" and not self.exported  # an exported model has threads of its own
+        results = embedded(in_evaluation_mode(self), parts, normalize, devices, on_cpu)
         if pool_factor != 1:
             default = (1, 0) if pooling == "pylate" else self.tokenizer.tokens_of_every_document(prompt)
             ends = default if protected_tokens is None else (protected_tokens, 0)

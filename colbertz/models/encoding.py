@@ -4,7 +4,7 @@ Nothing here knows the model class: the functions take token ids, results and an
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from colbertz.errors import UserError
+from colbertz.kernels.cpu.threads import ENCODING, KERNELS, in_order
 from colbertz.models.pooling import Pooling
+from colbertz.models.tokenizer import Tokens
+from colbertz.models.workers import Embedder, encode_on_devices
 from colbertz.progress import progress
 from colbertz.ragged import Ragged
 from colbertz.text.counted import counted
@@ -20,6 +23,11 @@ from colbertz.text.counted import counted
 # Tokens in one forward pass, by device type: as many as fit in a CPU's cache, or keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 _BATCH_TOKENS_ELSEWHERE = 16384
+# A few texts on a CPU make about this many batches, so that all cores have work, down to batches of this many tokens.
+_BATCHES = 8
+_SMALL_BATCH_TOKENS = 512
+# Fewer tokens than this are computed on one core: several would gain a millisecond.
+_ONE_CORE_TOKENS = 256
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +106,9 @@ def batches_by_length(ids: Ragged, device: torch.device, batch_tokens: int | Non
         return []
     order = ids.lengths.argsort(stable=True)
     budget = batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)
+    if batch_tokens is None and device.type == "cpu":
+        # Not by the number of cores: a text is embedded the same on every machine, and a batch's size has its rounding.
+        budget = min(budget, max(_SMALL_BATCH_TOKENS, len(ids.values) // _BATCHES))
     sizes = [len(batch) for batch in ids[order].split(budget)]
     return list(reversed(order.split(sizes)))
 
@@ -114,6 +125,37 @@ def require_finite(embeddings: Ragged) -> Ragged:
             " again would mend, or their dtype is too small; load the model in float32"
         )
     return embeddings
+
+
+def embedded(
+    model: Embedder, batches: Sequence[Tokens], normalize: bool, devices: Sequence[str] | None, on_cpu: bool
+) -> Iterator[Ragged]:
+    """Embed batches.
+
+    On the CPU each batch is computed on one core if there are enough batches, or if they are short. PyTorch's operators
+    on several cores wait for the slowest core each time, and a forward pass has hundreds of them: on a machine with
+    other work a query took ten times as long (docs/log.md).
+
+    Args:
+        model: in evaluation mode.
+        batches: tokenised texts on the CPU.
+        normalize: whether embeddings get unit length.
+        devices: one process for each of these; None for this process.
+        on_cpu: whether the model computes in PyTorch on the CPU.
+
+    Returns:
+        The embeddings of each batch on the CPU, in the order of the batches, computed while they are taken; UserError
+        is raised there if an embedding is not finite.
+    """
+    if devices:
+        return map(require_finite, encode_on_devices(model, batches, normalize, devices))
+    jobs = [lambda batch=batch: require_finite(model.embed(batch, normalize)) for batch in batches]
+    num_tokens = sum(len(batch.ids.values) for batch in batches)
+    enough = 2 * len(batches) > torch.get_num_threads() or num_tokens < _ONE_CORE_TOKENS
+    if not (on_cpu and enough):
+        return (job() for job in jobs)
+    # A short text does not wait for the documents that another thread encodes.
+    return in_order(jobs, KERNELS if num_tokens < _ONE_CORE_TOKENS else ENCODING)
 
 
 def in_order_of_texts(

@@ -22,7 +22,7 @@ from colbertz.server.auth import Token, scope_needed
 from colbertz.server.guard import Guard
 from colbertz.server.observe import HEADER, Observed
 from colbertz.server.refusals import Refusal, refusal_of
-from colbertz.server.routes import documents, encoding, indices, metadata, search, status
+from colbertz.server.routes import documents, encoding, hits, indices, metadata, search, status
 from colbertz.server.service import Service
 
 _TITLE = "colbertz"
@@ -91,7 +91,7 @@ def _api(service: Service, wants_tokens: bool) -> FastAPI:
         responses={code: {"model": schemas.Error, "description": words} for code, words in _REFUSALS.items()},
     )
     api.state.service = service
-    for module in (status, indices, documents, search, metadata, encoding):
+    for module in (status, indices, documents, search, hits, metadata, encoding):
         api.include_router(module.router)
     api.add_exception_handler(UserError, _of_user_error)
     api.add_exception_handler(HTTPException, _of_refusal)

@@ -1,5 +1,6 @@
 """Encoding the texts of concurrent requests together: queries first, and documents in small batches between them."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -19,6 +20,10 @@ from colbertz.ragged import Ragged
 WAIT_MS = 2.0
 # Tokens of one forward pass.
 MAX_TOKENS = 2048
+# Tokens of documents in one forward pass while there are queries: a query that comes meanwhile waits until it ends.
+_TOKENS_BESIDE_QUERIES = 384
+# For how many seconds after a query others are expected.
+_QUERIES_EXPECTED = 1.0
 
 
 @dataclass(eq=False)
@@ -82,6 +87,7 @@ class EncodeBatcher:
         self._queries: deque[_Request] = deque()
         self._documents: deque[_Request] = deque()
         self._closing = False
+        self._last_query = -math.inf
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
         self._thread.start()
 
@@ -101,12 +107,15 @@ class EncodeBatcher:
         check_pooling(pool_factor)
         tokens = self.model.tokenizer.tokenise(list(texts), "query" if is_query else "document")
         ends = (0, 0) if pool_factor == 1 else self.model.tokenizer.tokens_of_every_document()
-        batches = deque(batches_by_length(tokens.ids, self.model.device, self._max_tokens))
+        size = self._max_tokens if is_query else min(self._max_tokens, _TOKENS_BESIDE_QUERIES)
+        batches = deque(batches_by_length(tokens.ids, self.model.device, size))
         request = _Request(tokens, ends, pool_factor, batches, Future(), time.monotonic())
         with self._arrived:
             if self._closing:
                 raise UserError("the server is shutting down")
             (self._queries if is_query else self._documents).append(request)
+            if is_query:
+                self._last_query = request.since
             self._arrived.notify()
         return request.future
 
@@ -128,8 +137,11 @@ class EncodeBatcher:
                 if self._queries:
                     left = self._queries[0].since + self._wait - time.monotonic()
                     self._arrived.wait_for(lambda: self._closing or self._is_full(), max(0.0, left))
-                parts = _next_parts(self._queries or self._documents, self._max_tokens)
-            self._encode(parts)
+                beside = not self._queries and time.monotonic() < self._last_query + _QUERIES_EXPECTED
+                max_tokens = min(self._max_tokens, _TOKENS_BESIDE_QUERIES) if beside else self._max_tokens
+                parts = _next_parts(self._queries or self._documents, max_tokens)
+            if parts:  # none if all that is left was cancelled, or has failed
+                self._encode(parts)
 
     def _is_full(self) -> bool:
         return sum(len(request.tokens.ids.values) for request in self._queries) >= self._max_tokens
@@ -158,7 +170,7 @@ def _next_parts(requests: deque[_Request], max_tokens: int) -> list[_Part]:
     """Take some texts of each request in turn, so that a small request does not wait for all of a large one."""
     parts: list[_Part] = []
     num_tokens = 0
-    for _ in range(len(requests)):
+    while requests:
         request = requests[0]
         if not request.batches or request.future.cancelled():
             requests.popleft()
@@ -168,6 +180,4 @@ def _next_parts(requests: deque[_Request], max_tokens: int) -> list[_Part]:
             break
         parts.append((request, request.batches.popleft()))
         requests.rotate(-1)
-    while requests and not requests[-1].batches:
-        requests.pop()
     return parts

@@ -1,10 +1,12 @@
 """`Observed`: gives each request an id, measures it, and writes one line of the log about it.
 
-The line has no header, no body and no query string, so no token and no text of a user.
+The line has no header, no body and no query string, so no token and no text of a user. That of a bug has its traceback,
+which the client does not get.
 """
 
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +43,7 @@ class Observed:
         given = Headers(scope=scope).get(HEADER, "")
         request_id = given if _HARMLESS.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status, error = _CLIENT_LEFT, None
+        status, error = _CLIENT_LEFT, ""
         start = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -54,8 +56,8 @@ class Observed:
         self.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as exception:
-            error = type(exception).__name__
+        except Exception:
+            error = traceback.format_exc()
             raise
         finally:
             self.metrics.in_flight.dec()
@@ -65,7 +67,7 @@ class Observed:
             self.log(_line(scope, request_id, route, status, seconds, error))
 
 
-def _line(scope: Scope, request_id: str, route: str, status: int, seconds: float, error: str | None) -> dict[str, Any]:
+def _line(scope: Scope, request_id: str, route: str, status: int, seconds: float, error: str) -> dict[str, Any]:
     token = scope["state"].get("token")
     line = {
         "request_id": request_id,
@@ -77,4 +79,4 @@ def _line(scope: Scope, request_id: str, route: str, status: int, seconds: float
         "status": status,
         "milliseconds": round(1000 * seconds, 2),
     }
-    return line if error is None else line | {"error": error}
+    return line | {"traceback": error} if error else line

@@ -27,7 +27,7 @@ VERSION = 1
 # Of the tasks that are done or failed, so many are remembered, with the keys that clients gave them.
 REMEMBERED = 10_000
 # The log is written anew, without what was applied, once it has grown to twice its size and this many bytes more.
-_GROWTH = 1 << 25
+GROWTH = 1 << 25
 
 
 @dataclass(eq=False)
@@ -60,11 +60,21 @@ class OperationQueue:
         log_id: the random name of the log.
     """
 
-    def __init__(self, log: Log, log_id: str, entries: list[Entry], max_operations: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        log: Log,
+        log_id: str,
+        entries: list[Entry],
+        max_operations: int,
+        max_bytes: int,
+        remembered: int,
+        growth: int,
+    ) -> None:
         """Use `open_queue`."""
         self.log_id = log_id
         self._log = log
         self._max_operations, self._max_bytes = max_operations, max_bytes
+        self._remembered, self._growth = remembered, growth
         self._changed = threading.Condition()
         # By task id, in the order of their numbers: first those that are done or failed, then the pending ones.
         self._entries: OrderedDict[str, Entry] = OrderedDict()
@@ -138,7 +148,8 @@ class OperationQueue:
         with self._changed:
             if task_id not in self._entries:
                 raise UnknownTask(
-                    f"there is no task {task_id!r:.80}, or it was done long ago: the last {REMEMBERED:,} are remembered"
+                    f"there is no task {task_id!r:.80}, or it was done long ago: the last {self._remembered:,} are"
+                    " remembered"
                 )
             return self._entries[task_id].task
 
@@ -195,9 +206,9 @@ class OperationQueue:
             self._pending.popleft()
             self._pending_bytes -= len(entry.data)
             entry.task, entry.data = task, b""
-            while len(self._entries) - len(self._pending) > REMEMBERED:
+            while len(self._entries) - len(self._pending) > self._remembered:
                 self._forget(next(iter(self._entries.values())))
-            if self._log.size > 2 * self._size_rewritten + _GROWTH:
+            if self._log.size > 2 * self._size_rewritten + self._growth:
                 self._shorten()
             self._changed.notify_all()
 
@@ -269,7 +280,13 @@ class OperationQueue:
 
 
 def open_queue(
-    path: Path, applied: Applied | None, generation: int, max_operations: int, max_bytes: int
+    path: Path,
+    applied: Applied | None,
+    generation: int,
+    max_operations: int,
+    max_bytes: int,
+    remembered: int = REMEMBERED,
+    growth: int = GROWTH,
 ) -> OperationQueue:
     """Open the queue in a log, or begin a new one.
 
@@ -278,6 +295,8 @@ def open_queue(
         applied: what the index contains of it.
         generation: of the index; 0 if there is none yet.
         max_operations, max_bytes: how many operations may wait, and how large they may be together.
+        remembered: of tasks that are done, so many are remembered.
+        growth: bytes that the log may grow by before what was applied is removed from it.
 
     Raises:
         DamagedLog: if the log is damaged, of a later version, or has applied operations that the index does not have.
@@ -285,24 +304,32 @@ def open_queue(
     if not path.exists():
         write_log(path, _frames(secrets.token_hex(8), ()))
     log, contents = open_log(path)
-    head, _ = unpack(contents[0])
-    if head.get("version") != VERSION:
+    try:
+        head, _ = unpack(contents[0])
+        if head.get("version") != VERSION:
+            version = head.get("version")
+            raise DamagedLog(f"{path} is of version {version!r:.80} and this colbertz reads {VERSION}: upgrade it")
+        entries = _entries_of(contents[1:])
+        record = applied.record if applied is not None and applied.log == head["id"] else 0
+        _check_not_ahead(path, entries.values(), record)
+        for entry in entries.values():
+            if entry.task.state == "queued" and entry.number <= record:
+                entry.task, entry.data = replace(entry.task, state="done", generation=generation), b""
+    except BaseException:
+        log.close()
+        raise
+    ordered = [entries[number] for number in sorted(entries)]
+    return OperationQueue(log, head["id"], ordered, max_operations, max_bytes, remembered, growth)
+
+
+def _check_not_ahead(path: Path, entries: Iterable[Entry], record: int) -> None:
+    """Check that the index contains what the log says was applied to it."""
+    known = max([e.number for e in entries if e.task.state == "done" and e.task.generation], default=0)
+    if known > record:
         raise DamagedLog(
-            f"{path} is of version {head.get('version')!r:.80} and this colbertz reads {VERSION}: upgrade it"
-        )
-    entries = _entries_of(contents[1:])
-    record = applied.record if applied is not None and applied.log == head["id"] else 0
-    known = [e.number for e in entries.values() if e.task.state == "done" and e.task.generation]
-    if known and max(known) > record:
-        raise DamagedLog(
-            f"{path} has applied {max(known):,} operations and the index contains {record:,} of them: the index was"
+            f"{path} has applied {known:,} operations and the index contains {record:,} of them: the index was"
             f" replaced, or comes from an older backup. To go on with the index as it is, move {path} away"
         )
-    for entry in entries.values():
-        if entry.task.state == "queued" and entry.number <= record:
-            entry.task, entry.data = replace(entry.task, state="done", generation=generation), b""
-            log.append(_frame(entry))
-    return OperationQueue(log, head["id"], [entries[number] for number in sorted(entries)], max_operations, max_bytes)
 
 
 def _entries_of(contents: list[bytes]) -> dict[int, Entry]:

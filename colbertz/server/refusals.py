@@ -68,5 +68,5 @@ def unavailable(message: str) -> Refusal:
 def refusal_of(error: UserError) -> Refusal:
     """The answer to an error that a client caused, or has to wait for."""
     status, code = next((status, code) for kind, status, code in _STATUSES if isinstance(error, kind))
-    headers = _RETRY if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = _RETRY if isinstance(error, Busy) else None
     return Refusal(status, code, str(error), headers=headers)

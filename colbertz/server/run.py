@@ -36,7 +36,10 @@ def listen(settings: Settings) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise UserError(f"cannot listen on {settings.host}: {error.strerror}") from None
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    with socket.create_server(address[:2], family=family, backlog=_BACKLOG) as made:
+        # asyncio switches Nagle's algorithm off only where the socket says that it is TCP. With it, and with delayed
+        # acknowledgements of the client, each answer would take 40 ms longer.
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, made.detach())
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class SearchThreads:
                 self._free += 1
                 self._changed.notify_all()
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """End the threads, once the parts that run are done."""
         self._threads.shutdown()

@@ -1,11 +1,12 @@
 """`Service`: what the routes work with, and the little that several of them do in the same way."""
 
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from fastapi import Depends, Path, Request
 
+from colbertz.errors import UserError
 from colbertz.index.search.checks import check_texts
 from colbertz.ragged import Ragged
 from colbertz.server.batching import EncodeBatcher
@@ -49,8 +50,7 @@ class Service:
         Raises:
             ModelMissing: if the server has no model.
             UserError: for an empty query.
-            Refusal: 400 for too many or too long texts, 500 if the model computes what is no number, 503 if it takes
-                too long.
+            Refusal: 400 for too many or too long texts, 500 for damaged weights of the model, 503 if it takes too long.
         """
         encoder = self.require_encoder()
         self.check_texts(texts)
@@ -58,15 +58,14 @@ class Service:
             check_texts(texts)
         future = encoder.encode(texts, is_query, 1 if is_query else pool_factor or 1)
         try:
-            embeddings: Ragged = future.result(self.settings.request_seconds)
+            return future.result(self.settings.request_seconds)
         except TimeoutError:
             future.cancel()
             raise unavailable(f"encoding took more than {self.settings.request_seconds:g} seconds") from None
-        if not bool(torch.isfinite(embeddings.values).all()):
-            raise Refusal(
-                500, "MODEL_ERROR", "the model computes embeddings that are NaN or infinite; its weights are bad"
-            )
-        return embeddings
+        except CancelledError:
+            raise unavailable("the server is shutting down; send the request again once it runs") from None
+        except UserError as error:  # the texts were tokenised, so it is the model that cannot be used
+            raise Refusal(500, "MODEL_ERROR", str(error)) from error
 
     def check_texts(self, texts: list[str]) -> None:
         """Refuse more texts, or more tokens, than a request may have.

@@ -61,18 +61,23 @@ def ragged(items: Sequence[schemas.Embeddings], what: str, settings: Settings) -
         Refusal: 400 as `matrix`, and for too many tokens.
         DimensionMismatch: for another dimension than that of the first text.
     """
+    num_tokens = sum(_num_tokens(item) for item in items)
+    if num_tokens > settings.max_tokens:
+        raise bad_request(f"a request may have {settings.max_tokens:,} tokens, and this one has {num_tokens:,}")
     tensors: list[Tensor] = []
     for position, item in enumerate(items):
         tensor = matrix(item.embeddings, item.embeddings_b64, item.shape, f"{what} {position}")
         if tensors and tensor.shape[1] != tensors[0].shape[1]:
             raise DimensionMismatch(tensors[0].shape[1], tensor.shape[1])
         tensors.append(tensor)
-    num_tokens = sum(map(len, tensors))
-    if num_tokens > settings.max_tokens:
-        raise bad_request(
-            f"a request may have {settings.max_tokens:,} tokens, and this one has {num_tokens:,}; divide it"
-        )
     return Ragged.from_list(tensors)
+
+
+def _num_tokens(item: schemas.Embeddings) -> int:
+    """The number of rows, before anything is made of them."""
+    if item.embeddings_b64 is not None and item.shape is not None:
+        return item.shape[0]
+    return len(item.embeddings or ())
 
 
 def to_b64(embeddings: Tensor) -> str:

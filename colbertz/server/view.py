@@ -38,6 +38,10 @@ class View:
         """The number of documents."""
         return 0 if self.index is None else len(self.index)
 
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether there is a document with this id."""
+        return self.index is not None and doc_id in self.index
+
     @property
     def num_tokens(self) -> int:
         """Tokens in the files; those of deleted documents count until the index is compacted."""

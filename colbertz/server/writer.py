@@ -7,6 +7,7 @@ fails, fails alone: the operations of a commit that fails are applied one by one
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import TypeVar
 from colbertz.errors import UnknownField, UserError
 from colbertz.index import Index
 from colbertz.index.store.manifest import Applied, Encoding
-from colbertz.index.write import build, update
+from colbertz.index.write import build, compact, update
+from colbertz.index.write.merge import due_merge
 from colbertz.index.write.stream import DocumentStream, in_step
+from colbertz.kernels.cpu.threads import use_one_core
 from colbertz.models.recorded import backend_and_dtype, location_beside
 from colbertz.ragged import Ragged
 from colbertz.searcher import Searcher, fingerprint_of
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 _ENCODED_AT_ONCE = 256
 # Seconds between two attempts where the disk is full, or another process writes the index; the last of them for ever.
 _RETRIES = (0.2, 0.5, 1, 2, 5, 10)
+# Of sampling and k-means where the settings name none; that of `Index.build`.
+_SEED = 42
 # Seconds between two looks at what else is to be done, such as compacting.
 _IDLE = 1.0
 
@@ -80,6 +85,9 @@ class Writer:
         self._limits = limits
         self._publish = publish
         self._stopping = threading.Event()
+        # How many documents the index had when it was compacted, and since when it should be again.
+        self._num_compacted = 0
+        self._advised_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
         self._thread.start()
 
@@ -92,6 +100,7 @@ class Writer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        use_one_core()  # searches go on meanwhile
         limits = self._limits
         while not self._stopping.is_set():
             entries = self._queue.take(limits.merged_bytes, limits.linger_ms / 1000, _IDLE)
@@ -100,8 +109,8 @@ class Writer:
             try:
                 for group in _groups(entries):
                     self._apply(group)
-                if self._until_written(self._evict):
-                    self._show()
+                    self._merge()
+                self._tidy(is_idle=not entries)
             except Stopped:
                 return
 
@@ -173,6 +182,7 @@ class Writer:
             chain.from_iterable(add.ids or [None] * len(add) for add in adds),
             chain.from_iterable(add.texts or [None] * len(add) for add in adds),
             chain.from_iterable(add.metadata or [{}] * len(add) for add in adds),
+            some_numbered=True,
         )
         documents.reserved = {doc_id for add in adds for doc_id in add.given_ids}
         embeddings = chain.from_iterable(map(self._embeddings, adds))
@@ -187,7 +197,7 @@ class Writer:
             self._path,
             in_step(documents, embeddings),
             nbits=config.nbits,
-            seed=42 if config.seed is None else config.seed,
+            seed=_SEED if config.seed is None else config.seed,
             model=location_beside(encoder.location, self._path) if encoder and encoder.location else None,
             fingerprint=fingerprint_of(encoder.model) if encoder else None,
             encoding=Encoding(*backend_and_dtype(encoder.model)) if encoder else None,
@@ -215,6 +225,49 @@ class Writer:
 
     # -- what else is to be done ---------------------------------------------------------------------------------------
 
+    def _tidy(self, is_idle: bool) -> None:
+        """Evict where the settings have changed, and compact where that is advised.
+
+        Compacting waits until no operations wait, but not for ever.
+        """
+        if self._until_written(self._evict):
+            self._show()
+        if self.index is None:
+            return
+        advised = compact.advice(self.index.manifest)
+        if advised is None or self._is_as_compacted():
+            self._advised_since = None
+            return
+        now = time.monotonic()
+        self._advised_since = self._advised_since or now
+        if is_idle or now - self._advised_since > self._limits.compact_after:
+            self._compact(advised)
+
+    def _merge(self) -> None:
+        """Merge segments where that is due; what was written is visible already."""
+        if self.index is not None and due_merge(self.index.manifest.segments) is not None:
+            snapshot = self.index.snapshot
+            self._until_written(lambda: update.merge_segments(self._path, opened=snapshot))
+            self._show()
+
+    def _is_as_compacted(self) -> bool:
+        """Whether the index has hardly changed since it was compacted, so that compacting again would not help."""
+        assert self.index is not None
+        return abs(len(self.index) - self._num_compacted) <= self._num_compacted / 10
+
+    def _compact(self, advised: compact.Advice) -> None:
+        assert self.index is not None
+        logger.info("%s is compacted: %s", self._path, advised.reason)
+        retrain, seed = advised.retrain, self._config().seed
+        try:
+            self._until_written(
+                lambda: compact.compact(self._path, retrain=retrain, seed=_SEED if seed is None else seed)
+            )
+        except UserError as error:
+            logger.error("%s cannot be compacted: %s", self._path, error)
+        self._show()
+        self._num_compacted, self._advised_since = len(self.index), None
+
     def _evict(self) -> bool:
         """Delete the oldest documents where there are more than the settings allow; whether there were."""
         most = self._config().max_documents
@@ -223,7 +276,9 @@ class Writer:
         self.index.refresh()
         surplus = len(self.index) - most
         if surplus > 0:
-            update.delete(self._path, self.index.ids()[:surplus], opened=self.index.snapshot)
+            snapshot = self.index.snapshot
+            oldest = snapshot.ids()[:surplus]
+            update.delete(self._path, oldest, opened=snapshot, applied=snapshot.manifest.applied)
         return surplus > 0
 
     def _until_written(self, write: Callable[[], Result]) -> Result:

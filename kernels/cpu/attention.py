@@ -23,6 +23,10 @@ from torch import Tensor
 CHUNK_SCORES = 1 << 21
 # A text with more scores than this is left to PyTorch's attention, which keeps none of them.
 MAX_SCORES = 1 << 26
+# encoder.py, which has no gradients, computes heads whose dimension is a multiple of this.
+HEAD_DIM_STEP = 32
+# … and gates of 2 · I numbers that are a multiple of this.
+GATE_STEP = 32
 # Added to the scores of padding. It is finite because a row of padding may see nothing but padding, and a softmax over
 # minus infinity alone is NaN.
 _PADDING_SCORE = -30_000.0

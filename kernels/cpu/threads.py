@@ -29,7 +29,7 @@ TRAINING = "training"
 
 @functools.cache
 def pool(num_threads: int, purpose: str) -> ThreadPoolExecutor:
-    """The pool of threads that `run` and `in_order` use.
+    """A pool of threads; PyTorch's operators use one core in each of them.
 
     Args:
         num_threads: how many threads.
@@ -56,6 +56,16 @@ def one_core_threads(num_threads: int, name: str) -> ThreadPoolExecutor:
     # `set_num_threads` also changes the setting of threads that are started later: restore it for these.
     torch.set_num_threads(default)
     return executor
+
+
+def use_one_core() -> None:
+    """Let kernels and PyTorch use one core in the calling thread from now on, for work in the background."""
+    default = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That also changed the setting of threads that are started later. Only a thread that sets its own can restore it.
+    restoring = threading.Thread(target=torch.set_num_threads, args=(default,))
+    restoring.start()
+    restoring.join()
 
 
 class Lock:

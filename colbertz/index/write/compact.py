@@ -1,7 +1,7 @@
 """Compacting: all segments become one, without the deleted documents, with the same codec or with a new one."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -82,20 +82,34 @@ def _decoded(snapshot: Snapshot, block_tokens: int) -> Iterator[Batch]:
         yield list(islice(documents, len(block))), checked(snapshot.decode(block))
 
 
-def advice(manifest: Manifest) -> str | None:
+@dataclass(frozen=True)
+class Advice:
+    """To compact an index.
+
+    Attributes:
+        reason: what is wrong with it.
+        retrain: whether it needs new centroids.
+    """
+
+    reason: str
+    retrain: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.reason}; compact it{' with retrain' * self.retrain}"
+
+
+def advice(manifest: Manifest) -> Advice | None:
     """What would make an index faster, smaller or better; None if nothing would."""
     segments = manifest.segments
     num_tokens = max(1, manifest.num_tokens)
     far = sum(segment.num_far for segment in segments) / num_tokens
     if far > MANY_FAR:
-        return f"{far:.0%} of its tokens are far from their centroids; compact it with retrain"
+        return Advice(f"{far:.0%} of its tokens are far from their centroids", retrain=True)
     if num_tokens > GROWN * manifest.trained_on:
-        return (
-            f"it has {num_tokens / manifest.trained_on:.1f} times the tokens of its centroids; compact it with retrain"
-        )
+        return Advice(f"it has {num_tokens / manifest.trained_on:.1f} times the tokens of its centroids", retrain=True)
     deleted = sum(segment.num_deleted for segment in segments) / max(1, sum(s.num_documents for s in segments))
     if deleted > MANY_DELETED:
-        return f"{deleted:.0%} of its documents are deleted; compact it"
+        return Advice(f"{deleted:.0%} of its documents are deleted")
     if len(segments) > MANY_SEGMENTS:
-        return f"it is in {len(segments)} segments; compact it"
+        return Advice(f"it is in {len(segments)} segments")
     return None

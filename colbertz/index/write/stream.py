@@ -58,10 +58,14 @@ class DocumentStream:
         ids: Iterable[str | None] | None,
         texts: Iterable[str | None] | Iterable[Document] | None,
         metadata: Iterable[dict[str, Any]] | None,
+        *,
+        some_numbered: bool = False,
     ) -> "DocumentStream":
         """Join the documents' ids, texts and metadata. Without any of them the stream has no end.
 
-        A document whose id is None gets the next number.
+        Args:
+            ids, texts, metadata: with one entry for each document, or None.
+            some_numbered: whether a document whose id is None gets the next number; otherwise that is no id.
 
         Raises:
             TypeError: if one of them is a string.
@@ -77,7 +81,7 @@ class DocumentStream:
                 raise TypeError(
                     f"{name} must be a list or another iterable with one entry for each document, got {found}"
                 )
-        return cls(columns, _document_of_columns)
+        return cls(columns, _document_or_number if some_numbered else _document_of_columns)
 
     def __iter__(self) -> Iterator[Document]:
         while taken := self.take(1, or_fewer=True):
@@ -146,8 +150,11 @@ def _document_of_columns(number: int, row: Mapping[str, Any]) -> Document:
         if len(row) > 1:
             raise UserError("whole documents have their own ids and metadata; leave out ids and metadata")
         return text
-    doc_id = row.get("ids")
-    return Document(str(number) if doc_id is None else doc_id, text, row.get("metadata", {}))
+    return Document(row.get("ids", str(number)), text, row.get("metadata", {}))
+
+
+def _document_or_number(number: int, row: Mapping[str, Any]) -> Document:
+    return _document_of_columns(number, row if row.get("ids") is not None else {**row, "ids": str(number)})
 
 
 def whole_documents(

@@ -50,7 +50,8 @@ def add(
         only_known: refuse ids that are not in the index, for `Index.update`.
         chunk_tokens: tokens that are coded at a time.
         opened: a state of the index that is open, see `open_snapshot`.
-        applied: what the new state contains of a server's log; None for no more than the old one.
+        applied: what the new state contains of a server's log, which merges segments and compacts later; None for no
+            more than the old state, and to merge segments now.
 
     Raises:
         UserError, TypeError, BlockingIOError: as `Index.add`.
@@ -87,8 +88,10 @@ def add(
             next_number=max(manifest.next_number + writer.num_documents, documents.next_number),
             applied=applied or manifest.applied,
         )
-        manifest = merge_due(root, commit(root, manifest, new_folders, files), snapshot)
-    if advised := advice(manifest):
+        manifest = commit(root, manifest, new_folders, files)
+        if applied is None:
+            manifest = merge_due(root, manifest, snapshot)
+    if applied is None and (advised := advice(manifest)):
         logger.warning("%s: %s", root, advised)
 
 
@@ -119,7 +122,7 @@ def delete(root: Path, ids: Iterable[str], *, opened: Snapshot | None = None, ap
     Args:
         root, ids: see `Index.delete`.
         opened: a state of the index that is open, see `open_snapshot`.
-        applied: what the new state contains of a server's log; if given, there is a new state for no ids too.
+        applied: as for `add`; if given, there is a new state for no ids too.
     """
     with changing(root, opened) as snapshot:
         manifest = snapshot.manifest
@@ -129,8 +132,19 @@ def delete(root: Path, ids: Iterable[str], *, opened: Snapshot | None = None, ap
             segments, files = _without(root, snapshot, doc_idx, generation)
             manifest = replace(manifest, generation=generation, segments=segments, applied=applied or manifest.applied)
             manifest = commit(root, manifest, [], files)
-        merge_due(root, manifest, snapshot)
+        if applied is None:
+            merge_due(root, manifest, snapshot)
     return len(doc_idx)
+
+
+def merge_segments(root: Path, *, opened: Snapshot | None = None) -> None:
+    """Merge segments where that is due, see merge.py; for changes that were made with `applied`.
+
+    Raises:
+        BlockingIOError: if another process is writing.
+    """
+    with changing(root, opened) as snapshot:
+        merge_due(root, snapshot.manifest, snapshot)
 
 
 def update_metadata(

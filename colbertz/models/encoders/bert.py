@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError
+from colbertz.kernels import cpu
 from colbertz.models.encoders.attention import attention
 from colbertz.models.encoders.layers import (
     ACTIVATIONS,
@@ -22,6 +23,7 @@ from colbertz.models.encoders.layers import (
     Linear,
     check_activation,
     check_fields,
+    heads_of,
     pick_fields,
     refuse,
 )
@@ -119,9 +121,10 @@ class SelfAttention(nn.Module):
         self.value = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        q, k, v = (
-            layer(x).view(len(x), self.heads, x.shape[1] // self.heads) for layer in (self.query, self.key, self.value)
-        )
+        q, k, v = (layer(x) for layer in (self.query, self.key, self.value))
+        if packing.parts:
+            return cpu.encoder.attention(q, k, v, packing.parts)
+        q, k, v = (part.view(len(x), self.heads, x.shape[1] // self.heads) for part in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         return attention(q, k, v, packing, dropout=dropout, site=self.site).flatten(1)
 
@@ -215,7 +218,8 @@ class Bert(nn.Module):
             UserError: if a text is longer than `max_positions`.
         """
         seeds = dropout_seeds(ids, seeds) if self.training else None
-        packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds)
+        heads = None if self.training else heads_of(self.config)
+        packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds, heads)
         if packing.max_length > self.max_positions:
             raise UserError(f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}")
         x = self.embeddings(packing)

@@ -67,6 +67,11 @@ def check_activation(key: str, name: str) -> None:
         raise UserError(f"{key} is {name!r}, known are {', '.join(sorted(ACTIVATIONS))}")
 
 
+def heads_of(config: Any) -> tuple[int, int]:
+    """Number and dimension of an encoder's heads."""
+    return config.num_attention_heads, config.hidden_size // config.num_attention_heads
+
+
 def pick_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """The entries of `values` that the dataclass `cls` has a field for."""
     return {field.name: values[field.name] for field in fields(cls) if field.name in values}

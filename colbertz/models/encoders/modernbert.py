@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from colbertz.errors import UserError, check_type
+from colbertz.kernels import cpu
+from colbertz.kernels.cpu.attention import GATE_STEP
 from colbertz.models.encoders.attention import attention
 from colbertz.models.encoders.layers import (
     ACTIVATIONS,
@@ -23,6 +26,7 @@ from colbertz.models.encoders.layers import (
     Linear,
     check_activation,
     check_fields,
+    heads_of,
     pick_fields,
     refuse,
 )
@@ -196,7 +200,11 @@ class Attention(nn.Module):
         self.out_drop = Dropout(config.attention_dropout, site + 1)
 
     def forward(self, x: Tensor, packing: Packing, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = self.Wqkv(x).view(len(x), 3 * self.heads, x.shape[1] // self.heads)
+        qkv = self.Wqkv(x)
+        if packing.parts:
+            q, k, v = qkv.chunk(3, dim=1)
+            return self.Wo(cpu.encoder.attention(q, k, v, packing.parts, rotary, self.half_window))
+        qkv = qkv.view(len(x), 3 * self.heads, x.shape[1] // self.heads)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=1)
         q, k = rotate(qk, *rotary).chunk(2, dim=1)
         dropout = self.dropout if self.training else 0.0
@@ -215,7 +223,10 @@ class MLP(nn.Module):
         self.drop = Dropout(config.mlp_dropout, site)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        value, gate = self.Wi(x).chunk(2, dim=-1)
+        x = self.Wi(x)
+        if packing.parts and self.activation is F.gelu and x.shape[1] % GATE_STEP == 0:
+            return self.Wo(cpu.encoder.gated_gelu(x))
+        value, gate = x.chunk(2, dim=-1)
         return self.Wo(self.drop(self.activation(value) * gate, packing))
 
 
@@ -280,7 +291,8 @@ class ModernBert(nn.Module):
         """
         config = self.config
         seeds = dropout_seeds(ids, seeds) if self.training else None
-        packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds)
+        heads = None if self.training else heads_of(config)
+        packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds, heads)
         x = self.embeddings(packing)
         thetas = {"full_attention": config.global_rope_theta, "sliding_attention": config.local_rope_theta}
         rotary = {kind: self._rotary(packing, theta) for kind, theta in thetas.items()}
@@ -292,10 +304,15 @@ class ModernBert(nn.Module):
         return self.final_norm(x)[packing.restore]
 
     def _rotary(self, packing: Packing, theta: float) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations."""
+        """Cosines and sines (N, 1, d / 2) of every token's position, in the dtype of the activations.
+
+        For kernels/cpu/encoder.py (positions, d / 2) float32.
+        """
         dim = self.config.hidden_size // self.config.num_attention_heads
-        dtype = compute_dtype(self.token_embeddings.weight)
         cos, sin = rotary_table(packing.max_length, dim, theta, packing.ids.device)
+        if packing.parts:
+            return cos, sin
+        dtype = compute_dtype(self.token_embeddings.weight)
         return cos.to(dtype)[packing.positions][:, None], sin.to(dtype)[packing.positions][:, None]
 
 

@@ -3,23 +3,33 @@
 With FlashAttention (CUDA, half precision) the texts stay as the caller has them. Everywhere else texts of equal length
 are put next to each other, so that every run of equal lengths is a plain view of the flat tensor and needs neither
 padding nor a padding mask. On a CPU that multiplies bfloat16, texts of up to 512 tokens are also filled up to a few
-lengths, because oneDNN compiles one kernel per shape; the filler is masked.
+lengths, because oneDNN compiles one kernel per shape; the filler is masked. Without gradient,
+kernels/cpu/encoder.py fills up each head by itself, and nothing else is computed for the filler.
 
 Legend: N tokens of the batch, N' tokens with filler, B texts.
 """
 
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colbertz.kernels.cpu.attention import uses_bf16_attention
+from colbertz.kernels import cpu
+from colbertz.kernels.cpu.attention import HEAD_DIM_STEP, uses_bf16_attention
 from colbertz.ragged import Ragged
+
+if TYPE_CHECKING:
+    from colbertz.kernels.cpu.encoder import Chunk
 
 # Longer texts are not filled up: their sliding window is computed block by block, which allows no mask.
 _MAX_FILLED_LENGTH = 512
+# Longer texts are computed window by window, in time that grows with their length.
+_MAX_FUSED_LENGTH = 1024
+# Fewer tokens, as a query has, do not load numba, which takes half a second.
+_FEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Packing:
         filled: whether texts were filled up to a few lengths, for the products of kernels/cpu/attention.py.
         restore: index that takes the rows of the result back to the caller's: their order, without the filler.
         dropout_keys: (N',) int64, from which the masks of dropout are made; None for PyTorch's own dropout.
+        parts: the heads that kernels/cpu/encoder.py computes together, where it computes attention: without gradient,
+            in bfloat16 on a CPU that multiplies it. Then texts are not filled up and there are no runs.
     """
 
     ids: Ragged
@@ -46,9 +58,17 @@ class Packing:
     filled: bool
     restore: Tensor | slice
     dropout_keys: Tensor | None = None
+    parts: "tuple[Chunk, ...]" = ()
 
     @classmethod
-    def of(cls, ids: Ragged, attended: Tensor | None, weight: Tensor, seeds: Tensor | None = None) -> "Packing":
+    def of(
+        cls,
+        ids: Ragged,
+        attended: Tensor | None,
+        weight: Tensor,
+        seeds: Tensor | None = None,
+        heads: tuple[int, int] | None = None,
+    ) -> "Packing":
         """Lay out a batch for an encoder with this weight: for FlashAttention or for runs of equal length.
 
         FlashAttention has no mask for single keys, so a batch with unattended tokens is laid out in runs.
@@ -58,6 +78,7 @@ class Packing:
             attended: (N,) bool, false for tokens that no token attends to; None if all are attended to.
             weight: any weight of the encoder; its device and dtype decide.
             seeds: (B,) int64 seeds of each text's dropout, on the CPU; None without dropout, or for PyTorch's own.
+            heads: number and dimension of the encoder's heads if it is in evaluation mode; else None.
         """
         if attended is None and _uses_flash(weight):
             max_length = int(ids.lengths.max()) if len(ids) else 0
@@ -73,11 +94,14 @@ class Packing:
             seeds = None if seeds is None else seeds[order]
             lengths.sort()
         positions, max_length = _positions(ids), max(lengths, default=0)
-        filled = attended is None and _uses_products(weight)
+        uses_products = attended is None and _uses_products(weight)
+        fused = heads is not None and uses_products and _uses_fused(len(ids.values), max_length, heads[1])
+        filled = uses_products and not fused
         if filled:
             lengths = [_filled_length(length) for length in lengths]
             ids, positions, attended, rows = _fill(ids, positions, lengths)
             restore = rows[restore]
+        parts = tuple(cpu.encoder.chunks(lengths, *heads)) if fused and heads is not None else ()
         num_filler = _rounded_up(len(ids.values)) - len(ids.values)
         if num_filler:
             seeds = None if seeds is None else F.pad(seeds, (0, 1))
@@ -85,20 +109,21 @@ class Packing:
             attended = None if attended is None else F.pad(attended, (0, num_filler), value=True)
             positions = F.pad(positions, (0, num_filler))
             lengths.append(num_filler)
+        if parts:
+            return cls(ids, positions, max_length, (), (), False, restore, parts=parts)
         runs = tuple((len(list(group)), length) for length, group in groupby(lengths) if length)
         masks: tuple[Tensor | None, ...] = (None,) * len(runs)
         if attended is not None:
-            parts = attended.split([count * length for count, length in runs])
+            of_runs = attended.split([count * length for count, length in runs])
             # Longer texts were not filled up, and a batch that is filled up has no other unattended tokens.
             masks = tuple(
                 None if filled and length > _MAX_FILLED_LENGTH else part.view(count, length)
-                for (count, length), part in zip(runs, parts)
+                for (count, length), part in zip(runs, of_runs)
             )
         keys = None
         if seeds is not None:
-            from colbertz.kernels.cpu.dropout import (
-                token_keys,
-            )  # numba takes half a second, and encoding has no dropout
+            # Imported here because numba takes half a second, and encoding has no dropout.
+            from colbertz.kernels.cpu.dropout import token_keys
 
             keys = token_keys(seeds, ids.lengths)
         return cls(ids, positions, max_length, runs, masks, filled, restore, keys)
@@ -158,6 +183,17 @@ def _filled_length(length: int) -> int:
     """Round the length of a text up for the same reason, by 6 % at most."""
     step = 1 << max(length.bit_length() - 5, 0) if length <= _MAX_FILLED_LENGTH else 1
     return -(-length // step) * step
+
+
+def _uses_fused(num_tokens: int, max_length: int, head_dim: int) -> bool:
+    """Whether a batch in evaluation mode should use kernels/cpu/encoder.py."""
+    return (
+        num_tokens >= _FEW_TOKENS
+        and max_length <= _MAX_FUSED_LENGTH
+        and head_dim % HEAD_DIM_STEP == 0
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _uses_flash(weight: Tensor) -> bool:

@@ -163,12 +163,13 @@ class OnnxEncoder(nn.Module):
     def __reduce__(self) -> tuple[Any, ...]:
         return OnnxEncoder, (self.path,)  # a session cannot be pickled, the path of its file can
 
-    def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Ragged, attended: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """Embed a batch.
 
         Args:
             ids: B texts of token ids, N in all.
             attended: (N,) bool, false for tokens that no token attends to; None for all.
+            seeds: of dropout, which an exported model does not have.
 
         Returns:
             (N, E) float32 embeddings of unit length, row for row those of `ids.values`.

@@ -3,12 +3,14 @@
 import resource
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from colbertz import __version__
+from colbertz.display import heatmap
 from colbertz.server import schemas
 from colbertz.server.errors import UnknownIndex
 from colbertz.server.metrics import CONTENT_TYPE
@@ -18,7 +20,9 @@ from colbertz.server.strict import StrictRoute
 
 router = APIRouter(route_class=StrictRoute, tags=["status"])
 
-_VIEWER = Path(__file__).parent.parent / "pages" / "api.html"
+_PAGES = Path(__file__).parent.parent / "pages"
+_VIEWER = _PAGES / "api.html"
+_PAGE = _PAGES / "search.html"
 # Nothing of a page comes from elsewhere, and no other page may frame it.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
@@ -27,7 +31,6 @@ _POLICY = (
 
 
 @router.get("/health")
-@router.get("/", include_in_schema=False)
 def health(request: Request, service: Services) -> schemas.Health:
     """That the server lives, and its indexes and its model for those who may read."""
     indices, updates, model, folder = [], [], None, ""
@@ -51,6 +54,14 @@ def health(request: Request, service: Services) -> schemas.Health:
     )
 
 
+@router.get("/", include_in_schema=False, response_model=None)
+def home(request: Request, service: Services) -> schemas.Health | HTMLResponse:
+    """The page for people in a browser, and what `/health` says for programs, as next-plaid's server."""
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(_search_page(), headers={"Content-Security-Policy": _POLICY})
+    return health(request, service)
+
+
 @router.get("/ready", responses={503: {"model": schemas.Error, "description": "Not now"}})
 def ready(service: Services) -> schemas.Ready:
     """That requests can be answered: the indexes are open, and the model is loaded."""
@@ -67,6 +78,14 @@ def metrics(service: Services) -> Response:
 def viewer() -> HTMLResponse:
     """A page that shows the routes, their examples and their answers; it loads nothing from elsewhere."""
     return HTMLResponse(_VIEWER.read_text("utf-8"), headers={"Content-Security-Policy": _POLICY})
+
+
+@cache
+def _search_page() -> str:
+    """The page with the heat-map's style and script in it."""
+    style, script = (path.read_text("utf-8") for path in (heatmap.STYLE, heatmap.SCRIPT))
+    first, second, third = _PAGE.read_text("utf-8").split("/* heat-map */")
+    return f"{first}{style}{second}{script}{third}"
 
 
 def _model(service: Service) -> schemas.ModelInfo | None:

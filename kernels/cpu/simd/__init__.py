@@ -1,9 +1,10 @@
-"""The inner loops of the CPU search that a compiler does not vectorise well by itself, written in LLVM IR for numba.
+"""Inner loops of searches and encoders that a compiler does not vectorise well by itself, in LLVM IR for numba.
 
     llvm.py      block sizes, the processor's features, and short forms of LLVM's instructions
     dot.py       products of document tokens and query tokens: `dot_rows`, `raise_best`, `raise_best_float`
     best.py      the best of many rows for a token: `keep_best_2`, `keep_best_6`
     decode.py    packed codes to bytes: `decode_16`
+    bf16.py      softmax, gates and rotary positions of rows of bfloat16
     rows.py      maxima over rows of a table: `max_rows`; and `prefetch`
 
 Each function is a numba intrinsic: it is called from a `@njit` function and inlined there. No C compiler is
