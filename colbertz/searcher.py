@@ -11,6 +11,7 @@ import torch
 
 from colbertz.corpus.good_texts import refuse_string, with_good_texts
 from colbertz.corpus.rows import BadTexts, OnBadText
+from colbertz.display import Hits
 from colbertz.document import Document
 from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.explanation import Explanation, explain
@@ -211,7 +212,7 @@ class Searcher:
         options: SearchOptions | None = None,
         **overrides: Unpack[SearchKeywords],
     ) -> list[Hit] | list[list[Hit]]:
-        """The best `k` documents for a query, or a list of them for each of several queries.
+        """The best `k` documents for a query, or a list of them for each of several queries; notebooks show passages.
 
         Args:
             queries: one or several.
@@ -234,7 +235,8 @@ class Searcher:
             hits = self.index.search_hybrid(embeddings, texts, k, chosen)
         else:
             hits = self.index.search(embeddings, k, chosen)
-        return hits[0] if isinstance(queries, str) else hits
+        shown = [Hits(found, text) for found, text in zip(hits, texts)]
+        return shown[0] if isinstance(queries, str) else cast(list[list[Hit]], shown)
 
     def add(
         self,
@@ -324,6 +326,7 @@ class Searcher:
             UserError: if the document's tokens are not known, because its text is not stored or it was pooled.
         """
         check_type("query", query, str, "a string")
+        check_type("doc_id", doc_id, str, "a string")
         [embeddings] = self.model.encode_query([query], show_progress=False)
         # A second `Index` on the same snapshot: a refresh between the two calls must not change the document.
         index = Index(self.index.path, self.index.snapshot)

@@ -388,7 +388,7 @@ OPTIONS: dict[str, list[Any]] = {
     "exact": [0, *NOT_BOOLS],
     "once": [0, *NOT_BOOLS],
     "hybrid": [1, *NOT_BOOLS],
-    "text_weight": NOT_SHARES,
+    "where": [7, ["x"], math.nan],
     "where_seconds": [-1, math.nan, "2", None, True, [1]],
     "parameters": [7, None, [1]],
     "subset": [7, "id", [1], math.nan],

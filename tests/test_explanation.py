@@ -149,3 +149,14 @@ def test_html_shows_the_text_and_nothing_of_a_document_is_markup() -> None:
 def test_a_notebook_shows_an_explanation_as_html() -> None:
     explanation = made("fox", "fox", [[0.1, 0.2], [0.3, 0.9]])
     assert explanation._repr_html_() == fragment(explanation.heatmap())
+
+
+def test_a_notebook_shows_hits_with_their_passages(checkpoint: Path, tmp_path: Path) -> None:
+    texts = ["A <b>lazy</b> dog.", "Ice & snow."]
+    searcher = Searcher.build(tmp_path / "index", checkpoint, texts, metadata=[{"title": "<i>"}, {}])
+    hits = searcher.search("lazy dog", hybrid=True)
+    html = hits._repr_html_()  # type: ignore[attr-defined]
+    assert "&lt;b&gt;<mark>lazy</mark>&lt;/b&gt; <mark>dog</mark>." in html and "&lt;i&gt;" in html
+    assert "maxsim" in html and "Ice &amp; snow." in html
+    assert hits == list(hits) and len(searcher.search(["lazy", "dog"])) == 2
+    assert "no document" in searcher.search("dog", subset=[])._repr_html_()  # type: ignore[attr-defined]

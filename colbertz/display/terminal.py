@@ -45,7 +45,7 @@ def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool 
         color: whether to colour the text by escape sequences.
     """
     paint = _paint if color else _plain
-    place = paint(printable(_place(hit)), "place")
+    place = paint(printable(place_of(hit)), "place")
     score = f"{hit.score:6.4f}" if hit.parts else f"{hit.score:6.2f}"  # fused scores are small
     headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(score, 'score')}  {place}"
     if hit.parts:
@@ -147,7 +147,7 @@ def _bar(score: float) -> str:
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
 
 
-def _place(hit: "Hit") -> str:
+def place_of(hit: "Hit") -> str:
     """path:line if the metadata has them, which editors and terminals open on a click; else the id, and the title."""
     metadata = hit.metadata
     if "path" in metadata:

@@ -71,7 +71,7 @@ class Toy(nn.Module):
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.3)
 
-    def forward(self, ids: Ragged, attended: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Ragged, attended: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         x = self.table(ids.values)
         for layer in self.layers:
             x = x + layer(x).tanh()

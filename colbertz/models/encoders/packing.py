@@ -114,17 +114,16 @@ class Packing:
         runs = tuple((len(list(group)), length) for length, group in groupby(lengths) if length)
         masks: tuple[Tensor | None, ...] = (None,) * len(runs)
         if attended is not None:
-            parts = attended.split([count * length for count, length in runs])
+            of_runs = attended.split([count * length for count, length in runs])
             # Longer texts were not filled up, and a batch that is filled up has no other unattended tokens.
             masks = tuple(
                 None if filled and length > _MAX_FILLED_LENGTH else part.view(count, length)
-                for (count, length), part in zip(runs, parts)
+                for (count, length), part in zip(runs, of_runs)
             )
         keys = None
         if seeds is not None:
-            from colbertz.kernels.cpu.dropout import (
-                token_keys,
-            )  # numba takes half a second, and encoding has no dropout
+            # Imported here because numba takes half a second, and encoding has no dropout.
+            from colbertz.kernels.cpu.dropout import token_keys
 
             keys = token_keys(seeds, ids.lengths)
         return cls(ids, positions, max_length, runs, masks, filled, restore, keys)
