@@ -19,7 +19,7 @@ from test_imports import FLOORS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from colbertz import ColBERT, Index
+from colbertz import ColBERT, Index, Searcher
 from colbertz.cli import main, parse
 from colbertz.models import Tokens
 
@@ -131,6 +131,16 @@ def test_inside_other_frameworks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     names = run_blocks("integrations.md", {}, {})
     assert names["best"][0].id == names["found"][0].id and len(names["nodes"]) == 1
+
+
+def test_exporting_to_other_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.chdir(tmp_path)
+    Searcher.build("my-index", "colbertz/nano", ["Bread needs yeast.", "Glaciers move."], ids=["b", "g"])
+    names = run_blocks("export-vectors.md", {}, {})
+    assert [row["id"] for row in names["rows"]] == ["b", "g"]
+    found = names["encodings"].numpy() @ [row["fde"] for row in names["rows"]][0]
+    assert found.shape == (1,)
 
 
 def test_evaluation_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
