@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--name",
         metavar="NAME",
         default="documents",
-        help="LanceDB table, Qdrant collection, or Vespa document type and namespace (default: documents)",
+        help="name of the LanceDB table, Qdrant collection, or Vespa document type and namespace (default: documents)",
     )
     parser.add_argument(
         "--fde", action="store_true", help="also write MUVERA's fixed-dimensional encodings, one vector a document"
