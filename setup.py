@@ -25,6 +25,7 @@ LLAMA_INDEX = ["llama-index-core>=0.14"]
 HAYSTACK = ["haystack-ai>=2.10"]
 PYTERRIER = ["python-terrier>=1.0"]
 INTEGRATIONS = [*LANGCHAIN, *LLAMA_INDEX, *HAYSTACK, *PYTERRIER]
+EXPORT = [*PARQUET, "lancedb>=0.40", "qdrant-client>=1.20"]
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
@@ -78,8 +79,9 @@ setup(
         "llama-index": LLAMA_INDEX,
         "haystack": HAYSTACK,
         "pyterrier": PYTERRIER,
+        "export": EXPORT,
         "gpu": GPU,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *INTEGRATIONS, *DEV],
+        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *INTEGRATIONS, *EXPORT, *DEV],
     },
 )

@@ -33,11 +33,19 @@ from colbertz.distillation.lists import CandidateList, Candidates
 from colbertz.errors import UserError
 from colbertz.evaluation import Collection
 from colbertz.index import BuildKeywords, SearchKeywords
+from colbertz.integrations.export import FixedDimensional, export_vectors, sign_bits
 from colbertz.models import BertConfig, ColBERTSettings, ColBERTTokenizer, ModernBertConfig
 from colbertz.training import losses
 
 # The packages whose `__all__` is public.
-PACKAGES = ["colbertz", "colbertz.index", "colbertz.models", "colbertz.evaluation", "colbertz.distillation"]
+PACKAGES = [
+    "colbertz",
+    "colbertz.index",
+    "colbertz.models",
+    "colbertz.evaluation",
+    "colbertz.distillation",
+    "colbertz.integrations.export",
+]
 # What the library makes and a caller only reads, or makes by other functions that are here.
 NOT_MADE_BY_CALLERS = {"Hit", "Encoded", "Tokens", "Candidate", "Index", "Bert", "ModernBert", "CheckpointError"}
 # Arguments without a check of their own, and why.
@@ -695,6 +703,37 @@ rows(
 
 def arguments_of(function: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+
+# -- export to other engines -----------------------------------------------------------------------------------------
+
+rows(
+    "export_vectors",
+    lambda w, **x: export_vectors(**{"index": w.index, "to": "vespa", "out": w.folder / "feed.jsonl"} | x),
+    index=NOT_PATHS,
+    to=["solr", None, 7, ["arrow"]],
+    out=NOT_PATHS,
+    name=[None, *NOT_STRINGS, "", "a/b", "7"],
+    fde=[7, "x", True, FixedDimensional(1, dim_proj=1)],
+    bits=NOT_BOOLS,
+    show_progress=NOT_PROGRESS,
+)
+rows(
+    "FixedDimensional",
+    lambda w, **x: FixedDimensional(**{"embedding_dim": 16} | x),
+    embedding_dim=[*NOT_COUNTS, None, 15],
+    k_sim=[*NOT_COUNTS, None, 21],
+    dim_proj=[*NOT_COUNTS, None, 17],
+    r_reps=[*NOT_COUNTS, None],
+    seed=NOT_SEEDS,
+)
+for method in ("queries", "documents"):
+    rows(
+        f"FixedDimensional.{method}",
+        lambda w, method=method, **x: getattr(FixedDimensional(16), method)(**x),
+        embeddings=[*NOT_RAGGED, TEXTS],
+    )
+rows("sign_bits", lambda w, **x: sign_bits(**x), values=[*NOT_TENSORS, torch.ones(3)])
 
 
 def public_arguments() -> Iterator[str]:

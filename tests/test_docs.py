@@ -19,7 +19,7 @@ from test_imports import FLOORS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from colbertz import ColBERT, Index
+from colbertz import ColBERT, Index, Searcher
 from colbertz.cli import main, parse
 from colbertz.models import Tokens
 
@@ -131,6 +131,17 @@ def test_inside_other_frameworks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     names = run_blocks("integrations.md", {}, {})
     assert names["best"][0].id == names["found"][0].id and len(names["nodes"]) == 1
+
+
+def test_exporting_to_other_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.chdir(tmp_path)
+    searcher = Searcher.build("my-index", "colbertz/nano", ["Bread needs yeast.", "Glaciers move."], ids=["b", "g"])
+    names = run_blocks("export-vectors.md", {}, {})
+    scores = {hit.id: hit.score for hit in searcher.search("what makes dough rise?")}
+    num_tokens = len(names["queries"][0])
+    assert {row["id"]: num_tokens - row["_distance"] for row in names["rows"]} == pytest.approx(scores, abs=1e-3)
+    assert {row["id"]: 1 - row["_distance"] for row in names["nearest"]} == pytest.approx(scores, rel=0.2)
 
 
 def test_evaluation_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:

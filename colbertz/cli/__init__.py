@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "check": "check",
     "convert": "convert",
     "export": "export",
+    "export-vectors": "export_vectors",
     "mine": "mine",
     "score": "score",
     "eval": "evaluate",

@@ -17,7 +17,7 @@ from colbertz.server.settings import Settings
 HELP = "serve indexes over HTTP, to next-plaid's clients and others"
 EXAMPLES = """\
   colbertz serve --root indexes --model colbertz/nano
-  colbertz serve --root indexes                              # embeddings only
+  colbertz serve --root indexes --port 9000
   colbertz serve --root indexes --host 0.0.0.0 --tokens tokens.txt
 """
 
@@ -40,7 +40,9 @@ def port(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", required=True, metavar="DIR", help="directory of the indexes; made if it is missing")
-    parser.add_argument("--host", default=Settings.host, help=f"address to listen on (default: {Settings.host})")
+    parser.add_argument(
+        "--host", default=Settings.host, metavar="NAME", help=f"address to listen on (default: {Settings.host})"
+    )
     parser.add_argument(
         "--port", type=port, default=Settings.port, metavar="N", help=f"0 for a free one (default: {Settings.port})"
     )
@@ -84,7 +86,7 @@ def _add_size_arguments(group: "argparse._ArgumentGroup") -> None:
         ("burst", "requests that a client may make at once, with --rate"),
     ):
         default = getattr(Settings, name.replace("-", "_"))
-        words = f"{words} (default: {default:,})"
+        words = f"{words} (default: {default})"
         group.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=words)
     words = "requests a second of one token or address; more get status 429 (default: any number)"
     group.add_argument("--rate", type=not_negative, default=Settings.rate, metavar="N", help=words)
@@ -100,7 +102,7 @@ def _add_time_arguments(group: "argparse._ArgumentGroup") -> None:
         ("drain-seconds", "for requests and writes after SIGTERM or Ctrl-C"),
     ):
         default = getattr(Settings, name.replace("-", "_"))
-        words = f"{words} (default: {default:g})"
+        words = f"{words} (default: {default})"
         group.add_argument(f"--{name}", type=not_negative, default=default, metavar="S", help=words)
 
 

@@ -57,6 +57,15 @@ def test_a_conversion_has_a_bar(
     assert lines[-1] == f"converting: {tokens} of {tokens} tokens (100 %)"
 
 
+def test_an_export_of_vectors_has_a_bar(
+    corpus: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_command("index", "--corpus", corpus, "--out", tmp_path / "index", "--model", checkpoint)
+    lines = lines_of(capsys, "export-vectors", tmp_path / "index", "--to", "vespa", "--out", tmp_path / "feed.jsonl")
+    assert lines[0] == f"exporting: 0 of {NUM_DOCUMENTS} documents (0 %)"
+    assert lines[-1] == f"exporting: {NUM_DOCUMENTS} of {NUM_DOCUMENTS} documents (100 %)"
+
+
 def test_mining_and_scoring_have_one_bar_each(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
