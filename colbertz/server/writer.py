@@ -8,7 +8,9 @@ fails, fails alone: the operations of a commit that fails are applied one by one
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeVar
@@ -185,7 +187,7 @@ class Writer:
             some_numbered=True,
         )
         documents.reserved = {doc_id for add in adds for doc_id in add.given_ids}
-        embeddings = chain.from_iterable(map(self._embeddings, adds))
+        embeddings = self._embeddings(adds)
         if self.index is not None:
             on_duplicate = adds[0].on_duplicate
             snapshot = self.index.snapshot
@@ -205,23 +207,44 @@ class Writer:
         )
         self.index = Index.open(self._path)
 
-    def _embeddings(self, add: Add) -> Iterator[Ragged]:
-        """The embeddings of an operation, some documents at a time."""
+    def _embeddings(self, adds: Sequence[Add]) -> Iterator[Ragged]:
+        """The embeddings of operations in their order, some documents at a time.
+
+        Texts of several operations are given to the encoder before the first of them is waited for. Otherwise each
+        small operation would wait for its own turn between the queries.
+        """
+        if self._encoder is not None and self.index is not None and any(add.embeddings is None for add in adds):
+            # Refuses a model that is not the index's. It encodes a text for that, so it is done once for all.
+            Searcher(self._encoder.model, self.index)
+        ahead: deque[tuple[int, Future[Ragged]]] = deque()
+        num_documents = 0
+        for part in chain.from_iterable(map(self._parts, adds)):
+            ahead.append(part)
+            num_documents += part[0]
+            while num_documents >= _ENCODED_AT_ONCE:
+                count, embeddings = ahead.popleft()
+                num_documents -= count
+                yield embeddings.result()
+        for _, embeddings in ahead:
+            yield embeddings.result()
+
+    def _parts(self, add: Add) -> Iterator[tuple[int, "Future[Ragged]"]]:
+        """The number of documents and the embeddings of each part of an operation, which the encoder begins with."""
         if add.embeddings is not None:
-            yield add.embeddings
+            given: Future[Ragged] = Future()
+            given.set_result(add.embeddings)
+            yield len(add), given
             return
         if self._encoder is None:
             raise ModelMissing(
                 "the server has no model to encode texts with; send embeddings, or start it with --model"
             )
-        if self.index is not None:
-            Searcher(self._encoder.model, self.index)  # refuses a model that is not the index's
         texts = [text or "" for text in add.texts or ()]
         for first in range(0, len(texts), _ENCODED_AT_ONCE):
             if self._stopping.is_set():
                 raise Stopped
             part = texts[first : first + _ENCODED_AT_ONCE]
-            yield self._encoder.encode(part, is_query=False, pool_factor=add.pool_factor).result()
+            yield len(part), self._encoder.encode(part, is_query=False, pool_factor=add.pool_factor)
 
     # -- what else is to be done ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Which candidates that were not scored yet may be among the best."""
+"""Which candidates that were not scored yet may be among the best: better scores follow approximate ones on a line."""
 
 import math
 
@@ -10,6 +10,33 @@ from .compiled import njit
 # of them have such scores), and they are counted in steps of this size.
 _FARTHEST = 6.0
 _STEPS = 64  # for each standard deviation
+
+
+@njit()
+def fit_line(x, y):  # type: ignore[no-untyped-def]
+    """The line of least squares through the points, with a slope of at least 0 and at most 1.
+
+    Args:
+        x, y: (n,) float32, n > 2. If all x are equal, the slope is 1.
+
+    Returns:
+        Its slope, its intercept, and the standard deviation of y from it, in float64.
+    """
+    n = len(x)
+    x_mean, y_mean = 0.0, 0.0
+    for i in range(n):
+        x_mean += np.float64(x[i])
+        y_mean += np.float64(y[i])
+    x_mean, y_mean = x_mean / n, y_mean / n
+    variance, covariance = 0.0, 0.0
+    for i in range(n):
+        variance += (x[i] - x_mean) ** 2
+        covariance += (x[i] - x_mean) * (y[i] - y_mean)
+    slope = min(max(covariance / variance, 0.0), 1.0) if variance > 0 else 1.0
+    intercept, squares = y_mean - slope * x_mean, 0.0
+    for i in range(n):
+        squares += (y[i] - intercept - slope * x[i]) ** 2
+    return slope, intercept, math.sqrt(squares / (n - 2))
 
 
 @njit()

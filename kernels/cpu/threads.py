@@ -181,7 +181,13 @@ def in_order(jobs: Iterable[Callable[[], Result]], purpose: str) -> Iterator[Res
         wait(begun)
 
 
-def parts(count: int) -> list[tuple[int, int]]:
-    """`range(count)` as consecutive parts (first, last), one for each of PyTorch's threads, at least one."""
-    num_parts = max(1, min(torch.get_num_threads(), count))
+def parts(count: int, least: int = 1) -> list[tuple[int, int]]:
+    """`range(count)` as consecutive parts (first, last), one for each of PyTorch's threads, at least one.
+
+    Args:
+        count: how many items there are.
+        least: items of a part, at least, if there is more than one part. A thread whose core is busy begins late, and
+            the caller waits for it: parts that take less than a millisecond are not worth it.
+    """
+    num_parts = max(1, min(torch.get_num_threads(), count // least))
     return list(pairwise(count * part // num_parts for part in range(num_parts + 1)))

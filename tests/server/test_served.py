@@ -1,5 +1,6 @@
 """Writing to a served index and reading from it: order, merging, keys, tasks, conditions, positions and limits."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from embeddings import reference_scores, unit_texts
 
 from colbertz import Index, Searcher, SearchOptions
 from colbertz.errors import UserError
+from colbertz.models import Tokens
+from colbertz.ragged import Ragged
 from colbertz.server.batching import EncodeBatcher
 from colbertz.server.config import IndexConfig
 from colbertz.server.errors import KeyReused, ModelMissing, UnknownTask
@@ -181,6 +184,29 @@ def test_texts_are_encoded_by_the_model(encoder: EncodeBatcher, tmp_path: Path) 
     # What the server wrote is an ordinary index, which knows its model.
     found = Searcher.open(tmp_path / "root" / "animals").search("a blue sea", 1)
     assert found[0].id == "sea" and len(Index.open(tmp_path / "root" / "animals")) == 3
+
+
+def test_texts_of_small_adds_are_encoded_together(
+    encoder: EncodeBatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Root.open(tmp_path / "root", encoder)
+    index = root.declare("animals")
+    done(index, Add(texts=["a cat"], ids=["cat"]))
+    embed, go, batches = encoder.model.embed, threading.Event(), []
+
+    def recorded(tokens: Tokens, normalize: bool = True) -> Ragged:
+        go.wait(SECONDS)
+        batches.append(len(tokens))
+        return embed(tokens, normalize)
+
+    monkeypatch.setattr(encoder.model, "embed", recorded)
+    tasks = [index.submit(Add(texts=[f"text {number}"], ids=[f"{number}"])) for number in range(20)]
+    go.set()
+    assert {index.wait(task.id, SECONDS).state for task in tasks} == {"done"}
+    assert index.snapshot().positions([str(number) for number in range(20)]) == list(range(1, 21))
+    # The first commit may have one document and the next one the others; each begins with a text that checks the model.
+    assert sum(batches) <= 20 + 3 and len(batches) <= 2 * 3
+    root.close()
 
 
 def test_a_model_that_is_not_the_indexs_is_refused(encoder: EncodeBatcher, tmp_path: Path) -> None:

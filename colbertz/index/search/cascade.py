@@ -35,6 +35,13 @@ from colbertz.ragged import Ragged
 
 # Documents scored exactly at a time: k, a quarter more and 2, and at least this many.
 _EXACT_WAVE = 12
+# What a thread does in about a millisecond. A stage of a single search is divided among threads only if each gets so
+# much: beside another busy process, two threads with less are slower than one (benchmarks/search_latency.py).
+_PROBED = 1 << 19  # products of a centroid and a query token, padded to COLUMNS
+_WALKED = 1 << 18  # documents whose lists are walked
+_BY_CENTROIDS = 1 << 18  # tokens
+_BY_RESIDUALS = 1 << 15  # tokens
+_EXACTLY = 1 << 13  # tokens
 # Largest value of the int16 and of the int8 table of centroid scores.
 _FINE = 32767
 _COARSE = 127
@@ -136,7 +143,9 @@ class Cascade:
         shifts = -64 * packed.sums * factors
         shifts[: packed.num_tokens] += self.query @ centroids.mean * np.float32(_FINE / self.max_score)
         n = max(self.plan.levels, default=0) + 1
-        bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in parts(-(-num_centroids // ROWS))]
+        least = _PROBED // (num_blocks * COLUMNS * ROWS)
+        rows = parts(-(-num_centroids // ROWS), max(1, least))
+        bounds = [(first * ROWS, min(last * ROWS, num_centroids)) for first, last in rows]
         part_cells = np.empty((len(bounds), num_blocks, COLUMNS, n), np.int32)
         part_scores = np.empty_like(part_cells)
         part_lowest = np.empty((len(bounds), num_blocks, COLUMNS), np.int16)
@@ -199,9 +208,9 @@ class Cascade:
             if len(base) < plan.n_exact:
                 base = doc_idx
         else:
-            doc_idx = np.union1d(base, _best(reached, first_scores, plan.n_full_scores))
+            doc_idx = _best(reached, first_scores, plan.n_full_scores)  # with the base, which is no larger
             for level in plan.levels[1:]:
-                doc_idx = np.union1d(doc_idx, _best(*self.walk(cells, scores, level), plan.n_full_scores))
+                doc_idx = _union(doc_idx, _best(*self.walk(cells, scores, level), plan.n_full_scores))
         in_base = np.zeros(len(doc_idx), bool)
         in_base[np.searchsorted(doc_idx, base)] = True
         return doc_idx, in_base
@@ -215,7 +224,8 @@ class Cascade:
             segment.require_lists(cells)
             gained = np.zeros(len(segment), np.int64)
             walk = functools.partial(lists.walk_lists, cells, gains, segment.arrays.ivf, segment.arrays.ivf_offsets)
-            run([functools.partial(walk, first, last, gained) for first, last in parts(len(segment))], here=True)
+            divided = parts(len(segment), _WALKED)
+            run([functools.partial(walk, first, last, gained) for first, last in divided], here=True)
             local_idx, first_scores = np.empty(len(segment), np.int64), np.empty(len(segment), np.int64)
             count = lists.reached(gained, mask, local_idx, first_scores)
             doc_idx.append(local_idx[:count] + first_doc_idx)
@@ -232,7 +242,7 @@ class Cascade:
                 self.coarse, self.packed.num_tokens, local_idx, first, last, arrays.offsets, arrays.codes, scores
             )
 
-        return self.score_documents(doc_idx, np.int64, score)
+        return self.score_documents(doc_idx, np.int64, score, _BY_CENTROIDS)
 
     def residual_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
         """MaxSim with residuals, in integers until the sum: (num_documents,) float32."""
@@ -264,7 +274,7 @@ class Cascade:
                 scores,
             )
 
-        return self.score_documents(doc_idx, np.float32, score)
+        return self.score_documents(doc_idx, np.float32, score, _BY_RESIDUALS)
 
     def exact(self, doc_idx: np.ndarray) -> np.ndarray:
         """Stage 5: MaxSim over decoded vectors, (num_documents,) float32."""
@@ -289,30 +299,32 @@ class Cascade:
                 scores,
             )
 
-        return self.score_documents(doc_idx, np.float32, score)
+        return self.score_documents(doc_idx, np.float32, score, _EXACTLY)
 
     def ranking(self, doc_idx: np.ndarray, scores: np.ndarray) -> Ranking:
         """The best k; of equal scores the document with the lower index first."""
         order = np.lexsort((doc_idx, -scores))[: self.k]
         return Ranking(doc_idx[order], scores[order])
 
-    def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: _Score) -> np.ndarray:
+    def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: _Score, least: int) -> np.ndarray:
         """Call `score` for the documents of each segment, in parts for threads.
 
         Args:
             doc_idx: (num_documents,) int64, sorted.
             dtype: of the scores.
             score: fills in the scores of a part of a segment's documents.
+            least: tokens of a part, about; fewer are not divided among threads.
 
         Returns:
             (num_documents,) scores.
         """
         scores = np.empty(len(doc_idx), dtype)
+        least_documents = max(1, int(least / self.snapshot.mean_tokens))
         jobs = []
         for segment_idx, part in self.snapshot.locate(doc_idx):
             segment = self.snapshot.segments[segment_idx]
             local_idx = doc_idx[part] - self.snapshot.first_doc_idx[segment_idx]
-            for first, last in parts(len(local_idx)):
+            for first, last in parts(len(local_idx), least_documents):
                 jobs.append(functools.partial(score, segment, local_idx, first, last, scores[part]))
         run(jobs, here=True)
         return scores
@@ -324,6 +336,13 @@ def _best(doc_idx: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
         return doc_idx
     positions = np.empty(count, np.int64)
     return doc_idx[positions[: plaid_cpu.select(scores, count, positions)]]
+
+
+def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The doc_idx that are in `a` or in `b`, ascending like both of them; quicker than `np.union1d`, which hashes."""
+    both = np.concatenate([a, b])
+    both.sort(kind="stable")
+    return both[np.diff(both, prepend=-1) > 0]
 
 
 _local = threading.local()

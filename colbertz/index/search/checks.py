@@ -25,10 +25,10 @@ def checked_queries(queries: Ragged, dim: int, device: torch.device | str = "cpu
     shape = tuple(queries.values.shape)
     if len(shape) != 2 or shape[1] != dim:
         raise UserError(f"queries of shape {shape} do not fit an index of dimension {dim}")
-    queries = queries.detach().to(device, torch.float32)
-    empty = (queries.lengths == 0).nonzero()
-    if len(empty):
-        raise UserError(f"query {int(empty[0])} has no tokens")
+    queries = Ragged(queries.values.detach().to(device, torch.float32), queries.offsets.to(device))
+    lengths = queries.lengths
+    if len(queries) and not int(lengths.min()):
+        raise UserError(f"query {int(lengths.argmin())} has no tokens")
     if not bool(queries.values.isfinite().all()):
         raise UserError("the queries' embeddings hold NaN or infinite values; look for NaN weights in the model")
     return queries

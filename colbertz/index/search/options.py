@@ -22,7 +22,8 @@ class SearchOptions:
     What only an index or a machine can tell, such as unknown ids or a missing device, is checked by the search.
 
     Attributes:
-        n_ivf_probe: cells probed for each query token, rounded up to 8, 16, 32, …; None to choose by `k`.
+        n_ivf_probe: cells probed for each query token, rounded up to 8, 16, 32, …; None to choose by `k` and the length
+            of the query.
         n_full_scores: documents scored by their centroids, at least 512; None to choose by `k`. More of either finds
             every hit that less of it finds.
         exact: score all documents.
@@ -105,6 +106,10 @@ class SearchOptions:
         return [None if item is None else tuple(item) for item in items]
 
 
+# Making and checking options takes as long as a stage of a search.
+_DEFAULTS = SearchOptions()
+
+
 class SearchKeywords(TypedDict, total=False):
     """The fields of `SearchOptions` as keyword arguments."""
 
@@ -130,7 +135,8 @@ def with_overrides(options: SearchOptions | None, overrides: SearchKeywords) -> 
         UserError, TypeError: as `SearchOptions`, and TypeError for a keyword that is not one of its fields.
     """
     check_type("options", options, (SearchOptions, NoneType), "SearchOptions or None")
-    return replace(SearchOptions() if options is None else options, **overrides)
+    chosen = _DEFAULTS if options is None else options
+    return replace(chosen, **overrides) if overrides else chosen
 
 
 def check_count(name: str, value: object) -> None:

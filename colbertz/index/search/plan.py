@@ -14,6 +14,8 @@ EXACT_BEYOND_K = 12
 WAVE = 128
 # Cells probed for each query token by a search with any effort.
 BASE_PROBES = 8
+# Queries of at most this many tokens probe as many cells for each token as searches of large k do: they name few cells.
+SHORT_QUERY = 8
 # Under a filter that leaves less than half of the documents: if at most this many times `n_full_scores` are left, all
 # of them are scored by their centroids and no cell is probed.
 MAX_WITHOUT_PROBES = 16
@@ -89,9 +91,9 @@ class Plan:
     by_centroids: bool = True
 
 
-def effort_for(k: int, options: SearchOptions, num_cells: int) -> Effort:
-    """What the options ask for, or what suits `k` where they leave the choice."""
-    n_ivf_probe = options.n_ivf_probe or (8 if k <= 20 else 16 if k <= 200 else 32)
+def effort_for(k: int, options: SearchOptions, num_cells: int, num_tokens: int) -> Effort:
+    """What the options ask for, or what suits `k` and a query of `num_tokens` tokens where they leave the choice."""
+    n_ivf_probe = options.n_ivf_probe or (32 if k > 200 or num_tokens <= SHORT_QUERY else 16)
     return Effort(min(num_cells, n_ivf_probe), options.n_full_scores or max(2048, 60 * k))
 
 

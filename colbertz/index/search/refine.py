@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from colbertz.kernels.cpu.stopping import worth_scoring
+from colbertz.kernels.cpu.stopping import fit_line, worth_scoring
 
 # The tail of the errors is longer than that of a normal distribution: their deviation counts this many times.
 TAIL = 1.25
@@ -104,12 +104,7 @@ def _best(positions: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
 def _fit(before: np.ndarray, after: np.ndarray, k: int) -> tuple[Line, float]:
     """The line through the points, and the k-th highest of the better scores."""
     kth = float(np.partition(after, -k)[-k])
-    x, y = before.astype(np.float64), after.astype(np.float64)
-    if len(x) <= 2:
+    if len(before) <= 2:
         return Line(1.0, 0.0, float("inf")), kth
-    x_mean, y_mean, variance = x.mean(), y.mean(), x.var()
-    slope = float(((x - x_mean) * (y - y_mean)).mean() / variance) if variance > 0 else 1.0
-    slope = min(max(slope, 0.0), 1.0)
-    intercept = float(y_mean - slope * x_mean)
-    deviation = TAIL * float(np.sqrt(((y - intercept - slope * x) ** 2).sum() / (len(x) - 2)))
-    return Line(slope, intercept, max(deviation, 1e-9)), kth
+    slope, intercept, deviation = fit_line(before, after)
+    return Line(slope, intercept, max(TAIL * deviation, 1e-9)), kth

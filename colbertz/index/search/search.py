@@ -13,7 +13,7 @@ from colbertz.index.search.checks import check_texts, checked_queries
 from colbertz.index.search.hits import NO_DOCUMENTS, Hit, Ranking, hits_of
 from colbertz.index.search.options import SearchOptions, check_count
 from colbertz.index.search.placement import Placed
-from colbertz.index.search.plan import DEFAULT_LIMITS, Limits, effort_for
+from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, effort_for
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.ragged import Ragged
 
@@ -114,24 +114,30 @@ def _rank_by_maxsim(
     limits: Limits,
 ) -> list[Ranking]:
     snapshot.require_untouched()
-    effort = effort_for(k, options, len(snapshot.codec.centroids))
+    num_cells, lengths = len(snapshot.codec.centroids), queries.lengths.tolist()
+    in_torch = placed is None and not options.exact and _brute_force_is_faster(snapshot, options, limits)
     rankings = [NO_DOCUMENTS] * len(queries)
     for positions, allowed in groups:
-        batch = queries if len(positions) == len(queries) else queries[positions]
-        if placed is not None:
-            from colbertz.index.search import gpu  # imports Triton
+        # Brute force reads all documents for each batch, so it gets one batch, without an effort.
+        by_effort: dict[Effort | None, list[int]] = {}
+        for position in positions:
+            brute_force = options.exact or in_torch
+            effort = None if brute_force else effort_for(k, options, num_cells, lengths[position])
+            by_effort.setdefault(effort, []).append(position)
+        for effort, same in by_effort.items():
+            batch = queries if len(same) == len(queries) else queries[same]
+            if placed is not None:
+                from colbertz.index.search import gpu  # imports Triton
 
-            ranked = gpu.search(placed, batch, k, None if options.exact else effort, allowed, limits)
-        elif options.exact:
-            ranked = exact_search(snapshot, batch, k, allowed, limits)
-        elif _brute_force_is_faster(snapshot, options, limits):
-            ranked = exact_search(snapshot, batch, k, allowed, limits, "torch")
-        else:
-            from colbertz.index.search import cascade  # loads numba
+                ranked = gpu.search(placed, batch, k, effort, allowed, limits)
+            elif effort is None:
+                ranked = exact_search(snapshot, batch, k, allowed, limits, "torch" if in_torch else None)
+            else:
+                from colbertz.index.search import cascade  # loads numba
 
-            ranked = cascade.search(snapshot, batch, k, effort, allowed, limits)
-        for position, ranking in zip(positions, ranked):
-            rankings[position] = ranking
+                ranked = cascade.search(snapshot, batch, k, effort, allowed, limits)
+            for position, ranking in zip(same, ranked):
+                rankings[position] = ranking
     return rankings
 
 

@@ -24,6 +24,7 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ class Documents:
             parsed = json.loads(metadata)
         except (TypeError, ValueError, RecursionError) as error:
             raise self._damaged(f"the metadata of document {doc_id!r:.80} is no JSON ({error})") from error
-        if not isinstance(doc_id, str) or not isinstance(text, str | None) or not isinstance(parsed, dict):
+        if not isinstance(doc_id, str) or not isinstance(text, (str, NoneType)) or not isinstance(parsed, dict):
             raise self._damaged(f"document {doc_id!r:.80} has values of the wrong type")
         return Document(doc_id, text, parsed)
 

@@ -56,6 +56,11 @@ class Snapshot:
         """The mask of each segment that leaves out its deleted documents."""
         return tuple(segment.live for segment in self.segments)
 
+    @functools.cached_property
+    def mean_tokens(self) -> float:
+        """The mean number of tokens of a document, deleted ones included."""
+        return self.manifest.num_tokens / int(self.first_doc_idx[-1])
+
     def require_untouched(self) -> None:
         """Check that no program has written to the mapped files; see `Segment.require_untouched`."""
         for segment in self.segments:

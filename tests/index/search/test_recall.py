@@ -159,3 +159,18 @@ def test_refining_more_candidates_scores_a_superset(seed: int) -> None:
         twice = refine(once, 10, lambda doc_idx: better[doc_idx] + np.float32(0.01), 15, 0.05)
         assert scored <= set(twice.doc_idx.tolist())
         scored = set(twice.doc_idx.tolist())
+
+
+def test_short_queries_probe_more_cells_whatever_else_is_in_the_batch(tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "index", texts(400, 20, 48, 0.0, 0), nbits=4)
+    limits = Limits(all_exact=10, base=20, budget_tokens=1)
+    queries = Ragged.cat([texts(6, length, 48, 0.0, length) for length in (8, 9)])
+
+    def found(queries: Ragged, n_ivf_probe: int | None) -> list[list[Hit]]:
+        options = SearchOptions(n_ivf_probe=n_ivf_probe, n_full_scores=20)
+        return search_maxsim(index.snapshot, queries, 5, options, limits=limits)
+
+    batch = found(queries, None)
+    assert batch == [found(queries[i : i + 1], None)[0] for i in range(12)]
+    assert batch == found(queries[:6], 32) + found(queries[6:], 16)
+    assert found(queries, 32) != found(queries, 16)  # so that the line above can tell them apart

@@ -289,9 +289,14 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     assert refine.TAIL == 1.25 and "a quarter more than the deviation" in page
     assert f"at most {plan.MAX_WITHOUT_PROBES} · `n_full_scores`" in page
     assert f"up to {plan.MAX_WIDENING} times as many" in page
-    assert "8 for k ≤ 20, 16 for k ≤ 200, else 32" in page and "the larger of 2,048 and 60 k" in page
-    for k, probes, documents in ((20, 8, 2048), (200, 16, 12_000), (201, 32, 12_060)):
-        assert plan.effort_for(k, SearchOptions(), 999) == plan.Effort(probes, documents)
+    assert "32 for k > 200 or a query of at most 8 tokens, else 16" in page and "the larger of 2,048 and 60 k" in page
+    for k, tokens, probes, documents in (
+        (20, 9, 16, 2048),
+        (20, 8, 32, 2048),
+        (200, 9, 16, 12_000),
+        (201, 9, 32, 12_060),
+    ):
+        assert plan.effort_for(k, SearchOptions(), 999, tokens) == plan.Effort(probes, documents)
     assert nearest.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
     assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 4 and "This is version 4." in page
     assert segment_writer.FAR_SHARE == 0.5
