@@ -276,7 +276,7 @@ def checked(load: Load, index: Index, model: ColBERT) -> dict[str, object]:
 def figures(name: str, load: Load, took: float) -> dict[str, object]:
     rows: dict[str, object] = {"server": name, "seconds": round(took, 1)}
     for kind, times in load.milliseconds.items():
-        cuts = statistics.quantiles(times, n=100) if len(times) > 1 else [float("nan")] * 99
+        cuts: list[float | None] = statistics.quantiles(times, n=100) if len(times) > 1 else [None] * 99
         rows |= {f"{kind} / s": len(times) / took}
         rows |= {f"{kind} p{part} ms": cuts[part - 1] for part in (50, 95, 99)}
     refused = {status: load.errors[status] for status in ("429", "503")}
