@@ -1,6 +1,7 @@
 """What `export_vectors` writes, read back by the engines themselves."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_a_qdrant_collection_is_new_or_not_there(index: Index) -> None:
     with pytest.raises(UserError, match="must be"):
         write_collection(Source(index.snapshot, other_dim, False, False), client, "broken")
     assert [collection.name for collection in client.get_collections().collections] == ["notes"]
+
+
+def test_a_qdrant_server_that_does_not_answer(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("qdrant_client")
+    with socket.socket() as unused:  # bound and not listening: connections are refused
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        message = error_of(capsys, "export-vectors", index.path, "--to", "qdrant", "--out", url)
+    assert message.startswith(f"the Qdrant server {url} cannot be written to: ")
 
 
 @pytest.mark.parametrize("bits", [False, True])

@@ -23,14 +23,18 @@ def write(source: Source, out: str, name: str) -> None:
 
     Raises:
         FileExistsError: if `out` is not a new or empty folder.
-        UserError: if the server has the collection already.
+        UserError: if the server has the collection already, does not answer, or refuses something.
         MissingExtra: without qdrant-client.
     """
     qdrant = require("qdrant_client", "export")
     if out.startswith(("http://", "https://")):
-        client = qdrant.QdrantClient(url=out, api_key=os.environ.get("QDRANT_API_KEY"))
+        refusals = require("qdrant_client.http.exceptions", "export")
+        # The client's check of versions warns of a server that does not answer; the first request raises an error.
+        client = qdrant.QdrantClient(url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
         try:
             write_collection(source, client, name)
+        except refusals.ApiException as error:
+            raise UserError(f"the Qdrant server {out} cannot be written to: {' '.join(str(error).split())}") from error
         finally:
             client.close()
         return

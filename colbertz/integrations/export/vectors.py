@@ -42,7 +42,8 @@ def export_vectors(
 
     Raises:
         FileNotFoundError, UserError: as `Index.open`; UserError for another target, for a name that is not of letters,
-            digits and underscores, for an index without documents, and if a server has the collection already.
+            digits and underscores, for an index without documents, and if a server has the collection already, does
+            not answer, or refuses something.
         FileExistsError: if a folder is neither new nor empty.
         MissingExtra: if the engine's package is not installed.
     """
