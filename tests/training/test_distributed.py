@@ -77,7 +77,7 @@ def test_torchrun_warms_up_as_one_process_does(tmp_path: Path) -> None:
     alone = losses_of(tmp_path / "run")
     torchrun(config_of_run, tmp_path)
     together = losses_of(tmp_path / "run")
-    assert together[-1] < 0.8 * together[0]
+    assert together[-1] < 0.85 * together[0]
     torch.testing.assert_close(together, alone, rtol=0.1, atol=0)
 
 
