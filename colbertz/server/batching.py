@@ -1,4 +1,7 @@
-"""Encoding the texts of concurrent requests together: queries first, and documents in small batches between them."""
+"""Encoding the texts of concurrent requests together: queries first, and documents in small batches between them.
+
+Where queries never stop coming, documents have a turn when they have waited for a while: writes must not starve.
+"""
 
 import math
 import threading
@@ -22,6 +25,10 @@ WAIT_MS = 2.0
 MAX_TOKENS = 2048
 # Tokens of documents in one forward pass while there are queries: a query that comes meanwhile waits until it ends.
 _TOKENS_BESIDE_QUERIES = 384
+# Milliseconds after which a batch of documents goes before the queries that wait.
+PATIENCE_MS = 100.0
+# How much more time queries get than documents while there are both.
+_QUERIES_SHARE = 3
 # For how many seconds after a query others are expected.
 _QUERIES_EXPECTED = 1.0
 
@@ -70,7 +77,12 @@ class EncodeBatcher:
     """
 
     def __init__(
-        self, model: ColBERT, max_tokens: int = MAX_TOKENS, wait_ms: float = WAIT_MS, location: str | None = None
+        self,
+        model: ColBERT,
+        max_tokens: int = MAX_TOKENS,
+        wait_ms: float = WAIT_MS,
+        location: str | None = None,
+        patience_ms: float = PATIENCE_MS,
     ) -> None:
         """Start the thread.
 
@@ -79,15 +91,18 @@ class EncodeBatcher:
             max_tokens: tokens in one forward pass, except where one text has more.
             wait_ms: milliseconds that the first query of a batch waits for others.
             location: see the attribute.
+            patience_ms: milliseconds after which documents have a turn however many queries there are, unless the batch
+                before took so long that more than a quarter of the time would be theirs.
         """
         self.model = model
         self.location = location
-        self._max_tokens, self._wait = max_tokens, wait_ms / 1000
+        self._max_tokens, self._wait, self._patience = max_tokens, wait_ms / 1000, patience_ms / 1000
         self._arrived = threading.Condition()
         self._queries: deque[_Request] = deque()
         self._documents: deque[_Request] = deque()
         self._closing = False
-        self._last_query = -math.inf
+        self._last_query = self._documents_due = -math.inf
+        self._documents_were_last = False
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
         self._thread.start()
 
@@ -137,11 +152,31 @@ class EncodeBatcher:
                 if self._queries:
                     left = self._queries[0].since + self._wait - time.monotonic()
                     self._arrived.wait_for(lambda: self._closing or self._is_full(), max(0.0, left))
-                beside = not self._queries and time.monotonic() < self._last_query + _QUERIES_EXPECTED
-                max_tokens = min(self._max_tokens, _TOKENS_BESIDE_QUERIES) if beside else self._max_tokens
-                parts = _next_parts(self._queries or self._documents, max_tokens)
+                parts = self._next()
             if parts:  # none if all that is left was cancelled, or has failed
+                began = time.monotonic()
                 self._encode(parts)
+                if self._documents_were_last:
+                    ended = time.monotonic()
+                    self._documents_due = ended + max(self._patience, _QUERIES_SHARE * (ended - began))
+
+    def _next(self) -> list[_Part]:
+        """The texts to encode now: queries, or documents if there are none or the documents have waited long enough."""
+        now = time.monotonic()
+        if self._queries and not self._documents_are_due(now):
+            self._documents_were_last = False
+            return _next_parts(self._queries, self._max_tokens)
+        self._documents_were_last = True
+        beside = bool(self._queries) or now < self._last_query + _QUERIES_EXPECTED
+        return _next_parts(
+            self._documents, min(self._max_tokens, _TOKENS_BESIDE_QUERIES) if beside else self._max_tokens
+        )
+
+    def _documents_are_due(self, now: float) -> bool:
+        """Whether documents go before the queries that wait; never twice in a row."""
+        if not self._documents or self._documents_were_last:
+            return False
+        return now >= max(self._documents_due, self._documents[0].since + self._patience)
 
     def _is_full(self) -> bool:
         return sum(len(request.tokens.ids.values) for request in self._queries) >= self._max_tokens

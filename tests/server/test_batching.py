@@ -54,7 +54,7 @@ def test_concurrent_requests_get_the_embeddings_that_they_would_get_alone(
 
 def test_queries_go_before_documents_and_are_encoded_together(checkpoint: Path) -> None:
     model = Recorded(ColBERT.from_pretrained(checkpoint))
-    encoder = EncodeBatcher(model, max_tokens=256)  # type: ignore[arg-type]
+    encoder = EncodeBatcher(model, max_tokens=256, patience_ms=1e9)  # type: ignore[arg-type]
     documents = encoder.encode(["some words"] * 200, is_query=False)
     done: list[str] = []
     documents.add_done_callback(lambda _: done.append("documents"))
@@ -65,6 +65,22 @@ def test_queries_go_before_documents_and_are_encoded_together(checkpoint: Path) 
     assert len(documents.result(60)) == 200 and all(len(query.result(60)) == 1 for query in queries)
     assert done == ["query"] * 4 + ["documents"]
     assert len(model.batches) < 2 + 200, "texts are encoded together"
+    encoder.close()
+
+
+def test_documents_have_their_turn_however_many_queries_there_are(checkpoint: Path) -> None:
+    model = Recorded(ColBERT.from_pretrained(checkpoint))
+    encoder = EncodeBatcher(model, max_tokens=64, patience_ms=0)  # type: ignore[arg-type]
+    documents = encoder.encode(["some words " * 8] * 4, is_query=False)
+    done: list[str] = []
+    documents.add_done_callback(lambda _: done.append("documents"))
+    queries = [encoder.encode([f"query {number}"], is_query=True) for number in range(60)]
+    for query in queries:
+        query.add_done_callback(lambda _: done.append("query"))
+    model.go.set()
+    assert len(documents.result(60)) == 4 and all(len(query.result(60)) == 1 for query in queries)
+    assert "query" in done[done.index("documents") :], "the documents did not wait for the last query"
+    assert done.index("documents") > 0, "and the queries did not wait for all of the documents"
     encoder.close()
 
 
