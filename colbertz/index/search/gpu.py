@@ -29,6 +29,8 @@ from colbertz.ragged import Ragged
 
 # Queries in a batch, at most.
 _BATCH = 256
+# Bytes of the first scores of a document for one query: int32, and int64 with the index.
+_BYTES_PER_DOCUMENT = 12
 # The size of a step of the first scores, which are integers, for a query whose longest token has norm 1.
 _STEP = 2.0**-18
 # Pairs of a query and a document that brute force scores at a time.
@@ -97,7 +99,9 @@ def _batches(queries: Ragged, placed: Placed, limits: Limits) -> list[tuple[list
     batches = []
     for s in sorted(set(padded)):
         same_length = [position for position, length in enumerate(padded) if length == s]
-        num_fitting = min(limits.table_bytes // (2 * s * num_centroids), limits.table_bytes // (4 * num_documents))
+        num_fitting = min(
+            limits.table_bytes // (2 * s * num_centroids), limits.table_bytes // (_BYTES_PER_DOCUMENT * num_documents)
+        )
         size = max(1, min(_BATCH, num_fitting))
         for first in range(0, len(same_length), size):
             positions = same_length[first : first + size]
@@ -178,12 +182,15 @@ def _first_candidates(
         return candidates, torch.ones_like(candidates, dtype=torch.bool)
     scores, cells = table.flatten(1).T.topk(plan.levels[-1] + 1)
     chosen = torch.zeros(num_queries, len(shard), dtype=torch.bool, device=table.device)
+    in_order = torch.arange(len(shard), device=table.device)
     parts = []
     for level in plan.levels:
         gained = _walk(shard, cells, scores, level, num_queries)
         if allowed is not None:
             gained *= allowed
-        first_scores, candidates = gained.topk(min(plan.n_full_scores, len(shard)))
+        # Of equal scores the lower index first, so that with more effort the base is the same.
+        candidates = ((gained.long() << 32) - in_order).topk(min(plan.n_full_scores, len(shard))).indices
+        first_scores = gained.gather(1, candidates)
         is_new = (first_scores > 0) & ~chosen.gather(1, candidates)
         parts.append(torch.where(is_new, candidates, -1).int())
         chosen.scatter_(1, candidates, True)
