@@ -74,7 +74,7 @@ def test_documents_have_their_turn_however_many_queries_there_are(checkpoint: Pa
     documents = encoder.encode(["some words " * 8] * 4, is_query=False)
     done: list[str] = []
     documents.add_done_callback(lambda _: done.append("documents"))
-    queries = [encoder.encode([f"query {number}"], is_query=True) for number in range(60)]
+    queries = [encoder.encode([f"query {number}"], is_query=True) for number in range(600)]
     for query in queries:
         query.add_done_callback(lambda _: done.append("query"))
     model.go.set()
