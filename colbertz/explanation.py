@@ -83,7 +83,7 @@ class Explanation:
             score that its tokens won from words of the query.
         """
         rows = _words(self.query, self.query_tokens)
-        text = self.document.text or ""
+        text, score = self.document.text or "", self.score
         columns = _words(text, self.document_tokens)
         column_of = torch.full((len(self.document_tokens),), len(columns))  # tokens of no word share a last column
         for column, (_, _, tokens) in enumerate(columns):
@@ -108,8 +108,8 @@ class Explanation:
             "query": self.query,
             "id": self.document.id,
             "text": text,
-            "score": round(self.score, 3),
-            "other": round(self.score - sum(word["score"] for word in query_words), 3),
+            "score": round(score, 3),
+            "other": round(score - sum(word["score"] for word in query_words), 3),
             "query_words": query_words,
             "document_words": [[start, end] for start, end, _ in columns],
             "strengths": strengths,

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+from browser import chromium  # noqa: E402
 from serving import serving  # noqa: E402
 
 QUERY = "what happens if the process is killed while it writes?"
@@ -45,13 +45,12 @@ def post(url: str, body: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.binary_location = "/usr/bin/chromium"
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-    wait = WebDriverWait(browser, 60)
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), "--model", "colbertz/nano") as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder), "--model", "colbertz/nano") as server,
+        chromium() as browser,
+    ):
+        wait = WebDriverWait(browser, 60)
         texts, metadata = sections()
         post(f"{server.url}/indices", {"name": "documentation"})
         path = f"{server.url}/indices/documentation/update_with_encoding?wait=true"
@@ -71,7 +70,6 @@ def main() -> None:
         browser.find_element(By.XPATH, "//label[contains(., 'BM25')]").click()
         wait.until(lambda _: len(browser.find_elements(By.CSS_SELECTOR, "#results > section")) == 2)
         browser.save_screenshot(str(IMAGES / "page-compare.png"))
-    browser.quit()
 
 
 if __name__ == "__main__":

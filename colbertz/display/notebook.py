@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from colbertz.display.terminal import passage, place_of
+from colbertz.display.terminal import passage, place_of, score_of
 
 if TYPE_CHECKING:
     from colbertz.index import Hit
@@ -31,9 +31,8 @@ class Hits(list["Hit"]):
             for line in passage(hit.text or "", self._query, _WIDTH)
         ]
         parts = "".join(f"<br><small>{escape(name)} {score:.2f}</small>" for name, score in hit.parts.items())
-        score = f"{hit.score:.4f}" if hit.parts else f"{hit.score:.2f}"
         text = f'<b>{escape(place_of(hit))}</b><div style="white-space: pre-wrap">{"<br>".join(lines)}</div>'
         return (
-            f'<tr><td style="vertical-align: top">{rank}</td><td style="vertical-align: top">{score}{parts}</td>'
+            f'<tr style="vertical-align: top"><td>{rank}</td><td>{score_of(hit)}{parts}</td>'
             f'<td style="text-align: left">{text}</td></tr>'
         )

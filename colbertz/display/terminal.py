@@ -46,8 +46,7 @@ def format_hit(rank: int, hit: "Hit", query: str, width: int = 100, color: bool 
     """
     paint = _paint if color else _plain
     place = paint(printable(place_of(hit)), "place")
-    score = f"{hit.score:6.4f}" if hit.parts else f"{hit.score:6.2f}"  # fused scores are small
-    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(score, 'score')}  {place}"
+    headline = f"{paint(f'{rank:>3}.', 'rank')} {paint(f'{score_of(hit):>6}', 'score')}  {place}"
     if hit.parts:
         headline += "  " + paint(", ".join(f"{name} {score:.2f}" for name, score in hit.parts.items()), "rank")
     return "\n".join([headline, *(f"     {line}" for line in _snippet(hit.text or "", query, width - 5, paint))])
@@ -145,6 +144,11 @@ def _warm(text: str, heat: float) -> str:
 def _bar(score: float) -> str:
     eighths = max(0, round(score * 8 * _BAR_COLUMNS))
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
+
+
+def score_of(hit: "Hit") -> str:
+    """A hit's score in digits; those of hybrid searches are small."""
+    return f"{hit.score:.4f}" if hit.parts else f"{hit.score:.2f}"
 
 
 def place_of(hit: "Hit") -> str:

@@ -58,7 +58,7 @@ class ColBERTDocumentStore:
 
     def count_documents(self) -> int:
         """How many documents there are."""
-        return len(self.target.matching())
+        return self.target.count()
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Page]:
         """The documents that meet the filters.

@@ -42,6 +42,9 @@ class Target(Protocol):
     def matching(self, condition: Condition | None = None) -> list[Document]:
         """All documents, or those that meet the condition, in order of insertion."""
 
+    def count(self) -> int:
+        """How many documents there are."""
+
 
 def open_target(
     location: "Searcher | Target | str | Path", *, model: ColBERT | str | Path | None = None, token: str | None = None
@@ -134,6 +137,13 @@ class LocalTarget:
         except UnknownField:
             return []
 
+    def count(self) -> int:
+        """See `Target.count`."""
+        if self._searcher is None:
+            return 0
+        self._searcher.refresh()
+        return len(self._searcher.index)
+
 
 class ServerTarget:
     """An index of `colbertz serve`."""
@@ -163,9 +173,11 @@ class ServerTarget:
             return
         texts = [document.text or "" for document in documents]
         metadata = [document.metadata | {"id": document.id} for document in documents]
-        if self._call("GET", "") is None:
+        body = {"documents": texts, "metadata": metadata}
+        task = self._call("POST", "/update_with_encoding?wait=true", body)
+        if task is None:
             self._request("POST", "/indices", {"name": self._name})
-        task = self._call("POST", "/update_with_encoding?wait=true", {"documents": texts, "metadata": metadata})
+            task = self._call("POST", "/update_with_encoding?wait=true", body)
         if task is None or task["state"] != "done":
             raise UserError(f"the server did not add the documents: {task and (task['error'] or task['message'])}")
 
@@ -183,6 +195,11 @@ class ServerTarget:
         """See `Target.matching`."""
         where, parameters = condition or (None, ())
         return self._documents({"where": where, "parameters": list(parameters)})
+
+    def count(self) -> int:
+        """See `Target.count`."""
+        index = self._call("GET", "")
+        return 0 if index is None else index["num_documents"]
 
     def _documents(self, body: dict[str, Any]) -> list[Document]:
         documents: list[Document] = []
@@ -211,7 +228,7 @@ class ServerTarget:
         except HTTPError as error:
             with error:
                 problem = _problem(error)
-            if problem.get("code") == "INDEX_NOT_FOUND":
+            if problem.get("code") in ("INDEX_NOT_FOUND", "INDEX_NOT_DECLARED"):
                 raise _NoIndex from None
             raise UserError(
                 f"{self._root} refused with status {error.code}: {problem.get('message', error.reason)}"

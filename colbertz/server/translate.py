@@ -119,13 +119,13 @@ def row(position: int, metadata: dict[str, Any]) -> dict[str, Any]:
     return {"_subset_": position, **metadata}
 
 
-def top_k(params: schemas.SearchParams, settings: Settings) -> int:
+def top_k(given: int | None, settings: Settings) -> int:
     """The number of hits.
 
     Raises:
         Refusal: 400 for more than allowed.
     """
-    k = _TOP_K if params.top_k is None else params.top_k
+    k = _TOP_K if given is None else given
     if k > settings.max_top_k:
         raise bad_request(f"top_k may be {settings.max_top_k:,}, got {k:,}")
     return k

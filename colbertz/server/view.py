@@ -10,6 +10,7 @@ import numpy as np
 from colbertz.document import Document
 from colbertz.errors import UnknownDocument
 from colbertz.index import Hit, Index, SearchOptions
+from colbertz.index.search.allowed import matching_documents
 from colbertz.index.search.options import Parameters, check_count
 from colbertz.ragged import Ragged
 from colbertz.server.searching import SearchThreads
@@ -95,9 +96,20 @@ class View:
             parts.append(partial(_search, self.index, part_queries, k, part_options, part_texts))
         return [hits for part in self._threads.run(parts) for hits in part]
 
-    def matching(self, where: str | None = None, parameters: Parameters = ()) -> list[str]:
-        """The ids of all documents, or of those for which a condition holds, by their positions; see `Index.ids`."""
-        return [] if self.index is None else self.index.ids(where, parameters)
+    def matching(
+        self, where: str | None = None, parameters: Parameters = (), seconds: float = SearchOptions.where_seconds
+    ) -> list[str]:
+        """The ids of all documents, or of those for which a condition holds, by their positions; see `Index.ids`.
+
+        Args:
+            where, parameters: the condition.
+            seconds: after which it is stopped.
+        """
+        if self.index is None:
+            return []
+        options = SearchOptions(where=where, parameters=parameters, where_seconds=seconds)
+        snapshot = self.index.snapshot
+        return snapshot.ids(matching_documents(snapshot, options))
 
     def ids_at(self, positions: Sequence[int]) -> list[str | None]:
         """The id of the document at each position; None where there is none."""

@@ -87,6 +87,8 @@ class Writer:
         self._limits = limits
         self._publish = publish
         self._stopping = threading.Event()
+        # The fingerprint of the index with which the encoder's model was compared last; it fits.
+        self._compared: Sequence[float] | None = None
         # How many documents the index had when it was compacted, and since when it should be again.
         self._num_compacted = 0
         self._advised_since: float | None = None
@@ -214,8 +216,11 @@ class Writer:
         small operation would wait for its own turn between the queries.
         """
         if self._encoder is not None and self.index is not None and any(add.embeddings is None for add in adds):
-            # Refuses a model that is not the index's. It encodes a text for that, so it is done once for all.
-            Searcher(self._encoder.model, self.index)
+            fingerprint = self.index.manifest.fingerprint
+            if self._compared is None or self._compared != fingerprint:
+                # Refuses a model that is not the index's. It encodes a text for that, so it is done once.
+                Searcher(self._encoder.model, self.index)
+                self._compared = fingerprint
         ahead: deque[tuple[int, Future[Ragged]]] = deque()
         num_documents = 0
         for part in chain.from_iterable(map(self._parts, adds)):

@@ -12,7 +12,7 @@ from colbertz.explanation import explain
 from colbertz.index import Hit, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.server import hit_schemas as schemas
-from colbertz.server.refusals import bad_request
+from colbertz.server import translate
 from colbertz.server.service import Served, Service, Services
 from colbertz.server.strict import StrictRoute
 from colbertz.server.view import View
@@ -55,9 +55,11 @@ def query(body: schemas.Query, index: Served, service: Services) -> schemas.Hits
 def get(body: schemas.GetDocuments, index: Served, service: Services) -> schemas.Documents:
     """Documents by their ids, by a condition, or by both, with their texts; in the order of the ids."""
     view = index.snapshot()
+    if body.ids is not None:
+        service.check_number("ids", len(body.ids), service.settings.max_texts)
     asked = None if body.ids is None else [doc_id for doc_id in dict.fromkeys(body.ids) if doc_id in view]
     if asked is None or body.where is not None:
-        matching = view.matching(body.where, tuple(body.parameters))
+        matching = view.matching(body.where, tuple(body.parameters), service.settings.filter_seconds)
         met = set(matching)
         ids = matching if asked is None else [doc_id for doc_id in asked if doc_id in met]
     else:
@@ -74,8 +76,8 @@ def get(body: schemas.GetDocuments, index: Served, service: Services) -> schemas
 def explain_hit(body: schemas.Explain, index: Served, service: Services) -> schemas.Heatmap:
     """Which words of a document each word of a query met, and how strongly."""
     view = index.snapshot()
-    [embeddings] = service.encode([body.query], is_query=True)
     [document] = view.get([body.id])
+    [embeddings] = service.encode([body.query], is_query=True)
     assert view.index is not None
     tokenizer = service.require_encoder().model.tokenizer
     explanation = explain(tokenizer, view.index, body.query, embeddings, document)
@@ -117,8 +119,7 @@ def colbertv2(
 
 def _search(view: View, body: schemas.Query, service: Service) -> list[Hit]:
     check_texts([body.query])
-    if body.k > service.settings.max_top_k:
-        raise bad_request(f"k may be {service.settings.max_top_k:,}, got {body.k:,}")
+    k = translate.top_k(body.k, service.settings)
     queries = None if body.mode == "bm25" else service.encode([body.query], is_query=True)
     options = SearchOptions(
         exact=body.mode == "exact",
@@ -127,7 +128,7 @@ def _search(view: View, body: schemas.Query, service: Service) -> list[Hit]:
         parameters=() if body.where is None else tuple(body.parameters),
         where_seconds=service.settings.filter_seconds,
     )
-    [hits] = view.search(queries, [body.query], body.k, options)
+    [hits] = view.search(queries, [body.query], k, options)
     return hits
 
 

@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from colbertz.index import SearchOptions
-from colbertz.index.search.allowed import matching_documents
 from colbertz.server import schemas, translate
-from colbertz.server.fields import Value
 from colbertz.server.operations import UpdateMetadata
 from colbertz.server.refusals import Refusal, bad_request, metadata_not_found
 from colbertz.server.routes.documents import Key
 from colbertz.server.served import ServedIndex
-from colbertz.server.service import Name, Served, Service, Services
+from colbertz.server.service import Name, Served, Services
 from colbertz.server.strict import StrictRoute
 from colbertz.server.view import View
 
@@ -57,7 +54,7 @@ def check_metadata(name: Name, body: schemas.CheckMetadata, index: Served, servi
 def query_metadata(name: Name, body: schemas.Filter, index: Served, service: Services) -> schemas.QueryAnswer:
     """The documents for which a condition holds."""
     view = _with_documents(name, index)
-    ids = _matching(view, body.condition, body.parameters, service)
+    ids = view.matching(body.condition, tuple(body.parameters), service.settings.filter_seconds)
     return schemas.QueryAnswer(document_ids=view.positions(ids), ids=ids, count=len(ids), generation=view.generation)
 
 
@@ -73,7 +70,9 @@ def get_metadata(name: Name, body: schemas.GetMetadata, index: Served, service: 
         here = {p for p, doc_id in zip(body.document_ids, view.ids_at(body.document_ids)) if doc_id is not None}
         positions = sorted(here)
     elif body.condition is not None:
-        positions = view.positions(_matching(view, body.condition, body.parameters, service))
+        positions = view.positions(
+            view.matching(body.condition, tuple(body.parameters), service.settings.filter_seconds)
+        )
     return _rows(view, positions if body.limit is None else positions[: body.limit])
 
 
@@ -106,15 +105,6 @@ def _with_documents(name: str, index: ServedIndex) -> View:
     if not len(view):
         raise metadata_not_found(name)
     return view
-
-
-def _matching(view: View, condition: str, parameters: Sequence[Value], service: Service) -> list[str]:
-    assert view.index is not None  # it has documents
-    snapshot = view.index.snapshot
-    options = SearchOptions(
-        where=condition, parameters=tuple(parameters), where_seconds=service.settings.filter_seconds
-    )
-    return snapshot.ids(matching_documents(snapshot, options))
 
 
 def _rows(view: View, positions: Sequence[int]) -> schemas.MetadataAnswer:

@@ -72,7 +72,7 @@ def answer(
         raise bad_request(f"there are {len(texts)} text queries for {len(queries)} queries; give one for each")
     if texts is not None:
         service.check_number("text queries", len(texts), service.settings.max_queries)
-    k = translate.top_k(body.params, service.settings)
+    k = translate.top_k(body.params.top_k, service.settings)
     view = index.snapshot()
     if body.filter_condition is not None and not len(view):
         raise metadata_not_found(name)

@@ -109,7 +109,9 @@ def test_the_target_of_the_adapters_over_http(server: Server) -> None:
     assert isinstance(target, ServerTarget)
     assert target.search("dog", 3) == [] and target.get(["dog"]) == [] and target.delete(["dog"]) == 0
     documents = [Document(row["id"], text, row) for text, row in zip(TEXTS, METADATA)]
+    assert target.count() == 0
     target.add(documents)
+    assert target.count() == 4
     assert [hit.id for hit in target.search("a lazy dog", 1, hybrid=True)] == ["dog"]
     assert target.search("dog", 9, ("year > ?", [2005]))[0].id in ("bread", "fox")
     assert [document.text for document in target.get(["ice", "nobody"])] == [TEXTS[2]]

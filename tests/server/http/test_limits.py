@@ -126,6 +126,8 @@ def test_numbers_over_the_limits_are_refused(strict: Server, name: str) -> None:
         (f"indices/{name}/search", {"text_query": ["a"] * 4}),
         (f"indices/{name}/search_with_encoding", {"queries": ["a"] * 4}),
         (f"indices/{name}/search", {"text_query": ["a"], "params": {"top_k": 21}}),
+        (f"indices/{name}/query", {"query": "a", "k": 21}),
+        (f"indices/{name}/get", {"ids": ["a"] * 6}),
         (f"indices/{name}/metadata/check", {"document_ids": [0] * 6}),
         (f"indices/{name}/update_with_encoding", {"documents": ["a"] * 6}),
     ):
@@ -199,6 +201,8 @@ def test_a_filter_that_runs_for_ever_is_stopped(strict: Server, name: str) -> No
     for path, body in (
         ("metadata/query", {"condition": ENDLESS}),
         ("metadata/get", {"condition": ENDLESS}),
+        ("get", {"where": ENDLESS}),
+        ("query", {"query": "a", "mode": "bm25", "where": ENDLESS}),
         ("search", {"text_query": ["a"], "filter_condition": ENDLESS}),
         ("search/filtered_with_encoding", {"queries": ["a"], "filter_condition": ENDLESS}),
     ):

@@ -1,6 +1,5 @@
 """The server's page in Chromium, driven as a person would: by keyboard and pointer."""
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,16 +8,14 @@ from serving import READER, WRITER, Server
 
 pytest.importorskip("selenium")
 
+from browser import chromium, is_installed
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromedriver") is None or shutil.which("chromium") is None,
-    reason="chromium or its driver is not installed",
-)
+pytestmark = pytest.mark.skipif(not is_installed(), reason="chromium or its driver is not installed")
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
     "Bread needs yeast to rise, and <b>time</b>.",
@@ -67,22 +64,13 @@ class Page:
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
     server.add("animals", TEXTS, METADATA)
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(argument)
-    options.binary_location = shutil.which("chromium") or ""
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    browser = webdriver.Chrome(options=options, service=service)
-    page = Page(browser)
-    try:
+    with chromium() as browser:
+        page = Page(browser)
         page.open(f"{server.url}/#index=animals")
         page.until(lambda: "4 documents" in page.one("#status").text)
         yield page
         errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
         assert errors == []
-    finally:
-        browser.quit()
 
 
 def test_programs_still_get_what_next_plaid_answers(server: Server) -> None:
