@@ -26,7 +26,18 @@ HAYSTACK = ["haystack-ai>=2.10"]
 PYTERRIER = ["python-terrier>=1.0"]
 INTEGRATIONS = [*LANGCHAIN, *LLAMA_INDEX, *HAYSTACK, *PYTERRIER]
 EXPORT = [*PARQUET, "lancedb>=0.40", "qdrant-client>=1.20"]
+FILES = ["pypdf>=6", "python-docx>=1.1"]
+MCP = ["mcp>=2"]
+FAISS = ["faiss-cpu>=1.10"]  # or faiss-gpu, which installs the same module
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
+# Grammars of the languages whose files folder search cuts into functions and classes.
+GRAMMARS = [
+    f"tree-sitter-{language}"
+    for language in (
+        "bash c c-sharp cpp elixir go haskell java javascript julia kotlin lua ocaml php python ruby rust scala swift"
+        " typescript"
+    ).split()
+]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 DEV = ["pytest", "hypothesis", "ruff", "mypy"]
 # What drives the server in its tests.
@@ -66,6 +77,10 @@ setup(
         "tqdm",
         "PyYAML",
         "jsonargparse[signatures]",
+        "pathspec>=0.12",
+        "charset-normalizer>=3",
+        "tree-sitter>=0.23",
+        *GRAMMARS,
     ],
     extras_require={
         "parquet": PARQUET,
@@ -80,8 +95,27 @@ setup(
         "haystack": HAYSTACK,
         "pyterrier": PYTERRIER,
         "export": EXPORT,
+        "files": FILES,
+        "mcp": MCP,
+        "faiss": FAISS,
         "gpu": GPU,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *SERVE, *ONNX, *MTEB, *PEERS, *GPU, *DOCS, *CLIENTS, *INTEGRATIONS, *EXPORT, *DEV],
+        "dev": [
+            *TRAIN,
+            *EVAL,
+            *SERVE,
+            *ONNX,
+            *MTEB,
+            *PEERS,
+            *GPU,
+            *DOCS,
+            *CLIENTS,
+            *INTEGRATIONS,
+            *EXPORT,
+            *FILES,
+            *MCP,
+            *FAISS,
+            *DEV,
+        ],
     },
 )
