@@ -9,11 +9,12 @@ a file whose mtime is not clearly older than the moment of reading is "racy": it
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from colbertz.corpus.folder.chunks import CHUNKER_VERSION, Chunk, read_chunks
+from colbertz.corpus.folder.chunks import CHUNKER_VERSION, chunks_of, read_content
+from colbertz.corpus.folder.skipped import SkippedFile
 from colbertz.corpus.folder.walk import FoundFile, Skipped, WalkOptions, walk
 from colbertz.folders.state import CHUNKER, State, as_bytes, as_path
 from colbertz.folders.words import indexed_words, path_words
@@ -48,15 +49,6 @@ class Changes:
         return len(self.changed) + len(self.removed)
 
 
-def content_hash(path: Path) -> bytes | None:
-    """The hash of a file's content, None if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return None
-
-
 def chunk_id(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[: 2 * _ID_BYTES]
 
@@ -77,7 +69,7 @@ def find_changes(state: State, root: Path, options: WalkOptions) -> Changes:
         same_stat = (size, mtime_ns, inode) == (file.size, file.mtime_ns, file.inode)
         if same_stat and mtime_ns + _GRANULARITY_NS < read_ns:
             continue
-        if file.size == size and content_hash(root / file.path) == digest:
+        if file.size == size and _hash(read_content(root / file.path, file.path)) == digest:
             touched.append((file_id, file))
         else:
             changed.append(file)
@@ -130,15 +122,17 @@ def _bring_in_file(
 ) -> None:
     # Taken before the content is read: a file that is written to meanwhile looks changed, or racy, next time.
     read_ns = time.time_ns()
-    digest = content_hash(root / file.path)
-    chunks = list(_chunks_of(root, file))
+    content = read_content(root / file.path, file.path)
+    chunked = content if isinstance(content, SkippedFile) else chunks_of(content, file.path)
+    reason = chunked.reason if isinstance(chunked, SkippedFile) else None
+    chunks = [] if isinstance(chunked, SkippedFile) else [chunk for chunk in chunked if chunk.text.strip()]
     path = as_bytes(file.path)
     known = state.rows("SELECT id FROM files WHERE path = ?", (path,))
     _forget(state, [row[0] for row in known])
-    values = (path, file.size, file.mtime_ns, file.inode, read_ns, digest)
+    values = (path, file.size, file.mtime_ns, file.inode, read_ns, _hash(content), reason)
     execute = state.connection.execute
     file_id = execute(
-        "INSERT INTO files (path, size, mtime_ns, inode, read_ns, hash) VALUES (?, ?, ?, ?, ?, ?)", values
+        "INSERT INTO files (path, size, mtime_ns, inode, read_ns, hash, skipped) VALUES (?, ?, ?, ?, ?, ?, ?)", values
     ).lastrowid
     ids = [chunk_id(chunk.text) for chunk in chunks]
     indexed = is_known(ids)
@@ -156,19 +150,18 @@ def _bring_in_file(
             execute("INSERT OR IGNORE INTO pending VALUES (?, ?)", (key, chunk.text))
 
 
-def _chunks_of(root: Path, file: FoundFile) -> Iterator[Chunk]:
-    """The chunks of a file that have any text; none of a file that is skipped."""
-    chunks = read_chunks(root / file.path, file.path)
-    if isinstance(chunks, list):
-        yield from (chunk for chunk in chunks if chunk.text.strip())
+def _hash(content: bytes | SkippedFile) -> bytes | None:
+    """What tells one content of a file from another; None for a file that is not read."""
+    return None if isinstance(content, SkippedFile) else hashlib.sha256(content).digest()
 
 
 def _forget(state: State, files: Sequence[int]) -> None:
     """Remove files with all that belongs to them. Their chunks stay in the index."""
+    now = time.time()
     for file_id in files:
         refs = [row[0] for row in state.rows("SELECT id FROM refs WHERE file = ?", (file_id,))]
         state.connection.execute(
-            "INSERT OR IGNORE INTO dead SELECT chunk, unixepoch() FROM refs WHERE file = ?", (file_id,)
+            "INSERT OR IGNORE INTO dead SELECT chunk, ? FROM refs WHERE file = ?", (now, file_id)
         )
         state.connection.executemany("DELETE FROM words WHERE rowid = ?", [(ref,) for ref in refs])
         state.connection.execute("DELETE FROM refs WHERE file = ?", (file_id,))

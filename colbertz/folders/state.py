@@ -1,6 +1,7 @@
 """`folder.sqlite`: what is known of the files of a folder, beside the ordinary index that holds the embeddings.
 
-    files     each file: its path as bytes, size, mtime, inode, the hash of its content, and when it was read
+    files     each file: its path as bytes, size, mtime, inode, the hash of its content, when
+              it was read, and why it was not read if that is so
     refs      each chunk of each file: the id of the chunk, its lines, page, heading and kind
     words     an FTS5 table over the words of path, heading and text of each row of `refs`
     pending   the texts of chunks that are not in the index yet
@@ -30,7 +31,7 @@ GENERATION, ROOT, OPTIONS, MODEL, UPDATED, SKIPPED, CHUNKER = (
 _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, path BLOB UNIQUE NOT NULL, size INTEGER, mtime_ns INTEGER, inode INTEGER,
-    read_ns INTEGER, hash BLOB
+    read_ns INTEGER, hash BLOB, skipped TEXT
 );
 CREATE TABLE refs (
     id INTEGER PRIMARY KEY, file INTEGER NOT NULL, chunk TEXT NOT NULL, "start" INTEGER, "end" INTEGER, page INTEGER,
@@ -99,6 +100,15 @@ class State:
             self.connection.execute("ROLLBACK")
             raise
         self.connection.execute("COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All reads of the block see one state."""
+        self.connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.connection.execute("COMMIT")
 
     def rows(self, query: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         return self.connection.execute(query, tuple(parameters)).fetchall()
