@@ -35,7 +35,7 @@ from torch import Tensor
 from colbertz import ColBERT, Ragged
 from colbertz.kernels.cpu.linear import product
 from colbertz.models import ModernBertConfig
-from colbertz.models.colbert import Backend
+from colbertz.models.backends import Backend
 from colbertz.models.dtypes import fast_bf16
 from colbertz.models.encoders.layers import Linear
 
