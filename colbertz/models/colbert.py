@@ -110,8 +110,8 @@ class ColBERT(nn.Module):
             FileNotFoundError: if there is no such directory or repository.
             CheckpointError: if a file is missing, damaged, or describes something that is not supported.
             TypeError: if an override names no setting.
-            UserError: if there is no such device; if `backend` is unknown, cannot run here, or goes with another device,
-                dtype or embedding_dim than its own.
+            UserError: if there is no such device; if `backend` is unknown, cannot run here, or goes with another
+                device, dtype or embedding_dim than its own.
         """
         check_loading(path_or_hub_id, device, dtype, embedding_dim, seed)
         if backend not in ("torch", "torch-int8"):
