@@ -20,9 +20,9 @@ from colbertz.errors import UserError, require
 from colbertz.evaluation import read_beir
 from colbertz.files import write_atomically
 from colbertz.models import ColBERT
+from colbertz.recipes.card import card
+from colbertz.recipes.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
 from colbertz.recipes.nano import stages
-from colbertz.recipes.nano.card import card
-from colbertz.recipes.nano.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
 from colbertz.recipes.nano.prepare import DESCRIPTION, prepare
 from colbertz.recipes.nano.settings import Settings, command_line
 from colbertz.recipes.terminal import stages as numbered

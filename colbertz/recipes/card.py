@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from colbertz.evaluation.significance import Estimate
-from colbertz.recipes.nano.judge import MEASURE, READ
+from colbertz.recipes.judge import MEASURE, READ
 
 # Licences of the texts that the packaged model is trained on, as stated at the source, by the names of the files.
 LICENCES = {
