@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     targets = targets_of(paths, args.index)
     found = False
     for batch in [queries] if queries else _typed_queries():
-        answers = [ask(_request(args, target, tuple(batch)), args) for target in targets]
+        answers = [ask(request_of(args, target, tuple(batch)), args) for target in targets]
         show(answers, args)
         found = found or any(result.hits for answer in answers for result in answer.results)
     return 0 if found else 1
@@ -86,7 +86,7 @@ def _root(folder: Path, index: str | None) -> Path:
     return root
 
 
-def _request(args: argparse.Namespace, target: Target, queries: tuple[str, ...]) -> SearchRequest:
+def request_of(args: argparse.Namespace, target: Target, queries: tuple[str, ...]) -> SearchRequest:
     kinds = (CODE_KINDS if args.code else ()) + (DOC_KINDS if args.docs else ())
     return SearchRequest(
         root=str(target.root),
