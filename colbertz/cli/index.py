@@ -85,7 +85,7 @@ def _update_folders(args: argparse.Namespace) -> None:
         options = WalkOptions(tuple(args.include or ()), tuple(args.exclude or ()), args.hidden, not args.no_ignore)
         started = time.perf_counter()
         with update_bar(folder.root) as bar:
-            done = folder.update(bar, wait=float("inf"), options=None if options == WalkOptions() else options)
+            done = folder.update(bar, wait=None, options=None if options == WalkOptions() else options)
         status = folder.status()
         print_line(
             f"{path}: {counted(done.changed, 'changed file')}, {done.removed:,} removed,"
@@ -122,7 +122,7 @@ def build(args: argparse.Namespace, sources: Sequence[str], out: str) -> "Search
         overwrite=args.overwrite,
         index_device=args.index_device,
         # An empty file is refused when it is read.
-        num_documents=(sum(map(num_rows, sources)) or None) if only_rows else None,
+        num_documents=(sum(num_rows(source) or 0 for source in sources) or None) if only_rows else None,
     )
     bad_texts.warn()
     index, seconds = searcher.index, time.perf_counter() - started

@@ -16,14 +16,12 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", required=True, metavar="DIR", help="an index")
-    parser.add_argument(
-        "--where", metavar="SQL", help="only documents whose metadata meet it, as for `colbertz search`"
-    )
+    parser.add_argument("--where", metavar="SQL", help="only documents whose metadata meet it, as for `search`")
     parser.add_argument("--fields", metavar="NAMES", help="metadata fields to print after the id, as in year,lang")
     parser.add_argument(
         "--json",
         action="store_true",
-        help="one JSON object a document: _id, text and its metadata, as `index` reads it",
+        help="one JSON object a document: _id, text and metadata, as `index` reads it",
     )
 
 

@@ -114,7 +114,7 @@ def ask(request: SearchRequest, args: argparse.Namespace) -> Answer:
     if not args.no_update or not folder.exists:
         with update_bar(folder.root) as bar:
             # Without an index there is nothing to answer from: wait for the process that makes it.
-            folder.update(bar, wait=1.0 if folder.exists else float("inf"))
+            folder.update(bar, wait=1.0 if folder.exists else None)
     return folder.search(request, once=True)
 
 

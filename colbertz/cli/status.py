@@ -32,15 +32,14 @@ def run(args: argparse.Namespace) -> int:
     elif not status.exists:
         print_line(f"{status.root} has no index; `colbertz index {args.path}` builds one in {status.index}")
     else:
-        updated = (
-            "never" if status.updated is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.updated))
-        )
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.updated))
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in status.kinds.items())
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(status.skipped.items()))
-        print_line(
-            f"folder    {status.root}\nindex     {status.index} ({status.bytes / 1e6:,.1f} MB)\nmodel     {status.model}\n"
-            f"files     {status.files:,}; not read: {skipped or 'none'}\nchunks    {status.chunks:,}: {kinds}\n"
-            f"pending   {counted(status.pending, 'chunk')} to encode; {counted(status.kept, 'old chunk')} kept\n"
-            f"updated   {updated}"
-        )
+        print_line(f"folder    {status.root}")
+        print_line(f"index     {status.index} ({status.bytes / 1e6:,.1f} MB)")
+        print_line(f"model     {status.model}")
+        print_line(f"files     {status.files:,}; not read: {skipped or 'none'}")
+        print_line(f"chunks    {status.chunks:,}: {kinds}")
+        print_line(f"pending   {counted(status.pending, 'chunk')} to encode; {counted(status.kept, 'old chunk')} kept")
+        print_line(f"updated   {'never' if status.updated is None else moment}")
     return 0 if status.exists else 1

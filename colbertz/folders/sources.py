@@ -7,7 +7,7 @@ from pathlib import Path
 from colbertz.corpus.documents import read_documents
 from colbertz.corpus.folder.chunks import read_chunks
 from colbertz.corpus.folder.skipped import SkippedFile
-from colbertz.corpus.folder.walk import WalkOptions, walk
+from colbertz.corpus.folder.walk import walk
 from colbertz.corpus.formats import suffix_of
 from colbertz.corpus.lines import is_stream, require_file
 from colbertz.corpus.rows import OnBad, refuse
@@ -15,9 +15,7 @@ from colbertz.document import Document
 from colbertz.errors import UserError
 
 
-def documents_of(
-    sources: Iterable[str], on_bad: OnBad = refuse, options: WalkOptions = WalkOptions()
-) -> Iterator[Document]:
+def documents_of(sources: Iterable[str], on_bad: OnBad = refuse) -> Iterator[Document]:
     """The rows of files of the row formats, and the chunks of other files and of all files in folders.
 
     A chunk has the id path:line, and the metadata path, line, end, heading, kind and, of a PDF, page.
@@ -25,7 +23,6 @@ def documents_of(
     Args:
         sources: paths; - for JSON lines from stdin.
         on_bad: gets the rows that cannot be used, as for `read_documents`.
-        options: which files of folders count.
 
     Raises:
         FileNotFoundError: for a path that is not there.
@@ -37,7 +34,7 @@ def documents_of(
         if is_stream(source) or (suffix_of(source) and not path.is_dir()):
             yield from read_documents(source, on_bad)
         elif path.is_dir():
-            for file in walk(path, options)[0]:
+            for file in walk(path)[0]:
                 yield from _chunks(path / file.path, (path / file.path).as_posix(), ids)
         else:
             require_file(source)
