@@ -13,7 +13,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="a folder (default: the current one)")
+    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="a folder (default: .)")
     parser.add_argument("--index", metavar="DIR", help="directory of its index (default: the usual place)")
 
 

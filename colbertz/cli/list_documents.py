@@ -10,7 +10,7 @@ HELP = "list the documents of an index"
 EXAMPLES = """\
   colbertz list --index my-index
   colbertz list --index my-index --where "year > 2020" --fields year,title
-  colbertz list --index my-index --json > corpus.jsonl
+  colbertz list --index my-index --json
 """
 
 
