@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
     {"display"},
     {"explanation"},
     {"searcher"},
+    {"resident"},
     {"integrations", "recipes", "server"},
     {"cli"},
 ]

@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "encode": "encode",
     "index": "index",
     "search": "search",
+    "resident": "resident",
     "serve": "serve",
     "compact": "compact",
     "check": "check",
