@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
     {"display"},
     {"explanation"},
     {"searcher"},
+    {"folders"},
     {"resident"},
     {"integrations", "recipes", "server"},
     {"cli"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from colbertz.errors import UserError
 from colbertz.resident.place import PACKAGE_PARENT, Place, code_on_disk, find_place, is_enabled
-from colbertz.resident.wire import LONGEST_MESSAGE, PROTOCOL, Lines, Message, WireError, peer_user, send
+from colbertz.resident.wire import LONGEST_MESSAGE, PROTOCOL, Lines, Message, NoReply, WireError, peer_user, send
 
 Progress = Callable[[int, int, str], None]
 # Seconds without any message after which the process counts as stopped. It sends one at least every second, but may be
@@ -67,11 +67,14 @@ def ask(
     place = find_place() if is_enabled() else None
     if place is None:
         return None
-    for _ in range(2):  # the first process may be one of an older version, which leaves when it is asked
+    # Twice, because the first process may be about to end, or be one of an older version, which ends when it is asked.
+    for _ in range(2):
         try:
             with _connected(place, start or command(), silence_s) as connection:
                 send(connection, message)
                 last = _last_message(connection, on_progress)
+        except (NoReply, ConnectionError):
+            continue
         except (OSError, WireError):
             return None
         if "refused" in last:

@@ -100,6 +100,7 @@ class Server:
         self._threads: set[threading.Thread] = set()
         self._started = self._last_request = time.monotonic()
         self._leaving = threading.Event()
+        self._changing = threading.Lock()
         self._wakes, self._wake = socket.socketpair()
 
     def run(self) -> None:
@@ -137,20 +138,25 @@ class Server:
             thread.start()
 
     def _leave(self) -> None:
-        """Give the name and the lock back, answer who came before that, and let running requests end."""
-        if self._has_name():
-            os.unlink(self._path)
+        """Answer who connected before the name was given back, and let running requests end."""
+        self._give_name_back()
         self._accept()
         self._listener.close()
-        os.close(self._lock)
         self._answers.stop()
         deadline = time.monotonic() + _LEAVE_S
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _ask_to_leave(self) -> None:
-        self._leaving.set()
-        self._wake.send(b"\0")
+    def _give_name_back(self) -> None:
+        """Let the next client start another process, from now on, and this one end."""
+        with self._changing:
+            if self._leaving.is_set():
+                return
+            self._leaving.set()
+            if self._has_name():
+                os.unlink(self._path)
+            os.close(self._lock)
+            self._wake.send(b"\0")
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer one client."""
@@ -167,14 +173,14 @@ class Server:
 
     def _reply(self, connection: socket.socket, message: Message) -> None:
         if message.get("action") == "leave":
+            self._give_name_back()
             send(connection, {"answer": {}})
-            self._ask_to_leave()
         elif message.get("protocol") != PROTOCOL or message.get("code") != self._code:
             if code_on_disk() == self._code:
                 send(connection, {"other_code": "outdated client"})
             else:
+                self._give_name_back()
                 send(connection, {"other_code": "leaving"})
-                self._ask_to_leave()
         elif message.get("action") == "facts":
             send(connection, {"answer": self._facts()})
         else:
@@ -203,8 +209,8 @@ class Server:
                         return
                     now = time.monotonic()
                     if now - last_progress > self._limits.stuck:
+                        self._give_name_back()
                         send(connection, {"failed": f"no progress in {self._limits.stuck:.0f} seconds"})
-                        self._ask_to_leave()
                         return
                     if now - last_sent > _WORKING_S:
                         send(connection, {"working": True})

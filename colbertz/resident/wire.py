@@ -40,6 +40,10 @@ class WireError(Exception):
     """The other side ended the connection, or sent something that is not of this protocol."""
 
 
+class NoReply(WireError):
+    """The other side ended the connection without having sent anything."""
+
+
 class Lines:
     """Reads messages from a connection, as far as the connection's timeout allows."""
 
@@ -47,6 +51,7 @@ class Lines:
         self._connection = connection
         self._longest = longest
         self._read = bytearray()
+        self._any = False
 
     def next(self) -> Message:
         """The next message.
@@ -60,7 +65,8 @@ class Lines:
                 raise WireError(f"a message of more than {self._longest} bytes")
             chunk = self._connection.recv(_CHUNK)
             if not chunk:
-                raise WireError("the other side closed the connection")
+                raise (WireError if self._any else NoReply)("the other side closed the connection")
+            self._any = True
             self._read += chunk
         line = bytes(self._read[:end])
         del self._read[: end + 1]

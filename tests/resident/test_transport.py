@@ -192,7 +192,7 @@ def test_lines_that_are_no_request(runtime: Path, sent: bytes) -> None:
 
 def test_answers_that_are_none(runtime: Path) -> None:
     """Whatever listens at the socket: the client goes on without it."""
-    for reply in (b"", b"nonsense\n", b"[1]\n", b"{}\n", b'{"other_code": "outdated client"}\n'):
+    for reply in (b'{"work', b"nonsense\n", b"[1]\n", b"{}\n", b'{"other_code": "outdated client"}\n'):
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(place().socket)
             listener.listen()
