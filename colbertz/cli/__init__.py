@@ -28,6 +28,8 @@ SUBCOMMANDS = {
     "encode": "encode",
     "index": "index",
     "search": "search",
+    "mcp": "mcp",
+    "install-agent": "install_agent",
     "resident": "resident",
     "serve": "serve",
     "compact": "compact",

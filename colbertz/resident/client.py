@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -90,6 +90,14 @@ def ask(
 def _code() -> str:
     """The code of this process, as it was on the disk when the process first asked."""
     return code_on_disk()
+
+
+def wake() -> None:
+    """Start the process if there is none, and return while it still loads what takes long."""
+    place = find_place() if is_enabled() else None
+    if place is not None:
+        with suppress(OSError, WireError), _connected(place, command(), _LONGEST_SILENCE):
+            pass
 
 
 def tell(place: Place, action: str, silence_s: float = _LONGEST_SILENCE) -> Message | None:

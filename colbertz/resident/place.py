@@ -92,7 +92,7 @@ def _folders() -> Iterator[str]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isabs(runtime) and _owned(runtime):
         yield os.path.join(runtime, "colbertz")
-    yield os.path.join(os.environ.get("TMPDIR") or "/tmp", f"colbertz-{os.getuid()}")
+    yield os.path.join(os.environ.get("TMPDIR") or "/tmp", f"colbertz-run-{os.getuid()}")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     yield os.path.join(cache, "colbertz", "run")
 

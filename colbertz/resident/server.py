@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,18 +39,15 @@ class Call:
         action: what to do.
         request: with what.
         wait_s: seconds to wait for changed files to be brought in; None: as long as it takes.
+        progress: tells the client how many are done of how many, and of what.
         cancelled: set when the client has gone, or the request was given up.
     """
 
     action: str
     request: Message
     wait_s: float | None
+    progress: Callable[[int, int, str], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
-    messages: "queue.SimpleQueue[Message]" = field(default_factory=queue.SimpleQueue)
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Tell the client how far the work is."""
-        self.messages.put({"progress": [done, total, what]})
 
 
 class Answers(Protocol):
@@ -184,7 +180,7 @@ class Server:
         elif message.get("action") == "facts":
             send(connection, {"answer": self._facts()})
         else:
-            self._work(connection, Call(message["action"], message["request"], message["wait_s"]))
+            self._work(connection, message)
 
     def _facts(self) -> Message:
         idle_s = time.monotonic() - self._last_request
@@ -196,14 +192,20 @@ class Server:
             **self._answers.facts(),
         }
 
-    def _work(self, connection: socket.socket, call: Call) -> None:
+    def _work(self, connection: socket.socket, request: Message) -> None:
         """Let another thread answer, while this one passes messages on and looks whether the client is there."""
-        threading.Thread(target=self._compute, args=(call,), daemon=True).start()
+        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+        def progress(done: int, total: int, what: str) -> None:
+            messages.put({"progress": [done, total, what]})
+
+        call = Call(request["action"], request["request"], request["wait_s"], progress)
+        threading.Thread(target=self._compute, args=(call, messages.put), daemon=True).start()
         last_sent = last_progress = time.monotonic()
         try:
             while True:
                 try:
-                    message = call.messages.get(timeout=_LOOK_S)
+                    message = messages.get(timeout=_LOOK_S)
                 except queue.Empty:
                     if _has_gone(connection):
                         return
@@ -223,14 +225,14 @@ class Server:
         finally:
             call.cancelled.set()
 
-    def _compute(self, call: Call) -> None:
+    def _compute(self, call: Call, tell: Callable[[Message], None]) -> None:
         try:
-            call.messages.put({"answer": self._answers.answer(call)})
+            tell({"answer": self._answers.answer(call)})
         except UserError as error:
-            call.messages.put({"refused": str(error)})
+            tell({"refused": str(error)})
         except BaseException as error:  # the client does the work itself then, and meets the error if it is one of all
             traceback.print_exc(file=sys.stderr)
-            call.messages.put({"failed": f"{type(error).__name__}: {error}"})
+            tell({"failed": f"{type(error).__name__}: {error}"})
 
 
 def _has_gone(connection: socket.socket) -> bool:

@@ -31,8 +31,8 @@ def test_a_folder_that_others_can_enter_is_not_used(
     monkeypatch.setenv("TMPDIR", str(runtime))
     (runtime / "colbertz").mkdir(mode=0o700)
     (runtime / "colbertz").chmod(mode)
-    assert folder() == runtime / f"colbertz-{os.getuid()}"
-    (runtime / f"colbertz-{os.getuid()}").chmod(mode)
+    assert folder() == runtime / f"colbertz-run-{os.getuid()}"
+    (runtime / f"colbertz-run-{os.getuid()}").chmod(mode)
     monkeypatch.setenv("XDG_CACHE_HOME", str(runtime / "cache"))
     assert folder() == runtime / "cache" / "colbertz" / "run"
 
@@ -43,7 +43,7 @@ def test_a_link_to_a_folder_is_not_used(runtime: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TMPDIR", str(runtime))
     monkeypatch.setenv("XDG_CACHE_HOME", str(runtime / "cache"))
     (runtime / "elsewhere").mkdir(mode=0o700)
-    (runtime / f"colbertz-{os.getuid()}").symlink_to(runtime / "elsewhere")
+    (runtime / f"colbertz-run-{os.getuid()}").symlink_to(runtime / "elsewhere")
     assert folder() == runtime / "cache" / "colbertz" / "run"
 
 
@@ -52,7 +52,7 @@ def test_a_path_too_long_for_a_socket_is_not_used(runtime: Path, monkeypatch: py
     long.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
     monkeypatch.setenv("TMPDIR", str(runtime))
-    assert folder() == runtime / f"colbertz-{os.getuid()}"
+    assert folder() == runtime / f"colbertz-run-{os.getuid()}"
 
 
 def test_no_folder_at_all(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
