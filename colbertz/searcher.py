@@ -21,10 +21,10 @@ from colbertz.index.search.options import with_overrides
 from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT
+from colbertz.models.backends import Backend
 from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
 from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
-from colbertz.models.onnx.runtime import Backend
 from colbertz.models.pooling import describe_pooling
 from colbertz.models.recorded import backend_and_dtype, location_beside
 from colbertz.ragged import Ragged

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from colbertz.models.dtypes import DType
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-BACKENDS = ("torch", "onnx", "onnx-int8")
+BACKENDS = ("torch", "torch-int8", "onnx", "onnx-int8")
 # The model that comes with the package.
 DEFAULT_MODEL = "colbertz/nano"
 _AS_INDEX = "as for the index"
@@ -58,8 +58,8 @@ def add_model_arguments(
         "--backend",
         choices=BACKENDS,
         default=None if as_index else "torch",
-        help="what the model runs in; onnx and onnx-int8 run the files of `colbertz export` (default: "
-        f"{_AS_INDEX if as_index else 'torch'})",
+        help="what the model runs in; torch-int8 multiplies 8-bit integers on the CPU; onnx, onnx-int8 run the files "
+        f"of `colbertz export` (default: {_AS_INDEX if as_index else 'torch'})",
     )
 
 

@@ -270,7 +270,11 @@ def test_missing_files(checkpoint: Path, exported: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
-        (ValueError, "backend must be torch, onnx or onnx-int8, got 'tensorrt'", {"backend": "tensorrt"}),
+        (
+            ValueError,
+            "backend must be one of torch, torch-int8, onnx, onnx-int8, got 'tensorrt'",
+            {"backend": "tensorrt"},
+        ),
         (ValueError, "runs on the CPU, got device cuda", {"device": "cuda"}),
         (ValueError, "leave dtype out", {"dtype": torch.bfloat16}),
         (ValueError, "embedding_dim is 8, but .* has 32", {"embedding_dim": 8}),

@@ -16,6 +16,7 @@ from colbertz import __version__
 from colbertz.files import replaced_directory
 from colbertz.models.checkpoint.layouts import FILES
 from colbertz.models.encoders.base import Encoder
+from colbertz.models.encoders.int8 import check_has_weights
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTTokenizer
 
@@ -53,7 +54,9 @@ def save(
 
     Raises:
         NotADirectoryError: if `directory` is a file.
+        UserError: if the encoder is quantised.
     """
+    check_has_weights(cast(nn.Module, encoder), "save")
     settings = asdict(tokenizer.settings)
     lower_case = settings.pop("do_lower_case")
     settings["skiplist_words"] = list(settings["skiplist_words"])
