@@ -1,7 +1,7 @@
 """`colbertz mcp`: serve searches of folders to an agent over stdin and stdout."""
 
 import argparse
-import os
+from pathlib import Path
 
 from colbertz.errors import UserError
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve until stdin ends."""
     for folder in args.folders:
-        if not os.path.isdir(folder):
+        if not Path(folder).is_dir():
             raise UserError(f"there is no folder {folder}")
     from colbertz.resident.client import wake
 

@@ -1,10 +1,10 @@
 """`colbertz resident`: look at the background process that makes searches of folders start at once, or end it."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from colbertz.cli.output import print_line
@@ -63,9 +63,9 @@ def _minutes(seconds: int) -> str:
     return counted(seconds, "second") if seconds < 120 else counted(seconds // 60, "minute")
 
 
-def _wait_until_gone(socket: str) -> int:
+def _wait_until_gone(socket: Path) -> int:
     deadline = time.monotonic() + _STOP_S
-    while os.path.lexists(socket):
+    while socket.exists():
         if time.monotonic() > deadline:
             print(f"the background process still answers a request; it ends after that ({socket})", file=sys.stderr)
             return 1

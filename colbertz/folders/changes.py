@@ -160,9 +160,7 @@ def _forget(state: State, files: Sequence[int]) -> None:
     now = time.time()
     for file_id in files:
         refs = [row[0] for row in state.rows("SELECT id FROM refs WHERE file = ?", (file_id,))]
-        state.connection.execute(
-            "INSERT OR IGNORE INTO dead SELECT chunk, ? FROM refs WHERE file = ?", (now, file_id)
-        )
+        state.connection.execute("INSERT OR IGNORE INTO dead SELECT chunk, ? FROM refs WHERE file = ?", (now, file_id))
         state.connection.executemany("DELETE FROM words WHERE rowid = ?", [(ref,) for ref in refs])
         state.connection.execute("DELETE FROM refs WHERE file = ?", (file_id,))
         state.connection.execute("DELETE FROM files WHERE id = ?", (file_id,))

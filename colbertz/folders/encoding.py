@@ -106,9 +106,7 @@ def _settle(state: State, chunks: list[str]) -> None:
         state.next_generation()
 
 
-def _build(
-    index: Path, model: ColBERT, location: str, batches: Iterator[list[Document]], num_documents: int
-) -> None:
+def _build(index: Path, model: ColBERT, location: str, batches: Iterator[list[Document]], num_documents: int) -> None:
     documents = (document for batch in batches for document in batch)
     options: dict[str, Any] = {"documents_at_once": _CHUNKS_AT_ONCE, "num_documents": num_documents}
     Searcher.build(index, model, documents, location=location, show_progress=False, **options)

@@ -147,9 +147,7 @@ class Folder:
                 self._note_update(state, changes, done, options)
             encoded = 0
             if state.count("pending"):
-                encoded = encoding.encode_pending(
-                    state, self.home / INDEX, model_at(location), location, report, stop
-                )
+                encoded = encoding.encode_pending(state, self.home / INDEX, model_at(location), location, report, stop)
             pending = len(changes.changed) - done + state.pending_files()
             if not pending and state.count("dead") and (self.home / INDEX / MANIFEST).exists():
                 encoding.delete_dead(state, Index.open(self.home / INDEX))

@@ -100,7 +100,13 @@ def _encoded(model: ColBERT | None, queries: tuple[str, ...]) -> list[tuple[str,
 
 
 def _results(
-    state: State, view: View, model: ColBERT | None, query: _Query, allowed: np.ndarray, request: SearchRequest, once: bool
+    state: State,
+    view: View,
+    model: ColBERT | None,
+    query: _Query,
+    allowed: np.ndarray,
+    request: SearchRequest,
+    once: bool,
 ) -> QueryHits:
     """The hits of one query."""
     weight = TEXT_WEIGHT if request.text_weight is None else request.text_weight

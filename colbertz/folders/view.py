@@ -141,4 +141,6 @@ class View:
 
 def is_below(path: str, folders: Sequence[str]) -> bool:
     """Whether a path is one of some paths or in one of them; true if there are none."""
-    return not folders or any(folder in ("", ".") or path == folder or path.startswith(f"{folder}/") for folder in folders)
+    return not folders or any(
+        folder in ("", ".") or path == folder or path.startswith(f"{folder}/") for folder in folders
+    )

@@ -26,7 +26,7 @@ class Roots:
         Raises:
             UserError: if no folder is left.
         """
-        real = sorted({os.path.realpath(folder) for folder in folders if os.path.isdir(folder)})
+        real = sorted({os.path.realpath(folder) for folder in folders if Path(folder).is_dir()})
         outermost = tuple(folder for folder in real if not any(_is_below(folder, other) for other in real))
         if not outermost:
             raise UserError("there is no folder to search; name one: colbertz mcp FOLDER")
@@ -44,17 +44,16 @@ class Roots:
             return [(folder, "") for folder in self.folders]
         if "\0" in path:
             raise UserError(f"a path cannot have a zero byte: {path!r}")
-        candidates = [path] if os.path.isabs(path) else [os.path.join(folder, path) for folder in self.folders]
-        for candidate in candidates:
+        for candidate in (Path(folder) / path for folder in self.folders):  # an absolute path stays what it is
             real = os.path.realpath(candidate)
             for folder in self.folders:
-                if (real == folder or _is_below(real, folder)) and os.path.exists(real):
+                if (real == folder or _is_below(real, folder)) and os.access(real, os.F_OK):
                     return [(folder, "" if real == folder else os.path.relpath(real, folder))]
         raise UserError(f"there is no {path} in the folders that may be searched: {', '.join(self.folders)}")
 
     def shown(self, root: str, path: str) -> str:
         """A path as the answer gives it: relative to the root if there is one root, else absolute."""
-        return path if len(self.folders) == 1 else os.path.join(root, path)
+        return path if len(self.folders) == 1 else str(Path(root) / path)
 
 
 def folders_of_uris(uris: Iterable[str]) -> list[str]:

@@ -4,9 +4,9 @@ Every call is answered within about two seconds. What is not indexed by then is 
 Answers are plain text with few characters, and end with a cursor where there is more.
 """
 
-import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 require("mcp", "mcp")
 
 import anyio
+from anyio.lowlevel import current_token
 from mcp.server.mcpserver import Context, ListRoots, MCPServer, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ListRootsResult, ToolAnnotations
@@ -37,10 +38,12 @@ _OPENING_S = 0.8
 _WAIT_S = 1.0
 # Characters of an answer, unless the agent asks for more or less.
 _CHARACTERS = 6000
-_INSTRUCTIONS = """\
-Search the user's folders by meaning and by words: code, documentation, PDF. The index is made and kept up to date by \
-itself. Ask `search` in a sentence ("where are failed requests retried") rather than with grep patterns, then read with \
-`read_range`. Answers give path:first-last line. A partial answer says so; ask again, or with a larger wait_seconds."""
+_INSTRUCTIONS = (
+    "Search the user's folders by meaning and by words: code, documentation, PDF. The index is made and kept up to date"
+    ' by itself. Ask `search` in a sentence ("where are failed requests retried") rather than with grep patterns, then'
+    " read with `read_range`. Answers give path:first-last line. A partial answer says so; ask again, or with a larger"
+    " wait_seconds."
+)
 _READS_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 Text = Annotated[str, Field(max_length=10_000)]
@@ -72,7 +75,7 @@ def make_server(folders: Sequence[str] = (), cwd: str | None = None) -> MCPServe
         folders: what may be searched and read, beside the client's roots.
         cwd: what may be searched if there are neither; None for the current directory.
     """
-    tools = _Tools([os.path.abspath(folder) for folder in folders], cwd or os.getcwd())
+    tools = _Tools([str(Path(folder).absolute()) for folder in folders], cwd or str(Path.cwd()))
     server = MCPServer("colbertz", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     for tool in (tools.search, tools.related, tools.read_range, tools.status):
         server.tool(annotations=_READS_ONLY, structured_output=False)(_telling(tool))
@@ -173,7 +176,7 @@ class _Tools:
         """A page of the hits in some places, each a root and a path in it."""
         page = Cursor.read(cursor)
         hits: list[tuple[str, FolderHit]] = []
-        generation, notes = 0, []
+        generation, answers, notes = 0, 0, []
         for root, path in places:
             wanted = replace(request, root=root, k=page.offset + request.k + 1, paths=(path,) if path else ())
             values = await self._answering.within(context, "search", wanted, wait_seconds)
@@ -183,11 +186,12 @@ class _Tools:
             answer = Answer.from_json(values)
             hits += [(roots.shown(root, hit.path), hit) for result in answer.results for hit in result.hits]
             generation += answer.generation
+            answers += 1
             if answer.partial:
                 notes.append(f"PARTIAL: {counted(answer.pending, 'file')} of {root} not indexed yet; {answer.note}")
         hits.sort(key=lambda hit: -hit[1].score)
         text = page_of_hits(hits[: page.offset + request.k + 1], page, request.k, generation, max_characters)
-        return "\n\n".join([text, *notes])
+        return "\n\n".join([text, *notes] if answers else notes)
 
 
 class _Answering:
@@ -202,10 +206,12 @@ class _Answering:
     ) -> dict[str, Any] | None:
         """The answer to a request, or None if there is none yet a moment after `wait_s`; the work goes on then."""
         waits = True
+        loop = current_token()
 
         def tell(done: int, total: int, what: str) -> None:
             if waits:
-                anyio.from_thread.run(context.report_progress, done, total, what)
+                with suppress(anyio.RunFinishedError):
+                    anyio.from_thread.run(context.report_progress, done, total, what, token=loop)
 
         answer = None
         with anyio.move_on_after(wait_s + _OPENING_S):
@@ -247,20 +253,24 @@ def _telling(tool: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str
 def _file(roots: Roots, path: str) -> tuple[str, str]:
     """The root of a file, and its path in it."""
     root, relative = roots.named(path)[0]
-    if not os.path.isfile(os.path.join(root, relative)):
+    if not (Path(root) / relative).is_file():
         raise UserError(f"{path} is no file")
     return root, relative
 
 
 def _lines_of_file(root: str, relative: str, start: int, end: int, max_characters: int) -> str:
     from colbertz.corpus.folder.chunks import read_content, text_of
+    from colbertz.corpus.folder.content import decoded, lines_of
     from colbertz.corpus.folder.skipped import SkippedFile
 
     content = read_content(Path(root) / relative, relative)
     text = content if isinstance(content, SkippedFile) else text_of(content, relative)
+    if isinstance(text, SkippedFile) and not isinstance(content, SkippedFile):
+        text = decoded(content)  # a lock file, for example, is not searched, but can be read
     if isinstance(text, SkippedFile):
         raise UserError(f"{relative} cannot be read as text: {text.reason}")
-    return page_of_lines(text.lines, start, end, max_characters)
+    lines = lines_of(text) if isinstance(text, str) else text.lines
+    return page_of_lines(lines, start, end, max_characters)
 
 
 def _described(root: str, status: Status | None) -> str:

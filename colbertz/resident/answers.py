@@ -164,5 +164,6 @@ class SharedFolder:
             return
         self._reported = now
         with self._changing:
-            for call in self._waiting:
-                call.progress(done, total, what)
+            waiting = list(self._waiting)
+        for call in waiting:
+            call.progress(done, total, what)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
 
 from colbertz.errors import UserError
 from colbertz.resident.place import PACKAGE_PARENT, Place, code_on_disk, find_place, is_enabled
@@ -106,7 +105,7 @@ def tell(place: Place, action: str, silence_s: float = _LONGEST_SILENCE) -> Mess
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(silence_s)
-            connection.connect(place.socket)
+            connection.connect(str(place.socket))
             _check_peer(connection)
             send(connection, message)
             return _last_message(connection, _NO_PROGRESS)
@@ -131,9 +130,9 @@ def _connected(place: Place, start: Sequence[str], silence_s: float) -> Iterator
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(silence_s)
         deadline = time.monotonic() + _LONGEST_START
-        while (code := connection.connect_ex(place.socket)) != 0:
+        while (code := connection.connect_ex(str(place.socket))) != 0:
             if time.monotonic() > deadline:
-                raise OSError(code, os.strerror(code), place.socket)
+                raise OSError(code, os.strerror(code), str(place.socket))
             # Again, if nothing listens after it: a process that was just ending may still have had the lock.
             _start(place, start)
             _wait_for_name(place)
@@ -144,7 +143,7 @@ def _connected(place: Place, start: Sequence[str], silence_s: float) -> Iterator
 def _wait_for_name(place: Place) -> None:
     """Wait a moment for a process to begin to listen that another client has just started."""
     for _ in range(_POLLS):
-        if os.path.lexists(place.socket):
+        if place.socket.exists():
             return
         time.sleep(_POLL_S)
 
@@ -153,9 +152,9 @@ def _start(place: Place, start: Sequence[str]) -> None:
     """Run the command that starts the process. It returns once the process listens, or another one is about to."""
     import subprocess
 
-    with open(place.log, "wb", opener=_private_opener) as log:
+    with place.log.open("wb") as log:
         done = subprocess.run(
-            [*start, place.socket, place.lock],
+            [*start, str(place.socket), str(place.lock)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -165,10 +164,6 @@ def _start(place: Place, start: Sequence[str]) -> None:
         )
     if done.returncode != 0:
         raise OSError(f"the background process could not be started (status {done.returncode}): see {place.log}")
-
-
-def _private_opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_APPEND | os.O_NOFOLLOW, 0o600)
 
 
 def _check_peer(connection: socket.socket) -> None:

@@ -34,9 +34,9 @@ class Place:
         log: what it wrote to stderr.
     """
 
-    socket: str
-    lock: str
-    log: str
+    socket: Path
+    lock: Path
+    log: Path
 
 
 def is_enabled() -> bool:
@@ -48,9 +48,9 @@ def find_place() -> Place | None:
     """The place of this user, installation and environment; None if there is no folder that is private and writable."""
     name = _key()
     for folder in _folders():
-        socket = os.path.join(folder, f"{name}.sock")
+        socket = folder / f"{name}.sock"
         if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH and _is_private(folder):
-            return Place(socket, os.path.join(folder, f"{name}.lock"), os.path.join(folder, f"{name}.log"))
+            return Place(socket, folder / f"{name}.lock", folder / f"{name}.log")
     return None
 
 
@@ -60,7 +60,7 @@ def code_on_disk() -> str:
     Names, sizes and times of change are hashed, not contents: every search computes this.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for path, size, mtime_ns in sorted(_sources(os.path.join(PACKAGE_PARENT, "colbertz"))):
+    for path, size, mtime_ns in sorted(_sources(f"{PACKAGE_PARENT}/colbertz")):
         digest.update(f"{path}\0{size}\0{mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return f"{__version__}+{digest.hexdigest()}"
 
@@ -77,7 +77,7 @@ def _sources(folder: str) -> Iterator[tuple[str, int, int]]:
 
 def _key() -> str:
     """A short name that differs between installations, environments, and containers that share a folder of sockets."""
-    root = os.stat("/")
+    root = Path("/").stat()
     variables = sorted(
         (name, value)
         for name, value in os.environ.items()
@@ -87,32 +87,29 @@ def _key() -> str:
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
-def _folders() -> Iterator[str]:
+def _folders() -> Iterator[Path]:
     """Where the socket may be, the best place first."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime) and _owned(runtime):
-        yield os.path.join(runtime, "colbertz")
-    yield os.path.join(os.environ.get("TMPDIR") or "/tmp", f"colbertz-run-{os.getuid()}")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    yield os.path.join(cache, "colbertz", "run")
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if runtime.is_absolute() and _is_owned(runtime):
+        yield runtime / "colbertz"
+    yield Path(os.environ.get("TMPDIR") or "/tmp") / f"colbertz-run-{os.getuid()}"
+    yield Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "colbertz" / "run"
 
 
-def _is_private(folder: str) -> bool:
+def _is_private(folder: Path) -> bool:
     """Whether a folder can be made or is there, is the user's, and is closed to everybody else."""
     try:
-        os.makedirs(os.path.dirname(folder), exist_ok=True)
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        pass
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o700, exist_ok=True)
     except OSError:
         return False
-    return _owned(folder) and os.access(folder, os.W_OK | os.X_OK)
+    return _is_owned(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _owned(folder: str) -> bool:
+def _is_owned(folder: Path) -> bool:
     """Whether this is a folder of the user, not a link to one, that others can neither read nor enter."""
     try:
-        facts = os.lstat(folder)
+        facts = folder.lstat()
     except OSError:
         return False
     return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not stat.S_IMODE(facts.st_mode) & 0o077

@@ -10,9 +10,9 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from pathlib import Path
 
-from colbertz.resident.server import Answers, Limits, Server
+from colbertz.resident.server import LIMITS, Answers, Limits, Server
 
 # Connections that wait for being accepted.
 _BACKLOG = 64
@@ -26,10 +26,10 @@ def main(argv: Sequence[str]) -> None:
 
         return FolderAnswers()
 
-    become(argv[0], argv[1], folders)
+    become(Path(argv[0]), Path(argv[1]), folders)
 
 
-def become(socket_path: str, lock_path: str, answers: Callable[[], Answers], limits: Limits = Limits()) -> None:
+def become(socket_path: Path, lock_path: Path, answers: Callable[[], Answers], limits: Limits = LIMITS) -> None:
     """Let a process in the background listen, until it has been idle for too long or is asked to leave.
 
     Returns in the process that called it, as soon as the other one listens; the other one does not return.
@@ -62,14 +62,13 @@ def become(socket_path: str, lock_path: str, answers: Callable[[], Answers], lim
         os._exit(status)
 
 
-def _bound(path: str) -> socket.socket:
+def _bound(path: Path) -> socket.socket:
     """A socket that listens at `path`, and that only the user can connect to from the first moment on."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
     try:
-        listener.bind(path)
+        listener.bind(str(path))
     finally:
         os.umask(mask)
     listener.listen(_BACKLOG)

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from colbertz.errors import UserError
@@ -81,15 +82,18 @@ class Limits:
     look: float = 5.0
 
 
+LIMITS = Limits()
+
+
 class Server:
     """One listening socket and the requests that came through it."""
 
-    def __init__(self, listener: socket.socket, lock: int, path: str, limits: Limits, answers: Answers) -> None:
+    def __init__(self, listener: socket.socket, lock: int, path: Path, limits: Limits, answers: Answers) -> None:
         """Take over a socket that listens at `path`, and its lock, a file descriptor."""
         self._listener = listener
         self._lock = lock
         self._path = path
-        self._inode = os.stat(path).st_ino
+        self._inode = path.stat().st_ino
         self._limits = limits
         self._answers = answers
         self._code = code_on_disk()
@@ -109,7 +113,7 @@ class Server:
     def _has_name(self) -> bool:
         """Whether clients still find this socket: the folder of sockets may have been emptied."""
         try:
-            return os.lstat(self._path).st_ino == self._inode
+            return self._path.lstat().st_ino == self._inode
         except OSError:
             return False
 
@@ -150,7 +154,7 @@ class Server:
                 return
             self._leaving.set()
             if self._has_name():
-                os.unlink(self._path)
+                self._path.unlink()
             os.close(self._lock)
             self._wake.send(b"\0")
 
@@ -230,7 +234,7 @@ class Server:
             tell({"answer": self._answers.answer(call)})
         except UserError as error:
             tell({"refused": str(error)})
-        except BaseException as error:  # the client does the work itself then, and meets the error if it is one of all
+        except BaseException as error:  # noqa: BLE001  the client does the work itself, and meets the error then
             traceback.print_exc(file=sys.stderr)
             tell({"failed": f"{type(error).__name__}: {error}"})
 

@@ -1,4 +1,4 @@
-"""A background process whose answers show what the transport does: `python echo.py [--idle S] [--stuck S] [--look S] SOCKET LOCK`."""
+"""A background process whose answers show what the transport does: `echo.py [--idle S] [--stuck S] SOCKET LOCK`."""
 
 import argparse
 import os
@@ -45,7 +45,7 @@ class Echo:
             "pid": os.getpid(),
             "session": os.getsid(0),
             "cwd": str(Path.cwd()),
-            "streams": [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1)],
+            "streams": [str(Path(f"/proc/self/fd/{number}").readlink()) for number in (0, 1)],
         }
 
     def facts(self) -> Message:
@@ -66,5 +66,5 @@ if __name__ == "__main__":
     parser.add_argument("socket")
     parser.add_argument("lock")
     args = parser.parse_args()
-    become(args.socket, args.lock, Echo, Limits(args.idle, args.stuck, args.look))
+    become(Path(args.socket), Path(args.lock), Echo, Limits(args.idle, args.stuck, args.look))
     sys.exit(0)

@@ -17,7 +17,7 @@ from colbertz.resident.place import find_place
 def folder() -> Path:
     place = find_place()
     assert place is not None
-    return Path(place.socket).parent
+    return place.socket.parent
 
 
 def test_the_runtime_directory_is_preferred(runtime: Path) -> None:
@@ -25,9 +25,7 @@ def test_the_runtime_directory_is_preferred(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_a_folder_that_others_can_enter_is_not_used(
-    runtime: Path, monkeypatch: pytest.MonkeyPatch, mode: int
-) -> None:
+def test_a_folder_that_others_can_enter_is_not_used(runtime: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
     monkeypatch.setenv("TMPDIR", str(runtime))
     (runtime / "colbertz").mkdir(mode=0o700)
     (runtime / "colbertz").chmod(mode)

@@ -1,4 +1,4 @@
-"""The background process from outside: it is started, answers, ends, and is replaced; and where it fails, nobody waits."""
+"""The background process from outside: it is started, answers, ends and is replaced; where it fails, nobody waits."""
 
 import os
 import shutil
@@ -53,15 +53,15 @@ def test_no_file_of_the_client_stays_open_in_the_process(runtime: Path, tmp_path
     with (tmp_path / "file").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         pid = pid_of(ask("echo", {}, start=echo()))
-        opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+        opened = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
     assert str(tmp_path / "file") not in opened
 
 
 def test_nobody_else_can_connect(runtime: Path) -> None:
     """Mode 0600 in a folder of mode 0700."""
     ask("echo", {}, start=echo())
-    mode = stat.S_IMODE(Path(place().socket).stat().st_mode)
-    assert (mode, stat.S_IMODE(Path(place().socket).parent.stat().st_mode)) == (0o600, 0o700)
+    mode = stat.S_IMODE(place().socket.stat().st_mode)
+    assert (mode, stat.S_IMODE(place().socket.parent.stat().st_mode)) == (0o600, 0o700)
 
 
 def test_clients_at_the_same_time_start_one_process(runtime: Path) -> None:
@@ -87,7 +87,7 @@ def test_what_the_user_did_wrong_is_raised(runtime: Path) -> None:
 def test_a_bug_of_the_process_is_no_answer_and_does_not_end_it(runtime: Path) -> None:
     pid = pid_of(ask("echo", {}, start=echo()))
     assert ask("bug", {}, start=echo()) is None
-    assert "ZeroDivisionError" in Path(place().log).read_text()
+    assert "ZeroDivisionError" in place().log.read_text()
     assert pid_of(ask("echo", {}, start=echo())) == pid
 
 
@@ -95,12 +95,12 @@ def test_killed_in_the_middle_of_an_answer(runtime: Path) -> None:
     first = pid_of(ask("echo", {}, start=echo()))
     assert ask("die", {"progress": 2}, start=echo()) is None
     # What it left is a stale socket: the next client removes it and starts another process.
-    assert Path(place().socket).exists()
+    assert place().socket.exists()
     assert pid_of(ask("echo", {}, start=echo())) != first
 
 
 def test_a_file_in_the_socket_s_place_is_replaced(runtime: Path) -> None:
-    Path(place().socket).write_text("not a socket")
+    place().socket.write_text("not a socket")
     pid_of(ask("echo", {}, start=echo()))
 
 
@@ -121,13 +121,13 @@ def test_a_request_without_progress_is_given_up_and_the_process_replaced(runtime
 def test_an_idle_process_ends(runtime: Path) -> None:
     pid = pid_of(ask("echo", {}, start=echo("--idle", "0.2")))
     until(lambda: pid not in processes_of(runtime))
-    assert not Path(place().socket).exists()
+    assert not place().socket.exists()
 
 
 def test_a_process_whose_socket_was_removed_ends(runtime: Path) -> None:
     """As when the folder for temporary files is emptied: no client would find it again."""
     pid = pid_of(ask("echo", {}, start=echo("--look", "0.1")))
-    shutil.rmtree(Path(place().socket).parent)
+    shutil.rmtree(place().socket.parent)
     assert pid_of(ask("echo", {}, start=echo())) != pid
     until(lambda: pid not in processes_of(runtime))
 
@@ -183,7 +183,7 @@ def test_lines_that_are_no_request(runtime: Path, sent: bytes) -> None:
     pid = pid_of(ask("echo", {}, start=echo()))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
-        connection.connect(place().socket)
+        connection.connect(str(place().socket))
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1000) in (b"", b'{"other_code": "outdated client"}\n')
@@ -194,13 +194,13 @@ def test_answers_that_are_none(runtime: Path) -> None:
     """Whatever listens at the socket: the client goes on without it."""
     for reply in (b'{"work', b"nonsense\n", b"[1]\n", b"{}\n", b'{"other_code": "outdated client"}\n'):
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(place().socket)
+            listener.bind(str(place().socket))
             listener.listen()
             thread = threading.Thread(target=_reply, args=(listener, reply))
             thread.start()
             assert ask("echo", {}, start=echo()) is None
             thread.join()
-        Path(place().socket).unlink()
+        place().socket.unlink()
 
 
 def _reply(listener: socket.socket, reply: bytes) -> None:

@@ -22,9 +22,7 @@ class Group(NamedTuple):
     allowed: Masks
 
 
-def groups_of(
-    snapshot: Snapshot, options: SearchOptions, num_queries: int, within: Masks | None = None
-) -> list[Group]:
+def groups_of(snapshot: Snapshot, options: SearchOptions, num_queries: int, within: Masks | None = None) -> list[Group]:
     """The queries of a batch by the documents that they may find: one group, unless each query has its own subset.
 
     Args:
