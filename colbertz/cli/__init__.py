@@ -38,6 +38,7 @@ SUBCOMMANDS = {
     "score": "score",
     "eval": "evaluate",
     "info": "info",
+    "mini": "mini",
     "nano": "nano",
     "demo": "demo",
 }
