@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from colbertz.corpus.folder.cutting import MAX_CHARACTERS
+from colbertz.corpus.folder.cutting import MAX_SIZE
 from colbertz.corpus.folder.languages import LANGUAGES, Language, node_types, parser_of
 from colbertz.corpus.folder.sections import Section, Text
 
@@ -22,6 +22,10 @@ _MAX_DEPTH = 20
 _MAX_NESTING = 12
 _MAX_SIGNATURE = 200
 _MAX_NAME = 80
+# Nodes between a declaration and the function in it.
+_VALUE_DEPTH = 4
+# Statements in which definitions may stand.
+_BLOCKS = frozenset("if_statement try_statement else_clause block statement_block compound_statement ERROR".split())
 # Words that define something in Elixir, and whether definitions stand inside.
 _ELIXIR = {
     **dict.fromkeys(["def", "defp", "defmacro", "defmacrop", "defguard", "defdelegate", "test"], False),
@@ -79,14 +83,22 @@ class _Sections:
             self._definition(node, role, path, start, depth)
 
     def _definition(self, node: "Node", role: str, path: tuple[str, ...], start: int, depth: int) -> None:
-        if role == "functions" or (role == "values" and self._has_function(node)):
+        function = self._function_in(node) if role == "values" else None
+        if function is not None and self._is_call(node):
+            # describe("a queue", () => { … }), (function () { … })(): what is inside counts.
+            own = (*path, *self._first_string(node))
+            self.begin(start, own, self._signature(node) if own != path else "")
+            if depth < _MAX_DEPTH:
+                self.visit(self._body(function), own, depth + 1)
+            self.begin(_end_row(node) + 1, path)
+        elif role == "functions" or function is not None:
             own = (*path, *self._name(node))
             self.begin(start, own, self._signature(node))
             self.begin(_end_row(node) + 1, path)
         elif role == "containers":
             own = (*path, *self._name(node))
             self.begin(start, own, self._signature(node))
-            is_long = node.end_byte - node.start_byte > MAX_CHARACTERS // 2
+            is_long = node.end_byte - node.start_byte > MAX_SIZE // 2
             if depth < _MAX_DEPTH and is_long:
                 body = self._body(node)
                 self.visit(body, own, depth + 1)
@@ -97,7 +109,7 @@ class _Sections:
                 self._definition(inner[0], self._role(inner[0]), path, start, depth + 1)
             else:
                 self.visit(node, path, depth + 1)
-        elif not role and depth < _MAX_DEPTH and node.type in ("if_statement", "try_statement", "ERROR", "block"):
+        elif not role and depth < _MAX_DEPTH and node.type in _BLOCKS:
             self.visit(node, path, depth + 1)
 
     def _role(self, node: "Node") -> str:
@@ -107,15 +119,26 @@ class _Sections:
             return "" if word not in _ELIXIR else "containers" if _ELIXIR[word] else "functions"
         return self.roles.get(node.type, "")
 
-    def _has_function(self, node: "Node") -> bool:
-        """Whether a declaration gives a name to a function, as `const f = () => …` does."""
+    def _function_in(self, node: "Node") -> "Node | None":
+        """The function that a declaration over several lines gives a name to, as in `const f = () => …`, or None."""
         wanted = self.row.function_values.split()
-        nodes = [node]
-        for _ in range(3):
+        nodes = [node] if node.end_point.row > node.start_point.row else []
+        for _ in range(_VALUE_DEPTH):
             nodes = [child for inner in nodes for child in inner.named_children]
-            if any(child.type in wanted for child in nodes):
-                return node.end_point.row > node.start_point.row
-        return False
+            found = next((child for child in nodes if child.type in wanted), None)
+            if found is not None:
+                return found
+        return None
+
+    def _is_call(self, node: "Node") -> bool:
+        """Whether a statement of JavaScript is a call, not an assignment."""
+        return node.type == "expression_statement" and "assignment" not in node.named_children[0].type
+
+    def _first_string(self, node: "Node") -> tuple[str, ...]:
+        """The text of the first argument of a call if it is a string: the name of a test."""
+        arguments = node.named_children[0].child_by_field_name("arguments")
+        first = arguments.named_children[0] if arguments is not None and arguments.named_children else None
+        return (self._text(first).strip("\"'`")[:_MAX_NAME],) if first is not None and "string" in first.type else ()
 
     def _body(self, node: "Node") -> "Node":
         body = node.child_by_field_name("body") or node.child_by_field_name("declarations")
@@ -179,7 +202,7 @@ def code(lines: list[str], language: str) -> Text:
     found = _Sections(language, source)
     found.visit(tree.root_node, (), 0)
     sections = _sections(found.begins, lines)
-    is_long = sum(map(len, lines)) > MAX_CHARACTERS
+    is_long = sum(map(len, lines)) > MAX_SIZE
     return Text(lines, sections, ".", dict(_statements(tree.root_node)) if is_long else {})
 
 

@@ -19,7 +19,9 @@ class _Extractor(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.lines: list[list[str]] = [[] for _ in range(num_lines)]
         self.headings: list[tuple[int, int, str]] = []
+        self.preformatted: set[int] = set()
         self._invisible: list[str] = []
+        self._pre = 0
         self._heading: tuple[int, int, list[str]] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -32,6 +34,7 @@ class _Extractor(HTMLParser):
         elif tag in ("h1", "h2", "h3", "h4", "h5", "h6"):
             self._close_heading()
             self._heading = (self._line(), int(tag[1]), [])
+        self._pre += tag == "pre"
         self._separate(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -41,6 +44,8 @@ class _Extractor(HTMLParser):
             return
         if self._heading is not None and tag == f"h{self._heading[1]}":
             self._close_heading()
+        if tag == "pre":
+            self._pre = max(0, self._pre - 1)
         self._separate(tag)
 
     def handle_data(self, data: str) -> None:
@@ -52,6 +57,8 @@ class _Extractor(HTMLParser):
         for i, part in enumerate(data.split("\n")):
             if first + i < len(self.lines):
                 self.lines[first + i].append(part)
+                if self._pre:
+                    self.preformatted.add(first + i)
 
     def close(self) -> None:
         super().close()
@@ -78,7 +85,7 @@ def html(lines: list[str]) -> Text:
     extractor = _Extractor(len(lines))
     extractor.feed("\n".join(lines))
     extractor.close()
-    # Indentation says something in program code only; elsewhere it is that of the tags.
-    text = ["".join(parts).replace("¶", "").rstrip() for parts in extractor.lines]
-    text = [line if line[:1] != " " else line.lstrip() for line in text]
+    text = ["".join(parts).replace("¶", "") for parts in extractor.lines]
+    # Spaces say something in program code only; elsewhere they are between the tags.
+    text = [t.rstrip() if i in extractor.preformatted else " ".join(t.split()) for i, t in enumerate(text)]
     return Text(text, headed(extractor.headings, len(text)), " > ")
