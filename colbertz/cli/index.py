@@ -4,7 +4,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, seed
+from colbertz.cli.options import add_build_arguments, add_encoding_arguments, add_model_arguments, load_model
 from colbertz.corpus.documents import read_documents
 from colbertz.corpus.formats import NAMES, num_rows
 from colbertz.corpus.lines import require_file
@@ -31,31 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_build_arguments(parser.add_argument_group("index"))
     add_encoding_arguments(parser)
-
-
-def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
-    """Add the options of building an index; `colbertz search --build` has them too."""
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the index that is there once the new one is complete"
-    )
-    parser.add_argument(
-        "--nbits",
-        type=int,
-        choices=(1, 2, 4, 8),
-        default=4,
-        help="bits for each dimension of an embedding (default: 4)",
-    )
-    parser.add_argument(
-        "--on-bad-text",
-        choices=("error", "skip"),
-        default="error",
-        help="what to do with rows that have no usable text, such as rows that are not UTF-8: stop, or leave them out, "
-        "count them and show the first (default: error)",
-    )
-    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
-    parser.add_argument(
-        "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
-    )
 
 
 def run(args: argparse.Namespace) -> None:

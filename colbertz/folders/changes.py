@@ -3,19 +3,19 @@
 Three comparisons, each only for what the one before it did not settle: size, mtime and inode of a file; the hash of its
 content; the hashes of its chunks. Only chunks whose hash is new are encoded later.
 
-A file that was edited within the granularity of its mtime after it was read looks unchanged. As Git does with its index,
-a file whose mtime is not clearly older than the moment of reading is "racy": its content is hashed again next time.
+A file that was edited within the granularity of its mtime after it was read looks unchanged. As in Git's index, a file
+whose mtime is not clearly older than the moment of reading is "racy": its content is hashed again next time.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from colbertz.corpus.folder.chunks import CHUNKER_VERSION, chunks_of, read_content
-from colbertz.corpus.folder.skipped import SkippedFile
-from colbertz.corpus.folder.walk import FoundFile, Skipped, WalkOptions, walk
+from colbertz.corpus.folder.skipped import Skipped, SkippedFile
+from colbertz.corpus.folder.walk import FoundFile, WalkOptions, walk
 from colbertz.folders.state import CHUNKER, State, as_bytes, as_path
 from colbertz.folders.words import indexed_words, path_words
 
@@ -80,7 +80,7 @@ def bring_in(
     state: State,
     root: Path,
     changes: Changes,
-    is_known: Callable[[Sequence[str]], Collection[str]],
+    is_known: Callable[[Iterable[str]], Collection[str]],
     report: Report,
     stop: Callable[[], bool],
 ) -> int:
@@ -118,7 +118,7 @@ def bring_in(
 
 
 def _bring_in_file(
-    state: State, root: Path, file: FoundFile, is_known: Callable[[Sequence[str]], Collection[str]]
+    state: State, root: Path, file: FoundFile, is_known: Callable[[Iterable[str]], Collection[str]]
 ) -> None:
     # Taken before the content is read: a file that is written to meanwhile looks changed, or racy, next time.
     read_ns = time.time_ns()

@@ -14,6 +14,7 @@ from colbertz.document import Document
 from colbertz.folders.changes import Report
 from colbertz.folders.state import MODEL, State
 from colbertz.index import Index
+from colbertz.index.store.manifest import MANIFEST
 from colbertz.models import ColBERT
 from colbertz.ragged import Ragged
 from colbertz.searcher import Searcher
@@ -49,19 +50,12 @@ def encode_pending(
     """
     total, done = state.count("pending"), 0
     while documents := _next_portion(state):
-
-        def counted() -> Iterator[list[Document]]:
-            for first in range(0, len(documents), _CHUNKS_AT_ONCE):
-                if stop():
-                    raise Stopped
-                report(done + first, total, "chunks encoded")
-                yield documents[first : first + _CHUNKS_AT_ONCE]
-
+        batches = _batches(documents, done, total, report, stop)
         try:
-            if index.exists() and (index / "manifest.json").exists():
-                _add(index, model, documents, counted())
+            if (index / MANIFEST).exists():
+                _add(index, model, documents, batches)
             else:
-                _build(index, model, location, counted(), len(documents))
+                _build(index, model, location, batches, len(documents))
         except Stopped:
             return done
         state.put(MODEL, location)
@@ -69,6 +63,17 @@ def encode_pending(
         done += len(documents)
     report(total, total, "chunks encoded")
     return done
+
+
+def _batches(
+    documents: list[Document], done: int, total: int, report: Report, stop: Callable[[], bool]
+) -> Iterator[list[Document]]:
+    """The documents in batches, with a report and a look at `stop` before each."""
+    for first in range(0, len(documents), _CHUNKS_AT_ONCE):
+        if stop():
+            raise Stopped
+        report(done + first, total, "chunks encoded")
+        yield documents[first : first + _CHUNKS_AT_ONCE]
 
 
 def forget_pending_that_is_known(state: State, ids: set[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from colbertz.corpus.folder.chunks import CHUNKER_VERSION
 from colbertz.corpus.folder.walk import WalkOptions
@@ -21,11 +22,13 @@ from colbertz.folders import encoding, places
 from colbertz.folders.changes import Changes, Report, bring_in, find_changes
 from colbertz.folders.messages import Answer, SearchRequest, Status, Update
 from colbertz.folders.models import DEFAULT, model_at, named
-from colbertz.folders.search import View, answer
+from colbertz.folders.search import answer
 from colbertz.folders.state import CHUNKER, GENERATION, MODEL, OPTIONS, ROOT, SKIPPED, UPDATED, State
+from colbertz.folders.view import View
 from colbertz.index import Index
 from colbertz.index.store.manifest import MANIFEST
 from colbertz.index.write.commit import only_writer
+from colbertz.text.counted import counted
 
 # The ordinary index, in the directory of the folder's index.
 INDEX = "index"
@@ -48,8 +51,8 @@ class Folder:
         self._view: View | None = None
         self._viewing = threading.Lock()
         self._updating = threading.Lock()
-        # What the last update of this object could not bring in, and why.
-        self._pending, self._note = 0, ""
+        # Changed files that the last check of this object found and that are not in the state yet, and why.
+        self._unread, self._note = 0, ""
 
     @classmethod
     def open(cls, root: str | Path, index: str | Path | None = None, model: str | None = None) -> "Folder":
@@ -103,11 +106,10 @@ class Folder:
         report: Report = progress or (lambda done, total, what: None)
         try:
             with self._lock(wait):
-                done = self._update(report, stop, options)
+                self._note = ""
+                return self._update(report, stop, options)
         except BlockingIOError:
-            done = self._held_up(options)
-        self._pending, self._note = done.pending, done.note
-        return done
+            return self._held_up(options)
 
     @contextmanager
     def _lock(self, wait: float) -> Iterator[None]:
@@ -140,19 +142,24 @@ class Folder:
             location = self._location(state)
             ids = self._indexed_ids() if changes or state.count("pending") else set()
             encoding.forget_pending_that_is_known(state, ids)
+            self._unread = len(changes.changed)
+
+            def read(done: int, total: int, what: str) -> None:
+                self._unread = total - done
+                report(done, total, what)
+
             done = 0
             if changes or changes.touched:
-                done = bring_in(state, self.root, changes, lambda chunks: ids.intersection(chunks), report, stop)
+                done = bring_in(state, self.root, changes, ids.intersection, read, stop)
             with state.transaction():
                 self._note_update(state, changes, done, options)
             encoded = 0
             if state.count("pending"):
                 encoded = encoding.encode_pending(state, self.home / INDEX, model_at(location), location, report, stop)
-            pending = len(changes.changed) - done + state.pending_files()
+            pending = self._unread + state.pending_files()
             if not pending and state.count("dead") and (self.home / INDEX / MANIFEST).exists():
                 encoding.delete_dead(state, Index.open(self.home / INDEX))
-            note = f"{pending} changed files are not in the index yet" if pending else ""
-            return Update(done, len(changes.removed), encoded, pending, note)
+            return Update(done, len(changes.removed), encoded, pending, self._pending_note(pending))
 
     def _begin(self) -> None:
         """Begin a new index, with the embeddings of another work tree of the same repository if there is one."""
@@ -207,14 +214,19 @@ class Folder:
 
     def _held_up(self, options: WalkOptions | None) -> Update:
         """What is not in the index while another process updates it."""
-        note = "another process is updating the index"
+        self._note = "another process is updating the index"
         if not self.exists:
-            return Update(pending=1, note=f"{note}, which is not complete yet")
+            return Update(pending=1, note=f"{self._note}, which has just begun")
         with State(self.home) as state:
-            changes = find_changes(state, self.root, options or walk_options(state))
-            pending = len(changes) + state.pending_files()
-        files = f"{pending} changed {'file is' if pending == 1 else 'files are'} not in this answer"
-        return Update(pending=pending, note=f"{note}; {files}" if pending else "")
+            self._unread = len(find_changes(state, self.root, options or walk_options(state)))
+            pending = self._unread + state.pending_files()
+        return Update(pending=pending, note=self._pending_note(pending))
+
+    def _pending_note(self, pending: int) -> str:
+        if not pending:
+            return ""
+        files = f"{counted(pending, 'changed file')} not in the index yet"
+        return f"{self._note}; {files}" if self._note else files
 
     # -- searching -------------------------------------------------------------------------------------------------
 
@@ -233,10 +245,10 @@ class Folder:
                 self._location(state)
             with self._viewing:
                 self._view = view = View.of(state, self.home / INDEX, self._view)
-            pending = self._pending or state.pending_files()
-            note = self._note or (f"{pending} changed files are found by their words only" if pending else "")
+            pending = self._unread + state.pending_files()
             location = state.get(MODEL)
-            return answer(state, view, location and model_at(location), request, pending, note, once=once)
+            model = None if location is None else model_at(location)
+            return answer(state, view, model, request, pending, self._pending_note(pending), once=once)
 
     # -- looking after it ------------------------------------------------------------------------------------------
 
@@ -286,7 +298,10 @@ class Folder:
 def walk_options(state: State) -> WalkOptions:
     """Which files count, as the last update was told."""
     values = state.get(OPTIONS, {})
-    return WalkOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    as_tuples: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return WalkOptions(**as_tuples)
 
 
 def _link_index(source: Path, target: Path) -> None:

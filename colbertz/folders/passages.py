@@ -7,6 +7,7 @@ is MaxSim of the window alone. Words in common decide between windows that are n
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from colbertz.folders.messages import Line
 from colbertz.folders.words import query_words
@@ -14,7 +15,6 @@ from colbertz.index import Index
 from colbertz.models import ColBERT
 from colbertz.models.spans import token_spans
 from colbertz.text.words import IDENTIFIER_PART, stem
-from torch import Tensor
 
 # What a different word of the query in the window adds, in units of MaxSim, where a query token adds at most 1.
 _WORD_BONUS = 0.3
@@ -67,7 +67,7 @@ def marks_of(line: str, words: set[str]) -> tuple[tuple[int, int], ...]:
 
 
 def passage(text: str, body_line: int, start: int, end: int, first: int, last: int, query: str) -> tuple[Line, ...]:
-    """The lines `first` to `last` of the body of a chunk, which begins in line `start` of its file and ends in `end`."""
+    """The lines `first` to `last` of the body of a chunk, which is `start` to `end` of its file."""
     words = set(query_words(query))
     body = text.split("\n")[body_line:]
     return tuple(

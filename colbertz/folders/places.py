@@ -26,7 +26,7 @@ def home_of(root: Path, index: str | Path | None = None) -> Path:
         index: the directory that the user chose; None for the usual place.
     """
     if index is not None:
-        return Path(os.path.abspath(index))
+        return Path(index).absolute()
     real = Path(os.path.realpath(root))
     if (real / OWN).is_dir():
         return real / OWN
@@ -42,7 +42,7 @@ def cache_folder() -> Path:
     else:
         # The specification of XDG says that a relative path is to be ignored.
         given = os.environ.get("XDG_CACHE_HOME", "")
-        caches = Path(given) if os.path.isabs(given) else Path("~/.cache").expanduser()
+        caches = Path(given) if Path(given).is_absolute() else Path("~/.cache").expanduser()
     folder = caches / "colbertz" / "folders"
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(nearest, os.W_OK | os.X_OK):

@@ -43,6 +43,15 @@ def fused(
     return reciprocal_rank([maxsim, bm25], [1 - text_weight, text_weight], constant=20)
 
 
+def _named(heading: str, names: set[str], words: set[str]) -> float:
+    """What a definition is worth for a query with these names and words."""
+    last = heading.replace("::", ".").rpartition(".")[2]
+    if last in names or heading in names:
+        return _NAMED
+    parts = split_identifiers(last)
+    return _SAME_WORDS if len(parts) > 1 and set(parts[1:]) <= words else 1.0
+
+
 def reranked(ranking: Sequence[tuple[int, float]], found: dict[int, Candidate], query: str) -> list[tuple[int, float]]:
     """The ranking after looking at what the chunks are, best first."""
     names = set(query.split()) | {word.rstrip("()") for word in query.split()}
@@ -53,11 +62,8 @@ def reranked(ranking: Sequence[tuple[int, float]], found: dict[int, Candidate], 
         value = _TEST if candidate.kind == "test" and not about_tests else 1.0
         if candidate.kind not in ("code", "test") or not candidate.heading:
             return value
-        last = candidate.heading.replace("::", ".").rpartition(".")[2]
-        if last in names or candidate.heading in names:
-            return value * _NAMED
-        parts = split_identifiers(last)
-        return value * _SAME_WORDS if len(parts) > 1 and set(parts[1:]) <= words else value
+        # A chunk of several short functions has the names of all.
+        return value * max(_named(heading, names, words) for heading in candidate.heading.split(", "))
 
     scored = [(ref, score * factor(found[ref])) for ref, score in ranking]
     return sorted(scored, key=lambda item: -item[1])

@@ -71,7 +71,8 @@ def answer(
     """
     check_integer("k", request.k, 1)
     _check_queries(request)
-    model = model if view.snapshot is not None else None
+    weight = TEXT_WEIGHT if request.text_weight is None else request.text_weight
+    model = model if view.snapshot is not None and weight < 1 else None
     allowed = view.allowed(request)
     if request.regex is not None:
         allowed = view.matching(allowed, request.regex, dict(state.rows("SELECT chunk, text FROM pending")))
@@ -79,7 +80,7 @@ def answer(
         queries = [_related_query(state, view, request.related)]
     else:
         queries = [_Query(text, text, embeddings) for text, embeddings in _encoded(model, request.queries)]
-    results = [_results(state, view, model, query, allowed, request, once) for query in queries]
+    results = [_results(state, view, model, query, allowed, request, weight, once) for query in queries]
     return Answer(request.root, tuple(results), view.generation, pending, len(view.paths), len(view.refs), note)
 
 
@@ -106,17 +107,17 @@ def _results(
     query: _Query,
     allowed: np.ndarray,
     request: SearchRequest,
+    weight: float,
     once: bool,
 ) -> QueryHits:
-    """The hits of one query."""
-    weight = TEXT_WEIGHT if request.text_weight is None else request.text_weight
+    """The hits of one query; `weight` is that of BM25."""
     depth = max(_DEPTH, 2 * request.k)
     by_maxsim = _by_maxsim(view, query, allowed, depth, once) if query.embeddings is not None else []
-    by_words = _by_words(state, view, query.text, allowed, depth) if query.by_words else []
+    by_words = _by_words(state, view, query.text, allowed, depth) if query.by_words and weight > 0 else []
     first = dict.fromkeys(ref for ref, _ in (*by_maxsim, *by_words))
     rows = _rows(state, list(first))
     # A chunk that several files have is one candidate: the row that MaxSim found.
-    ref_of = {}
+    ref_of: dict[str, int] = {}
     for ref in first:
         ref_of.setdefault(rows[ref].chunk, ref)
     merged = [(ref_of[rows[ref].chunk], score) for ref, score in by_words]
@@ -213,10 +214,11 @@ def _hit(
     first, last = best_lines(
         encoded, view.index, query.embeddings, query.text, row.chunk, text, row.body_line, max(request.lines, 1)
     )
+    body = "\n".join(text.split("\n")[row.body_line :])
     lines = passage(text, row.body_line, row.start, row.end, first, last, query.text)
     return FolderHit(
         row.path, row.start, row.end, lines[0].number if lines else row.start, score, row.heading, row.kind, row.page,
-        maxsim, bm25, lines, text if request.content else None,
+        maxsim, bm25, lines, body if request.content else None,
     )  # fmt: skip
 
 

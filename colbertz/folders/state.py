@@ -25,9 +25,15 @@ from colbertz.folders.places import STATE
 # Another number: the tables are other ones, and the state is made again.
 SCHEMA_VERSION = 1
 # Keys of `meta`.
-GENERATION, ROOT, OPTIONS, MODEL, UPDATED, SKIPPED, CHUNKER = (
-    "generation", "root", "options", "model", "updated", "skipped", "chunker"
-)  # fmt: skip
+GENERATION = "generation"
+ROOT = "root"
+OPTIONS = "options"
+MODEL = "model"
+UPDATED = "updated"
+SKIPPED = "skipped"
+CHUNKER = "chunker"
+# A random value that tells an index from another one in its place.
+BIRTH = "birth"
 _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, path BLOB UNIQUE NOT NULL, size INTEGER, mtime_ns INTEGER, inode INTEGER,
@@ -80,6 +86,7 @@ class State:
         # Readers see the last committed state while a writer is at work.
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        self.put(BIRTH, os.urandom(16).hex())
 
     def close(self) -> None:
         self.connection.close()

@@ -11,7 +11,7 @@ import numpy as np
 from colbertz.corpus.folder.walk import path_filter
 from colbertz.errors import UserError
 from colbertz.folders.messages import SearchRequest
-from colbertz.folders.state import GENERATION, State, as_path
+from colbertz.folders.state import BIRTH, GENERATION, State, as_path
 from colbertz.index import Index
 from colbertz.index.store.manifest import MANIFEST
 from colbertz.index.store.snapshot import Masks, Snapshot
@@ -22,7 +22,7 @@ class View:
     """One state of a folder's index. A process keeps it for the next search.
 
     Attributes:
-        generation: of the state.
+        birth, generation: of the state.
         index: the ordinary index; None while nothing is encoded.
         snapshot: its state; None without an index.
         paths: of each file, by its number in the state.
@@ -33,6 +33,7 @@ class View:
         chunks: the chunk id of each row.
     """
 
+    birth: str
     generation: int
     index: Index | None
     snapshot: Snapshot | None
@@ -48,12 +49,12 @@ class View:
         """The present state; `before` itself if nothing has changed since."""
         # One transaction: the rows and the generation belong together.
         with state.reading():
-            generation = state.get(GENERATION, 0)
-            if before is not None and before.generation == generation:
+            birth, generation = state.get(BIRTH), state.get(GENERATION, 0)
+            if before is not None and (before.birth, before.generation) == (birth, generation):
                 return before
             paths = {number: as_path(path) for number, path in state.rows("SELECT id, path FROM files")}
             rows = state.rows("SELECT id, file, chunk, kind FROM refs ORDER BY id")
-        index = before.index if before is not None else None
+        index = before.index if before is not None and before.birth == birth else None
         if index is not None:
             index.refresh()
         elif (index_path / MANIFEST).exists():
@@ -62,6 +63,7 @@ class View:
         kind_names = sorted(set(kinds))
         kind_places = {name: place for place, name in enumerate(kind_names)}
         return cls(
+            birth,
             generation,
             index,
             index.snapshot if index is not None else None,
