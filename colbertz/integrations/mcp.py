@@ -265,12 +265,13 @@ def _lines_of_file(root: str, relative: str, start: int, end: int, max_character
 
     content = read_content(Path(root) / relative, relative)
     text = content if isinstance(content, SkippedFile) else text_of(content, relative)
-    if isinstance(text, SkippedFile) and not isinstance(content, SkippedFile):
-        text = decoded(content)  # a lock file, for example, is not searched, but can be read
-    if isinstance(text, SkippedFile):
+    if not isinstance(text, SkippedFile):
+        return page_of_lines(text.lines, start, end, max_characters)
+    # A generated file, such as that of a package manager's locked versions, is not searched, but can be read.
+    source = content if isinstance(content, SkippedFile) else decoded(content)
+    if isinstance(source, SkippedFile):
         raise UserError(f"{relative} cannot be read as text: {text.reason}")
-    lines = lines_of(text) if isinstance(text, str) else text.lines
-    return page_of_lines(lines, start, end, max_characters)
+    return page_of_lines(lines_of(source), start, end, max_characters)
 
 
 def _described(root: str, status: Status | None) -> str:

@@ -150,7 +150,9 @@ class SharedFolder:
 
     def _run(self) -> Update:
         try:
-            return self.folder.update(self._report, self._is_unwanted)
+            # Without an index there is nothing to answer from: wait for the process that makes it.
+            wait = 1.0 if self.folder.exists else float("inf")
+            return self.folder.update(self._report, self._is_unwanted, wait)
         finally:
             self._goes_on = False
 

@@ -25,8 +25,9 @@ class FakeFolder:
     stopped: int = 0
     closed: bool = False
     error: Exception | None = None
+    exists: bool = True
 
-    def update(self, progress: Callable[[int, int, str], None], stop: Callable[[], bool]) -> Update:
+    def update(self, progress: Callable[[int, int, str], None], stop: Callable[[], bool], wait: float) -> Update:
         self.begun += 1
         progress(0, 7, "files")
         while not self.may_end.wait(0.01):
