@@ -35,6 +35,9 @@ SUBCOMMANDS = {
     "add": "add",
     "delete": "delete",
     "list": "list_documents",
+    "mcp": "mcp",
+    "install-agent": "install_agent",
+    "resident": "resident",
     "serve": "serve",
     "compact": "compact",
     "check": "check",
@@ -45,6 +48,7 @@ SUBCOMMANDS = {
     "score": "score",
     "eval": "evaluate",
     "info": "info",
+    "mini": "mini",
     "nano": "nano",
     "demo": "demo",
 }

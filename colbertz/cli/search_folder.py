@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from colbertz.cli.output import as_json, print_line
@@ -18,6 +18,7 @@ from colbertz.errors import UserError
 from colbertz.folders.messages import CODE_KINDS, DOC_KINDS, Answer, FolderHit, QueryHits, SearchRequest
 from colbertz.folders.places import home_of, is_folder_index, root_of
 from colbertz.folders.show import Style, format_result, json_lines, shown_path
+from colbertz.resident import client as resident
 from colbertz.text.printable import printable
 
 
@@ -107,7 +108,12 @@ def request_of(args: argparse.Namespace, target: Target, queries: tuple[str, ...
 
 
 def ask(request: SearchRequest, args: argparse.Namespace) -> Answer:
-    """Bring a folder up to date and search it, in this process."""
+    """Bring a folder up to date and search it: in the background process, or without one in this process."""
+    if not (args.no_resident or args.no_update):
+        with update_bar(Path(request.root)) as bar:
+            answer = resident.ask("search", asdict(request), on_progress=bar)
+        if answer is not None:
+            return Answer.from_json(answer)
     from colbertz.folders.folder import Folder
 
     folder = Folder.open(request.root, request.index, request.model)
