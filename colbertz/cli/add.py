@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files and folders, as for `colbertz index`")
     parser.add_argument("--index", required=True, metavar="DIR", help="index to add them to")
     parser.add_argument("--replace", action="store_true", help="replace documents whose ids the index has already")
-    parser.add_argument("--on-bad-text", choices=("error", "skip"), default="error", help="as for `index` (default: error)")
+    parser.add_argument(
+        "--on-bad-text", choices=("error", "skip"), default="error", help="as for `index` (default: error)"
+    )
     parser.add_argument("--model", metavar="MODEL", help="checkpoint directory or hub id (default: the index's)")
     parser.add_argument(
         "--pool-factor", type=positive, default=1, metavar="N", help="as the index was built with (default: 1)"

@@ -151,7 +151,7 @@ class SharedFolder:
     def _run(self) -> Update:
         try:
             # Without an index there is nothing to answer from: wait for the process that makes it.
-            wait = 1.0 if self.folder.exists else float("inf")
+            wait = 1.0 if self.folder.exists else None
             return self.folder.update(self._report, self._is_unwanted, wait)
         finally:
             self._goes_on = False
