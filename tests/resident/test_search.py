@@ -1,4 +1,4 @@
-"""`colbertz search` in a folder, with the background process: the answers are those without it, in every state of it."""
+"""`colbertz search` in a folder, with the background process: the answers are the same as without it."""
 
 import json
 import os
