@@ -17,7 +17,7 @@ from colbertz.document import Document
 from colbertz.errors import UserError, require
 from colbertz.index import Hit
 from colbertz.models import ColBERT
-from colbertz.models.checkpoint.hub import PACKAGED
+from colbertz.models.checkpoint.hub import DEFAULT
 from colbertz.recipes.demo.compare import comparison
 from colbertz.recipes.demo.corpus import Function, collect, default_roots
 from colbertz.recipes.demo.tokenizer import train_tokenizer
@@ -69,7 +69,7 @@ def run(
         held_out = [function for function in functions if function.held_out]
         _print_corpus(functions, held_out)
 
-    location = PACKAGED
+    location = DEFAULT
     if settings is not None:
         with stage("Training a tokenizer on them"):
             _write_training_data(functions, settings)
