@@ -115,7 +115,7 @@ class Folder:
     def _lock(self, wait: float) -> Iterator[None]:
         """Be the only writer, among the threads of this process and among processes."""
         end = time.monotonic() + wait
-        if not self._updating.acquire(timeout=max(wait, 0)):
+        if not self._updating.acquire(timeout=min(max(wait, 0), threading.TIMEOUT_MAX)):
             raise BlockingIOError
         try:
             while True:
