@@ -7,9 +7,7 @@ from colbertz.models.checkpoint.layouts import FILES
 
 _PACKAGED_FOLDER = Path(__file__).parents[1] / "packaged"
 # The models that come with the package, by the names they would have on the hub, and their directories.
-PACKAGED = {f"colbertz/{name}": _PACKAGED_FOLDER / name for name in ("nano",)}
-# The one that is used where none is named.
-DEFAULT = "colbertz/nano"
+PACKAGED = {f"colbertz/{name}": _PACKAGED_FOLDER / name for name in ("mini", "nano")}
 # What is downloaded of a repository on the hub.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.bin", FILES.stanford]
 
@@ -18,8 +16,8 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     """The directory of a checkpoint.
 
     Args:
-        path_or_hub_id: a local directory, taken as it is; otherwise the name of a model that comes with the package,
-            such as `colbertz/nano`; or `owner/name` of a repository on the Hugging Face hub, which is downloaded to the
+        path_or_hub_id: a local directory, taken as it is; otherwise `colbertz/mini` or `colbertz/nano`, the models that
+            come with the package; or `owner/name` of a repository on the Hugging Face hub, which is downloaded to the
             hub's cache.
 
     Raises:
