@@ -56,9 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: in the cache of the user, or in .colbertz of the folder if there is one)",
     )
     parser.add_argument("-k", type=positive, default=10, metavar="N", help="hits of a query (default: 10)")
-    _add_folder_arguments(parser.add_argument_group("searching a folder"))
+    add_folder_arguments(parser.add_argument_group("searching a folder"))
     _add_search_arguments(parser)
-    _add_output_arguments(parser.add_argument_group("output"))
+    output = parser.add_argument_group("output")
+    add_printing_arguments(output)
+    _add_output_arguments(output)
     add_model_arguments(parser, default="the index's", as_index=True)
 
     building = parser.add_argument_group("building an index of documents first")
@@ -67,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoding_arguments(parser)
 
 
-def _add_folder_arguments(group: "argparse._ArgumentGroup") -> None:
+def add_folder_arguments(group: "argparse._ArgumentGroup") -> None:
+    """Add the options of searching a folder, which `related` has too."""
     group.add_argument("--code", action="store_true", help="only code and tests")
     group.add_argument("--docs", action="store_true", help="only documentation and data")
     group.add_argument(
@@ -117,12 +120,8 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--fields", metavar="NAMES", help="metadata fields to print of each document, as in year,lang")
-    group.add_argument("--explain", action="store_true", help="show what each word of the query met")
-    group.add_argument(
-        "--html", metavar="FILE", help="with --explain: write heat-maps of the hits as a page for a browser"
-    )
+def add_printing_arguments(group: "argparse._ArgumentGroup") -> None:
+    """Add the options of how hits are printed, which `related` has too."""
     group.add_argument(
         "--json", action="store_true", help="JSON lines: of a folder one for each hit, of an index one for each query"
     )
@@ -134,6 +133,14 @@ def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
         choices=("none", "file", "vscode", "cursor", "idea"),
         default="file",
         help="what opens a hit of a folder on a click, in terminals that have links (default: file)",
+    )
+
+
+def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--fields", metavar="NAMES", help="metadata fields to print of each document, as in year,lang")
+    group.add_argument("--explain", action="store_true", help="show what each word of the query met")
+    group.add_argument(
+        "--html", metavar="FILE", help="with --explain: write heat-maps of the hits as a page for a browser"
     )
     group.add_argument(
         "--queries", metavar="FILE", help="with --run: rows with _id and text; .tsv has lines of id, tab, text"

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from colbertz.cli.output import as_json, print_line
@@ -18,6 +18,7 @@ from colbertz.errors import UserError
 from colbertz.folders.messages import CODE_KINDS, DOC_KINDS, Answer, FolderHit, QueryHits, SearchRequest
 from colbertz.folders.places import home_of, is_folder_index, root_of
 from colbertz.folders.show import Style, format_result, json_lines, shown_path
+from colbertz.resident import client as resident
 from colbertz.text.printable import printable
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     targets = targets_of(paths, args.index)
     found = False
     for batch in [queries] if queries else _typed_queries():
-        answers = [ask(_request(args, target, tuple(batch)), args) for target in targets]
+        answers = [ask(request_of(args, target, tuple(batch)), args) for target in targets]
         show(answers, args)
         found = found or any(result.hits for answer in answers for result in answer.results)
     return 0 if found else 1
@@ -86,7 +87,7 @@ def _root(folder: Path, index: str | None) -> Path:
     return root
 
 
-def _request(args: argparse.Namespace, target: Target, queries: tuple[str, ...]) -> SearchRequest:
+def request_of(args: argparse.Namespace, target: Target, queries: tuple[str, ...]) -> SearchRequest:
     kinds = (CODE_KINDS if args.code else ()) + (DOC_KINDS if args.docs else ())
     return SearchRequest(
         root=str(target.root),
@@ -107,14 +108,19 @@ def _request(args: argparse.Namespace, target: Target, queries: tuple[str, ...])
 
 
 def ask(request: SearchRequest, args: argparse.Namespace) -> Answer:
-    """Bring a folder up to date and search it, in this process."""
+    """Bring a folder up to date and search it: in the background process, or without one in this process."""
+    if not (args.no_resident or args.no_update):
+        with update_bar(Path(request.root)) as bar:
+            answer = resident.ask("search", asdict(request), on_progress=bar)
+        if answer is not None:
+            return Answer.from_json(answer)
     from colbertz.folders.folder import Folder
 
     folder = Folder.open(request.root, request.index, request.model)
     if not args.no_update or not folder.exists:
         with update_bar(folder.root) as bar:
             # Without an index there is nothing to answer from: wait for the process that makes it.
-            folder.update(bar, wait=1.0 if folder.exists else float("inf"))
+            folder.update(bar, wait=1.0 if folder.exists else None)
     return folder.search(request, once=True)
 
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             args.dtype or "auto",
             args.backend or "torch",
         )
-        searcher = cli_index.build(args, args.build, args.index)
+        searcher = cli_index.build(args, [args.build], args.index)
         if not given and not args.queries:
             return 0
     else:
@@ -117,7 +117,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     lines = []
     for rank, hit in enumerate(hits, 1):
         lines.append(format_hit(rank, hit, query, width, color))
-        lines += [f"     {name}: {printable(_as_text(hit.metadata.get(name)))}" for name in fields]
+        lines += [f"     {name}: {printable(as_text(hit.metadata.get(name)))}" for name in fields]
         if args.explain:
             try:
                 lines.append(format_explanation(searcher.explain(query, hit.id).heatmap(), width, color))
@@ -126,7 +126,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
     return "\n".join(lines)
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
     """A metadata value as a line shows it: a string as it is, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

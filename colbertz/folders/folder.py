@@ -4,6 +4,7 @@ In the index's directory are `folder.sqlite` (see state.py) and `index/`, an ord
 updates at a time, under the lock of the directory; any number search meanwhile, in the last state that was committed.
 """
 
+import math
 import os
 import shutil
 import threading
@@ -88,7 +89,7 @@ class Folder:
         self,
         progress: Report | None = None,
         stop: Callable[[], bool] = lambda: False,
-        wait: float = 1.0,
+        wait: float | None = 1.0,
         options: WalkOptions | None = None,
     ) -> Update:
         """Bring the index up to date with the files. What was committed stays if this is stopped or killed.
@@ -96,7 +97,7 @@ class Folder:
         Args:
             progress: is told (done, total, what) now and then.
             stop: asked now and then; when it is true, the update ends early and says what is pending.
-            wait: seconds to wait while another process or thread updates the same index.
+            wait: seconds to wait while another process or thread updates the same index; None for no limit.
             options: which files count from now on; None for those of the last update.
 
         Raises:
@@ -112,10 +113,10 @@ class Folder:
             return self._held_up(options)
 
     @contextmanager
-    def _lock(self, wait: float) -> Iterator[None]:
+    def _lock(self, wait: float | None) -> Iterator[None]:
         """Be the only writer, among the threads of this process and among processes."""
-        end = time.monotonic() + wait
-        if not self._updating.acquire(timeout=min(max(wait, 0), threading.TIMEOUT_MAX)):
+        end = time.monotonic() + wait if wait is not None else math.inf
+        if not self._updating.acquire(timeout=-1 if wait is None else wait):
             raise BlockingIOError
         try:
             while True:

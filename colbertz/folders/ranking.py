@@ -17,6 +17,8 @@ TEXT_WEIGHT = 0.4
 COLUMN_WEIGHTS = (0.5, 2.0, 1.0)
 # What a score is multiplied with if the query names what the chunk defines, or has all words of its name.
 _NAMED, _SAME_WORDS = 1.5, 1.15
+# What the score of a part of code that defines nothing, such as imports, is multiplied with.
+_NO_DEFINITION = 0.85
 # What the score of a test is multiplied with, unless the query is about tests.
 _TEST = 0.85
 _TEST_WORDS = frozenset(["test", "tests", "testing", "spec", "pytest", "unittest"])
@@ -60,8 +62,10 @@ def reranked(ranking: Sequence[tuple[int, float]], found: dict[int, Candidate], 
 
     def factor(candidate: Candidate) -> float:
         value = _TEST if candidate.kind == "test" and not about_tests else 1.0
-        if candidate.kind not in ("code", "test") or not candidate.heading:
+        if candidate.kind not in ("code", "test"):
             return value
+        if not candidate.heading:
+            return value * _NO_DEFINITION
         # A chunk of several short functions has the names of all.
         return value * max(_named(heading, names, words) for heading in candidate.heading.split(", "))
 
