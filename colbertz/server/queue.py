@@ -42,6 +42,8 @@ class Entry:
         data: the operation, as `encode` makes it; empty once it was applied or has failed.
         synced: whether it is on the disk.
         since: when it came, on the monotonic clock.
+        finished: set once it was applied or has failed; None if nobody waits for that. Each operation has its own, so
+            that clients who wait for others are not woken.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Entry:
     data: bytes = b""
     synced: bool = True
     since: float = 0.0
+    finished: threading.Event | None = None
 
 
 class OperationQueue:
@@ -146,18 +149,25 @@ class OperationQueue:
     def task(self, task_id: str) -> Task:
         """See `ServedIndex.task`."""
         with self._changed:
-            if task_id not in self._entries:
-                raise UnknownTask(
-                    f"there is no task {task_id!r:.80}, or it was done long ago: the last {self._remembered:,} are"
-                    " remembered"
-                )
-            return self._entries[task_id].task
+            return self._known(task_id).task
+
+    def _known(self, task_id: str) -> Entry:
+        if task_id not in self._entries:
+            raise UnknownTask(
+                f"there is no task {task_id!r:.80}, or it was done long ago: the last {self._remembered:,} are"
+                " remembered"
+            )
+        return self._entries[task_id]
 
     def wait(self, task_id: str, seconds: float) -> Task:
         """See `ServedIndex.wait`."""
         with self._changed:
-            self._changed.wait_for(lambda: self.task(task_id).state != "queued", seconds)
-            return self.task(task_id)
+            entry = self._known(task_id)
+            if entry.task.state != "queued":
+                return entry.task
+            finished = entry.finished = entry.finished or threading.Event()
+        finished.wait(seconds)
+        return entry.task
 
     def __len__(self) -> int:
         """How many operations wait."""
@@ -210,7 +220,8 @@ class OperationQueue:
                 self._forget(next(iter(self._entries.values())))
             if self._log.size > 2 * self._size_rewritten + self._growth:
                 self._shorten()
-            self._changed.notify_all()
+            if entry.finished is not None:
+                entry.finished.set()
 
     def _write_outcome(self, entry: Entry, durable: bool) -> None:
         try:
