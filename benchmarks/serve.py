@@ -53,7 +53,7 @@ ADDITIONS = 0.1
 # The part of the searches whose query is the text of a document that was added.
 OWN = 0.1
 # Answers that are compared with an exhaustive search, of each of the two kinds of queries.
-SAMPLE = 150
+SAMPLE = 50
 # Hits of an exhaustive search. Those that the answer's generation does not have yet are taken out of them.
 EXHAUSTIVE = 1000
 # Scores are sums of up to 32 products; queries are encoded in other batches, which rounds differently.
@@ -128,13 +128,14 @@ class Corpus(NamedTuple):
     queries: list[str]
 
 
-def texts(count: int) -> Corpus:
-    """More than `count` documents, and queries."""
+def texts(count: int, words: int | None = None) -> Corpus:
+    """More than `count` documents, cut to so many words, and queries."""
     if PAIRS.exists():
         with gzip.open(PAIRS, "rt") as file:
             pairs = [json.loads(line) for line in file]
         random.Random(0).shuffle(pairs)
-        return Corpus([pair["document"] for pair in pairs], [pair["query"] for pair in pairs])
+        documents = [" ".join(pair["document"].split(" ")[:words]) for pair in pairs]
+        return Corpus(documents, [pair["query"] for pair in pairs])
     rng = random.Random(0)
     made = [" ".join(f"word{int(5000 ** rng.random())}" for _ in range(80)) for _ in range(count * 2)]
     return Corpus(made, [" ".join(rng.sample(text.split(), 5)) for text in made])
@@ -300,7 +301,7 @@ def figures(name: str, load: Load, took: float) -> dict[str, object]:
 def colbertz_row(folder: Path, kept: Path, args: argparse.Namespace, corpus: Corpus) -> dict[str, object]:
     model = ColBERT.from_pretrained(MODEL, device="cpu")
     ids = [f"d{i}" for i in range(args.documents)]
-    built = kept / f"colbertz-{args.documents}"
+    built = kept / f"colbertz-{args.documents}-{args.words or 'whole'}"
     if not built.exists():
         Searcher.build(built, model, corpus.documents[: args.documents], ids=ids)
     path = folder / "root" / "load"
@@ -314,7 +315,8 @@ def colbertz_row(folder: Path, kept: Path, args: argparse.Namespace, corpus: Cor
 
 
 def peer_row(folder: Path, kept: Path, args: argparse.Namespace, corpus: Corpus) -> dict[str, object]:
-    model, documents, built = kept / "model", kept / f"{args.documents}.jsonl", kept / f"peer-{args.documents}"
+    built = kept / f"peer-{args.documents}-{args.words or 'whole'}"
+    model, documents = kept / "model", built.with_suffix(".jsonl")
     script = [args.peer_python, str(Path(__file__).with_name("serve_peer.py"))]
     if not built.exists():
         ColBERT.from_pretrained(MODEL, device="cpu").save_pretrained(model)
@@ -332,6 +334,7 @@ def peer_row(folder: Path, kept: Path, args: argparse.Namespace, corpus: Corpus)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=5000)
+    parser.add_argument("--words", type=int, help="of each document; all by default")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--peer-python", help="interpreter with pylate, fast-plaid, fastapi and uvicorn")
@@ -342,8 +345,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=common.RESULTS, help="folder of the JSON file")
     args = parser.parse_args()
     common.RESULTS = args.output
-    corpus = texts(args.documents)
-    about = common.machine("fastapi", "uvicorn", "httpx") | {"documents": args.documents, "clients": args.clients}
+    corpus = texts(args.documents, args.words)
+    about = common.machine("fastapi", "uvicorn", "httpx")
+    about |= {name: getattr(args, name) for name in ("documents", "words", "clients")}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         kept = (args.folder or Path(temporary)).resolve()
