@@ -1,11 +1,12 @@
-"""How fast this processor encodes documents and single queries in bfloat16 and in float32, by size of the model.
+"""How fast this processor encodes documents and single queries in float32, bfloat16 and int8, by size of the model.
 
     python benchmarks/dtypes.py
 
 The models are colbertz/nano, and untrained ones in the sizes of all-MiniLM-L6-v2 (BERT) and ModernBERT-base with the
-tokenizer of nano. Documents are abstracts of arXiv papers, queries are their titles. The two types take turns; seconds
-are medians of processor time, which varies less than wall time where other programs run. Writes
-results/dtypes_PROCESSOR.json, PROCESSOR being the instructions that `colbertz.models.dtypes` looks for.
+tokenizer of nano. int8 is backend torch-int8, with bfloat16 between the products. Documents are abstracts of arXiv
+papers, queries are their titles. The types take turns; seconds are medians of processor time, which varies less than
+wall time where other programs run. Writes results/dtypes_PROCESSOR.json, PROCESSOR being the instructions that
+`colbertz.models.dtypes` looks for.
 """
 
 import argparse
@@ -23,19 +24,23 @@ import torch
 from colbertz import ColBERT
 from colbertz.models import BertConfig, ModernBertConfig
 from colbertz.models.dtypes import fast_bf16
+from colbertz.models.encoders.int8 import quantise
 
 MINILM = BertConfig(hidden_size=384, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=12)
 SIZES = {"nano": None, "MiniLM-L6": MINILM, "base": ModernBertConfig()}
 NUM_DOCUMENTS = {"nano": 128, "MiniLM-L6": 48, "base": 8}
 NUM_QUERIES = 20
+TYPES = ("float32", "bfloat16", "int8")
 
 
-def load(size: str, dtype: torch.dtype) -> ColBERT:
+def load(size: str, type_: str) -> ColBERT:
     config = SIZES[size]
-    if config is None:
-        return ColBERT.from_pretrained("colbertz/nano", "cpu", dtype)
-    tokenizer = ColBERT.from_pretrained("colbertz/nano", "cpu").tokenizer.backend
-    return ColBERT.from_scratch(config, tokenizer).eval().to(dtype)
+    model = ColBERT.from_pretrained("colbertz/nano", "cpu")
+    if config is not None:
+        model = ColBERT.from_scratch(config, model.tokenizer.backend).eval()
+    if type_ == "int8":
+        quantise(model.encoder)
+    return model if type_ == "float32" else model.to(torch.bfloat16)
 
 
 def seconds(encode: Callable[..., object], texts: list[str]) -> float:
@@ -57,29 +62,26 @@ def main() -> None:
     for size in args.sizes:
         documents = [pair["document"] for pair in pairs[: NUM_DOCUMENTS[size]]]
         queries = [pair["query"] for pair in pairs[:NUM_QUERIES]]
-        models = {dtype: load(size, dtype) for dtype in (torch.float32, torch.bfloat16)}
-        documents_s: dict[torch.dtype, list[float]] = {dtype: [] for dtype in models}
-        query_s: dict[torch.dtype, list[float]] = {dtype: [] for dtype in models}
-        num_tokens = 0
+        models = {type_: load(size, type_) for type_ in TYPES}
+        documents_s: dict[str, list[float]] = {type_: [] for type_ in TYPES}
+        query_s: dict[str, list[float]] = {type_: [] for type_ in TYPES}
         for repeat in range(args.repeats + 1):
-            for dtype, model in models.items():
+            for type_, model in models.items():
                 encode = seconds(model.encode_document, documents)
                 each = [seconds(model.encode_query, [query]) for query in queries]
                 if repeat:  # oneDNN compiles its kernels in the first round
-                    documents_s[dtype].append(encode)
-                    query_s[dtype] += each
-        num_tokens = len(models[torch.float32].encode_document(documents, show_progress=False).values)
-        by_type = [(statistics.median(documents_s[d]), statistics.median(query_s[d])) for d in models]
-        (documents_32, query_32), (documents_16, query_16) = by_type
+                    documents_s[type_].append(encode)
+                    query_s[type_] += each
+        num_tokens = len(models["float32"].encode_document(documents, show_progress=False).values)
+        medians = {type_: statistics.median(documents_s[type_]) for type_ in TYPES}
         rows.append(
-            {
-                "model": size,
-                "float32 tokens/s": round(num_tokens / documents_32),
-                "bfloat16 tokens/s": round(num_tokens / documents_16),
-                "faster": round(documents_32 / documents_16, 2),
-                "float32 query ms": round(1000 * query_32, 2),
-                "bfloat16 query ms": round(1000 * query_16, 2),
+            {"model": size}
+            | {f"{type_} tokens/s": round(num_tokens / medians[type_]) for type_ in TYPES}
+            | {
+                "bfloat16 over float32": round(medians["float32"] / medians["bfloat16"], 2),
+                "int8 over bfloat16": round(medians["bfloat16"] / medians["int8"], 2),
             }
+            | {f"{type_} query ms": round(1000 * statistics.median(query_s[type_]), 2) for type_ in TYPES}
         )
         print(rows[-1], flush=True)
     common.report(f"dtypes_{fast_bf16() or 'none'}", about, rows)

@@ -1,6 +1,6 @@
-"""How well documents are found in bfloat16 and in float32: nDCG@10 of colbertz/nano on four dev sets.
+"""How well documents are found in float32, bfloat16 and int8 (backend torch-int8): nDCG@10 on four dev sets.
 
-    python benchmarks/dtypes_quality.py
+    python benchmarks/dtypes_quality.py [--model CHECKPOINT]
 
 Exact search with the settings of the checkpoint. Of a collection with more than `--documents` documents, those that
 answer a query stay, and the first of the others. Of more than `--queries` queries, evenly spread ones are asked.
@@ -43,19 +43,22 @@ def cut(collection: Collection, num_documents: int, num_queries: int) -> Collect
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--model", default="colbertz/nano")
     parser.add_argument("--collections", nargs="+", choices=COLLECTIONS, default=list(COLLECTIONS))
     parser.add_argument("--documents", type=int, default=3000)
     parser.add_argument("--queries", type=int, default=500)
     args = parser.parse_args()
     about = common.machine() | {"bfloat16 instructions": fast_bf16() or "none"}
-    models = {
-        dtype: ColBERT.from_pretrained("colbertz/nano", "cpu", dtype) for dtype in (torch.float32, torch.bfloat16)
-    }
+    models = [
+        ColBERT.from_pretrained(args.model, "cpu", torch.float32),
+        ColBERT.from_pretrained(args.model, "cpu", torch.bfloat16),
+        ColBERT.from_pretrained(args.model, "cpu", torch.bfloat16, backend="torch-int8"),
+    ]
     rows = []
     for name in args.collections:
         collection = cut(read_beir(args.data / name, "dev"), args.documents, args.queries)
         values, seconds = [], []
-        for model in models.values():
+        for model in models:
             start = time.process_time()
             values.append(evaluate(model, collection)["ndcg@10"])
             seconds.append(time.process_time() - start)
@@ -66,8 +69,11 @@ def main() -> None:
                 "queries": len(collection.queries),
                 "float32 nDCG@10": round(values[0], 4),
                 "bfloat16 nDCG@10": round(values[1], 4),
-                "difference": round(values[1] - values[0], 4),
-                "faster": round(seconds[0] / seconds[1], 2),
+                "int8 nDCG@10": round(values[2], 4),
+                "bfloat16 - float32": round(values[1] - values[0], 4),
+                "int8 - float32": round(values[2] - values[0], 4),
+                "bfloat16 over float32": round(seconds[0] / seconds[1], 2),
+                "int8 over bfloat16": round(seconds[1] / seconds[2], 2),
             }
         )
         print(rows[-1], flush=True)

@@ -1,11 +1,12 @@
 """Documents per second on the CPU, ours and the peers', with the same random ModernBERT-base checkpoint.
 
-Ours runs in PyTorch in float32, in bfloat16 where the processor multiplies it (then PyLate's does too), and, with the
-extra `onnx`, in onnxruntime in float32 and int8. What is not installed is
-left out; `.venv-pylate/bin/python benchmarks/encode.py` has PyLate's figures. Those of sentence-transformers are of its
-ONNX backend, exported and quantised by itself for AVX-512 VNNI. It needs optimum-onnx, which asks for an older
-transformers than sentence-transformers 6.2 does: an environment of its own with both, and then `pip install --no-deps
-optimum optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
+Ours runs in PyTorch in float32, in bfloat16 and int8 where the processor multiplies them (then PyLate's runs in
+bfloat16 too), with the extra `onnx` in onnxruntime in float32 and int8, and our exported file in OpenVINO (`pip install
+openvino`) in float32 and bfloat16. What is not installed is left out; `.venv-pylate/bin/python benchmarks/encode.py`
+has PyLate's figures. Those of sentence-transformers are of its ONNX backend, exported and quantised by itself for
+AVX-512 VNNI; its OpenVINO backend refuses ModernBERT. It needs optimum-onnx, which asks for an older transformers than
+sentence-transformers 6.2 does: an environment of its own with both, and then `pip install --no-deps optimum
+optimum-onnx transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2`, and no datasets.
 
 Real documents come from a BEIR corpus file (`--corpus`, lines with `text`); a tokenizer is trained on them on the spot.
 Writes results/encode.json, or encode_PROCESSOR.json with bfloat16, PROCESSOR being the instructions that multiply it,
@@ -33,12 +34,15 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from colbertz import ColBERT, Ragged
+from colbertz.kernels import cpu
 from colbertz.kernels.cpu.linear import product
 from colbertz.models import ModernBertConfig
-from colbertz.models.colbert import Backend
+from colbertz.models.backends import Backend
 from colbertz.models.dtypes import fast_bf16
 from colbertz.models.encoders.layers import Linear
 
+# Texts that OpenVINO gets at once; they are sorted by length and padded to the longest.
+OPENVINO_BATCH = 8
 CORPUS = Path(__file__).parents[2] / "shared/data/squad/corpus.jsonl.gz"
 
 
@@ -107,6 +111,36 @@ def load_onnx(directory: Path) -> dict[str, ColBERT]:
     return {name: ColBERT.from_pretrained(directory / "onnx", backend=backend) for name, backend in names.items()}
 
 
+def load_openvino(directory: Path) -> dict[str, Callable[[list[str]], Ragged]]:
+    """What encodes with our exported model in OpenVINO, by the name of the contender; none without OpenVINO."""
+    if importlib.util.find_spec("openvino") is None or not (directory / "onnx").is_dir():
+        return {}
+    import openvino
+
+    tokenizer = ColBERT.from_pretrained(directory, "cpu").tokenizer
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+
+    def encode(compiled: Any, texts: list[str]) -> Ragged:
+        tokens = tokenizer.documents(texts)
+        order = tokens.ids.lengths.argsort(stable=True)
+        found: list[Tensor] = []
+        for batch in order.split(OPENVINO_BATCH):
+            part = tokens[batch]
+            ids, mask = part.ids.padded()
+            output = torch.from_numpy(compiled({"input_ids": ids.numpy(), "attention_mask": mask.long().numpy()})[0])
+            embeddings = Ragged.from_padded(output, mask)
+            found += list(embeddings if part.scored is None else embeddings.select(part.scored))
+        return Ragged.from_list([found[place] for place in order.argsort().tolist()])
+
+    encoders = {}
+    for precision in ("f32", "bf16"):
+        compiled = openvino.Core().compile_model(
+            str(directory / "onnx/model.onnx"), "CPU", settings | {"INFERENCE_PRECISION_HINT": precision}
+        )
+        encoders[f"colbertz, OpenVINO {precision}"] = partial(encode, compiled)
+    return encoders
+
+
 def load_sentence_transformers(directory: Path) -> Any:
     """sentence-transformers' model of the directory in ONNX int8, or None where it or optimum is not installed."""
     if not all(importlib.util.find_spec(package) for package in ("sentence_transformers", "optimum", "onnxruntime")):
@@ -148,10 +182,12 @@ def main() -> None:
         encoder = ModernBertConfig(num_hidden_layers=args.layers)
         ColBERT.from_scratch(encoder, train_tokenizer(everything), **sizes).save_pretrained(directory)
         ours, theirs = ColBERT.from_pretrained(directory, "cpu"), load_pylate(Path(directory))
+        quantised = ColBERT.from_pretrained(directory, backend="torch-int8") if cpu.int8.instructions() else None
         if fast_bf16():
             rounded = ColBERT.from_pretrained(directory, "cpu", torch.bfloat16)
             theirs_rounded = load_pylate(Path(directory), model_kwargs={"torch_dtype": torch.bfloat16})
-        exported, peer = load_onnx(Path(directory)), load_sentence_transformers(Path(directory))
+        exported, in_openvino = load_onnx(Path(directory)), load_openvino(Path(directory))
+        peer = load_sentence_transformers(Path(directory))
     packages = {"onnxruntime": exported, "pylate": theirs, "sentence-transformers": theirs or peer}
     about = common.machine("tokenizers", *(package for package, used in packages.items() if used))
     lengths = ours.tokenizer.documents(texts).ids.lengths
@@ -166,6 +202,12 @@ def main() -> None:
     if fast_bf16():
         contenders["colbertz, bfloat16"] = lambda: rounded.encode_document(texts)
         about["mean cosine, colbertz, bfloat16"] = f"{mean_cosine(expected, rounded.encode_document(texts[:64])):.5f}"
+    if quantised:
+        contenders["colbertz, int8"] = lambda: quantised.encode_document(texts)
+        about["mean cosine, colbertz, int8"] = f"{mean_cosine(expected, quantised.encode_document(texts[:64])):.5f}"
+    for name, encode in in_openvino.items():
+        contenders[name] = partial(encode, texts)
+        about[f"mean cosine, {name}"] = f"{mean_cosine(expected, encode(texts[:64])):.5f}"
     for name, model in exported.items():
         contenders[name] = partial(model.encode_document, texts)
         about[f"mean cosine, {name}"] = f"{mean_cosine(expected, model.encode_document(texts[:64])):.5f}"

@@ -80,6 +80,15 @@ def gated_gelu(x: Tensor) -> Tensor:
     return F.gelu(value) * gate
 
 
+def int8_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`x` (N, in) times `weight` (out, in) transposed, plus `bias` (out,): (N, out), both rounded to 8-bit integers.
+
+    Each row has a scale, a 127th of its largest magnitude.
+    """
+    x_scales, weight_scales = (rows.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127 for rows in (x, weight))
+    return (x / x_scales).round() @ (weight / weight_scales).round().T * x_scales * weight_scales.T + bias
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn pairs of dimensions of `x` (T, h, d), i and i + d / 2, by the angles of T positions; cos, sin (T, d / 2)."""
     first, second = x.chunk(2, dim=-1)

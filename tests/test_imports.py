@@ -25,6 +25,8 @@ FLOORS: list[set[str]] = [
     {"display"},
     {"explanation"},
     {"searcher"},
+    {"folders"},
+    {"resident"},
     {"integrations", "recipes", "server"},
     {"cli"},
 ]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from colbertz.models.dtypes import DType
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-BACKENDS = ("torch", "onnx", "onnx-int8")
+BACKENDS = ("torch", "torch-int8", "onnx", "onnx-int8")
 # The model that comes with the package.
 DEFAULT_MODEL = "colbertz/nano"
 _AS_INDEX = "as for the index"
@@ -58,8 +58,8 @@ def add_model_arguments(
         "--backend",
         choices=BACKENDS,
         default=None if as_index else "torch",
-        help="what the model runs in; onnx and onnx-int8 run the files of `colbertz export` (default: "
-        f"{_AS_INDEX if as_index else 'torch'})",
+        help="what the model runs in; torch-int8 multiplies 8-bit integers on the CPU; onnx, onnx-int8 run the files "
+        f"of `colbertz export` (default: {_AS_INDEX if as_index else 'torch'})",
     )
 
 
@@ -72,6 +72,31 @@ def add_device_arguments(parser: "argparse._ArgumentGroup", *, default_dtype: st
         default="auto" if default_dtype == "auto" else None,
         help="type that the model computes in; auto: bfloat16 on CUDA and on processors that multiply it fast, else "
         f"float32 (default: {default_dtype})",
+    )
+
+
+def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
+    """Add the options of building an index, which `index`, and `search` with --build, have."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the index that is there once the new one is complete"
+    )
+    parser.add_argument(
+        "--nbits",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=4,
+        help="bits for each dimension of an embedding (default: 4)",
+    )
+    parser.add_argument(
+        "--on-bad-text",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with rows that have no usable text, such as rows that are not UTF-8: stop, or leave them out, "
+        "count them and show the first (default: error)",
+    )
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
+    parser.add_argument(
+        "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
     )
 
 

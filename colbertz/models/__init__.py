@@ -4,6 +4,7 @@ colbert.py      the model: tokens to embeddings, and the encode functions
 tokenizer.py    texts to tokens: prefixes, prompts, query expansion, skiplist
 projection.py   the dense layers between the encoder and the embeddings
 dtypes.py       bfloat16 where it is fast
+backends.py     what a model can run in
 encoding.py     batches of texts, and encoding without dropout
 ranking.py      the candidates of another engine in the order of their MaxSim
 spans.py        the characters of each token
@@ -14,6 +15,7 @@ encoders/       the families of encoders, with Hugging Face's configuration keys
     base.py         what an encoder is, and the registry of families
     modernbert.py   bert.py     one family each: configuration, module, ONNX graph
     packing.py   attention.py   runs.py   rotary.py   layers.py     what they share
+    int8.py         an encoder whose products are computed in 8-bit integers
 checkpoint/     reading and writing the directories that other libraries use
     hub.py          a name to a directory
     read.py         a directory to its contents

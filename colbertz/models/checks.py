@@ -21,6 +21,13 @@ def check_loading(path_or_hub_id: object, device: object, dtype: object, embeddi
     check_integer("seed", seed, 0)
 
 
+def check_on_cpu(backend: str, device: torch.device | str | None) -> str:
+    """The device of a backend that runs on the CPU only; UserError if another one was asked for."""
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
+    return "cpu"
+
+
 def check_encoding(
     side: object, prompt: object, batch_tokens: object, normalize: object, show_progress: object, devices: object
 ) -> None:

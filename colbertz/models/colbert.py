@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError, check_integer, check_path, check_type
 from colbertz.maxsim import maxsim
+from colbertz.models.backends import Backend
 from colbertz.models.checkpoint.assemble import assemble, check_size, from_scratch
 from colbertz.models.checkpoint.hub import resolve
 from colbertz.models.checkpoint.read import read_contents, read_source
 from colbertz.models.checkpoint.save import save
-from colbertz.models.checks import check_encoding, check_loading, usable_device
+from colbertz.models.checks import check_encoding, check_loading, check_on_cpu, usable_device
 from colbertz.models.dtypes import DType, chosen_dtype
 from colbertz.models.encoders.base import Encoder, EncoderConfig
 from colbertz.models.encoding import (
@@ -36,7 +37,7 @@ from colbertz.models.encoding import (
     warn_truncated,
 )
 from colbertz.models.onnx.export import export
-from colbertz.models.onnx.runtime import Backend, OnnxEncoder
+from colbertz.models.onnx.runtime import OnnxEncoder
 from colbertz.models.onnx.runtime import load as load_onnx
 from colbertz.models.pooling import Pooling, check_pooling, pool_tokens
 from colbertz.models.projection import Projection
@@ -97,8 +98,9 @@ class ColBERT(nn.Module):
             path_or_hub_id: a directory, or the id of a repository on the Hugging Face hub.
             device: where to put it; None for CUDA where there is one, else the CPU.
             dtype: of the weights; None for float32, "auto" for bfloat16 where that is fast, else float32.
-            backend: "onnx" or "onnx-int8" to run what `colbertz export --onnx [--int8]` wrote, on the CPU in
-                onnxruntime. Such a model encodes and cannot be trained or saved.
+            backend: "torch-int8" to multiply 8-bit integers in the encoder, on a CPU that has instructions for it; the
+                rest is in `dtype`, None for the faster one. "onnx" or "onnx-int8" to run what `colbertz export
+                --onnx [--int8]` wrote, on the CPU in onnxruntime. These models encode and cannot be trained or saved.
             embedding_dim: a projection to this size is added where the checkpoint ends in another one or in none
                 (None: 128 in that case).
             seed: initialises what the checkpoint does not have: that projection and new tokens.
@@ -108,18 +110,21 @@ class ColBERT(nn.Module):
             FileNotFoundError: if there is no such directory or repository.
             CheckpointError: if a file is missing, damaged, or describes something that is not supported.
             TypeError: if an override names no setting.
-            UserError: if there is no such device; if `backend` is unknown, needs onnxruntime where there is none, or
-                goes with another device, dtype or embedding_dim than its own.
+            UserError: if there is no such device; if `backend` is unknown, cannot run here, or goes with another
+                device, dtype or embedding_dim than its own.
         """
         check_loading(path_or_hub_id, device, dtype, embedding_dim, seed)
-        if backend != "torch":
+        if backend not in ("torch", "torch-int8"):
             exported, tokenizer = load_onnx(path_or_hub_id, backend, device, dtype, embedding_dim, overrides)
             # `OnnxEncoder` has no weights and no layers, so it is no `Encoder`; `exported` tells the two apart.
             return cls(cast(Encoder, exported), [], tokenizer).eval()
+        in_int8 = backend == "torch-int8"
+        if in_int8:
+            device, dtype = check_on_cpu(backend, device), dtype or "auto"
         usable = usable_device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
         source = read_source(resolve(path_or_hub_id))
         contents = read_contents(source, check_size(source))
-        parts = assemble(contents, chosen_dtype(dtype, usable), embedding_dim, seed, overrides)
+        parts = assemble(contents, chosen_dtype(dtype, usable), embedding_dim, seed, overrides, in_int8)
         return cls(*parts).eval().to(usable)
 
     @classmethod
@@ -143,8 +148,7 @@ class ColBERT(nn.Module):
             **settings: fields of `ColBERTSettings`.
 
         Raises:
-            UserError: if the encoder's family is unknown, the tokenizer lacks one of these tokens, or a length is
-                beyond the encoder's positions.
+            UserError: if the encoder's family is unknown, or the tokenizer lacks one of these tokens.
         """
         check_type("tokenizer", tokenizer, tokenizers.Tokenizer, "a tokenizers.Tokenizer")
         check_integer("embedding_dim", embedding_dim, 1)
@@ -155,7 +159,7 @@ class ColBERT(nn.Module):
         """Write a checkpoint in PyLate's layout; an existing directory is replaced only when all files are written.
 
         Raises:
-            UserError: if the model runs in onnxruntime.
+            UserError: if the model runs in onnxruntime or in 8-bit integers.
         """
         check_path("directory", directory)
         if self.exported:

@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from colbertz.models.colbert import ColBERT
 from colbertz.models.dtypes import dtype_name
+from colbertz.models.encoders.int8 import is_quantised
 from colbertz.models.onnx.runtime import MODELS
 
 _EXPORTED_DTYPES = {"onnx": "float32", "onnx-int8": "int8"}
@@ -12,6 +16,8 @@ _EXPORTED_DTYPES = {"onnx": "float32", "onnx-int8": "int8"}
 
 def backend_and_dtype(model: ColBERT) -> tuple[str, str]:
     """With what the model makes embeddings, such as ("torch", "bfloat16")."""
+    if is_quantised(cast(nn.Module, model.encoder)):
+        return "torch-int8", "int8"
     if model.exported is None:
         return "torch", dtype_name(model)
     file = model.exported.path.name

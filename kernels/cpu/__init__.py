@@ -12,11 +12,12 @@ sums.py         checksums of documents and lists
 checks.py       the same, and ranges of numbers, checked where a search first uses them
 attention.py    self-attention in bfloat16, and with dropout in any dtype, with gradients
 encoder.py      attention and gates in bfloat16 without gradients, in fewer passes over memory
+int8.py         `x @ weight.T` in 8-bit integers
 dropout.py      masks of dropout from keys instead of a generator's state
 linear.py       `x @ weight.T` through oneDNN
 compiled.py     numba's decorator, for read-only installations too
 onednn.py       how many compiled products oneDNN keeps
-simd/           inner loops of plaid.py, nearest.py and encoder.py in LLVM IR
+simd/           inner loops of plaid.py, nearest.py, encoder.py and int8.py in LLVM IR
 threads.py      threads for kernels that release the GIL
 
 The modules below, whose functions numba compiles, load on first use, as `cpu.plaid` after
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import checks as checks
     from . import encoder as encoder
+    from . import int8 as int8
     from . import kmeans as kmeans
     from . import lists as lists
     from . import maxsim as maxsim
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from . import residuals as residuals
     from . import stopping as stopping
 
-_COMPILED = ("checks", "encoder", "kmeans", "lists", "maxsim", "nearest", "plaid", "residuals", "stopping")
+_COMPILED = ("checks", "encoder", "int8", "kmeans", "lists", "maxsim", "nearest", "plaid", "residuals", "stopping")
 
 if not TYPE_CHECKING:  # type checkers would take a module with __getattr__ to have every name, misspelt ones too
 

@@ -270,7 +270,11 @@ def test_missing_files(checkpoint: Path, exported: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
-        (ValueError, "backend must be torch, onnx or onnx-int8, got 'tensorrt'", {"backend": "tensorrt"}),
+        (
+            ValueError,
+            "backend must be one of torch, torch-int8, onnx, onnx-int8, got 'tensorrt'",
+            {"backend": "tensorrt"},
+        ),
         (ValueError, "runs on the CPU, got device cuda", {"device": "cuda"}),
         (ValueError, "leave dtype out", {"dtype": torch.bfloat16}),
         (ValueError, "embedding_dim is 8, but .* has 32", {"embedding_dim": 8}),
@@ -286,6 +290,13 @@ def test_lengths_beyond_the_positions_of_a_bert(tmp_path: Path) -> None:
     ColBERT.from_pretrained(_bert(tmp_path / "model"), "cpu").export_onnx(tmp_path / "onnx")
     with pytest.raises(ValueError, match="document_length is 513, this encoder has positions for 512"):
         ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx", document_length=513)
+
+
+def test_an_exported_bert_reads_no_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    longer = ColBERT.from_pretrained(_bert(tmp_path / "model"), "cpu", document_length=8192)
+    longer.export_onnx(tmp_path / "onnx")
+    assert "document_length 512" in caplog.text
+    assert ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx").settings.document_length == 512
 
 
 def test_unsupported_uses_of_an_exported_model(exported: Path, tmp_path: Path) -> None:

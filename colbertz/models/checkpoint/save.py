@@ -16,12 +16,13 @@ from colbertz import __version__
 from colbertz.files import replaced_directory
 from colbertz.models.checkpoint.layouts import FILES
 from colbertz.models.encoders.base import Encoder
+from colbertz.models.encoders.int8 import check_has_weights
 from colbertz.models.projection import Projection
 from colbertz.models.tokenizer import ColBERTTokenizer
 
 # Files of the dense layers and of weights in shards; the other files of a checkpoint are named in `FILES`.
 _MORE_FILES = re.compile(
-    r"\d+_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)"
+    r"\d+_\w+/(config\.json|model(-int8)?\.safetensors|pytorch_model\.bin)"
     r"|(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)"
 )
 
@@ -53,7 +54,9 @@ def save(
 
     Raises:
         NotADirectoryError: if `directory` is a file.
+        UserError: if the encoder is quantised.
     """
+    check_has_weights(cast(nn.Module, encoder), "save")
     settings = asdict(tokenizer.settings)
     lower_case = settings.pop("do_lower_case")
     settings["skiplist_words"] = list(settings["skiplist_words"])

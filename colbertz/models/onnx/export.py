@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from colbertz.errors import UserError, require
 from colbertz.files import replaced_directory
 from colbertz.models.checkpoint.layouts import FILES
 from colbertz.models.encoders.base import FAMILIES, Encoder, family_of
+from colbertz.models.encoders.int8 import check_has_weights
 from colbertz.models.onnx.graph import FLOAT, INT64, MICROSOFT, OPSET, Graph, gelu, plain, silu
 from colbertz.models.onnx.runtime import CONFIG, MODELS, SETTINGS_KEY
 from colbertz.models.projection import Projection
@@ -63,9 +64,10 @@ def export(
         The files written.
 
     Raises:
-        UserError: if onnx is not installed, the encoder's family or an activation cannot be exported, or the weights
-            take more than 2 GB.
+        UserError: if onnx is not installed, the encoder is quantised, its family or an activation cannot be exported,
+            or the weights take more than 2 GB.
     """
+    check_has_weights(cast(nn.Module, encoder), "export")
     require("onnx", "onnx")
     directory = Path(directory)
     files = [MODELS["onnx"], FILES.tokenizer, CONFIG]
@@ -128,7 +130,10 @@ def _config(
     encoder: Encoder, projections: Sequence[Projection], tokenizer: ColBERTTokenizer, name: str | None
 ) -> dict[str, Any]:
     """next-plaid's keys as its runner understands them, and ours."""
-    settings, backend = tokenizer.settings, tokenizer.backend
+    settings, backend = tokenizer.settings.cut_to(encoder.max_positions), tokenizer.backend
+    if settings != tokenizer.settings:
+        lengths = f"query_length {settings.query_length}, document_length {settings.document_length}"
+        logger.warning("%s: the graph reads no longer texts in windows, as the checkpoint does: %s", CONFIG, lengths)
     expansion = settings.do_query_expansion
     if expansion and not settings.attend_to_expansion_tokens:
         # next-plaid lets all tokens attend to the filler, which this model was not trained for. Its own exporter leaves

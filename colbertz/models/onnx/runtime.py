@@ -9,22 +9,22 @@ Legend: N tokens of the batch, B texts, L tokens of the longest, E embedding dim
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from colbertz.errors import UserError, require
-from colbertz.models.checkpoint.hub import PACKAGED_DIRECTORY, resolve
+from colbertz.models.backends import BACKENDS
+from colbertz.models.checkpoint.hub import PACKAGED, resolve
 from colbertz.models.checkpoint.json_files import check_file, is_there, read_json
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
+from colbertz.models.checks import check_on_cpu
 from colbertz.models.dtypes import DType
 from colbertz.models.tokenizer import ColBERTSettings, ColBERTTokenizer
 from colbertz.ragged import Ragged
-
-Backend = Literal["torch", "onnx", "onnx-int8"]
 
 CONFIG = "onnx_config.json"
 # The file of each backend.
@@ -61,9 +61,8 @@ def load(
             or the files have another device, dtype or embedding_dim.
     """
     if backend not in MODELS:
-        raise UserError(f"backend must be torch, {' or '.join(MODELS)}, got {backend!r}")
-    if device is not None and str(device).partition(":")[0] != "cpu":
-        raise UserError(f"backend {backend} runs on the CPU, got device {device}; leave device out")
+        raise UserError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_on_cpu(backend, device)
     if dtype not in (None, "auto", torch.float32):
         raise UserError(f"an exported model has the dtype that it was written with, got {dtype}; leave dtype out")
     path, tokenizer = _read(path_or_hub_id, backend, overrides or {})
@@ -79,7 +78,7 @@ def load(
 def _read(path_or_hub_id: str | Path, backend: str, overrides: Mapping[str, Any]) -> tuple[Path, ColBERTTokenizer]:
     """The path of the ONNX file, and the tokenizer."""
     directory, is_local = resolve(path_or_hub_id), Path(path_or_hub_id).expanduser().is_dir()
-    if not is_local and directory != PACKAGED_DIRECTORY:
+    if not is_local and str(path_or_hub_id) not in PACKAGED:
         directory = _with_onnx_files(str(path_or_hub_id), directory, backend)
     path = directory / MODELS[backend]
     if not is_there(path) or not is_there(directory / CONFIG):

@@ -5,6 +5,7 @@
     best.py      the best of many rows for a token: `keep_best_2`, `keep_best_6`
     decode.py    packed codes to bytes: `decode_16`
     bf16.py      softmax, gates and rotary positions of rows of bfloat16
+    int8.py      rows of activations to 8-bit integers, and their products back
     rows.py      maxima over rows of a table: `max_rows`; and `prefetch`
 
 Each function is a numba intrinsic: it is called from a `@njit` function and inlined there. No C compiler is
