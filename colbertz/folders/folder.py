@@ -7,6 +7,7 @@ updates at a time, under the lock of the directory; any number search meanwhile,
 import math
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,7 +103,8 @@ class Folder:
 
         Raises:
             UserError: if the index was built with another model, or is damaged.
-            OSError: if the folder cannot be read, or the index not be written.
+            OSError: if the folder cannot be read, or a new index not be written. An index that is there is left as it
+                is then, and the update says why.
         """
         report: Report = progress or (lambda done, total, what: None)
         try:
@@ -110,7 +112,11 @@ class Folder:
                 self._note = ""
                 return self._update(report, stop, options)
         except BlockingIOError:
-            return self._held_up(options)
+            return self._held_up("another process is updating the index", options)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not self.exists:
+                raise OSError(f"the index of {self.root} cannot be written in {self.home}: {error}") from error
+            return self._held_up(f"the index cannot be written ({error})", options)
 
     @contextmanager
     def _lock(self, wait: float | None) -> Iterator[None]:
@@ -213,9 +219,9 @@ class Folder:
         if changes:
             state.next_generation()
 
-    def _held_up(self, options: WalkOptions | None) -> Update:
-        """What is not in the index while another process updates it."""
-        self._note = "another process is updating the index"
+    def _held_up(self, why: str, options: WalkOptions | None) -> Update:
+        """What is not in the index while it cannot be updated: another process does it, or the disk is full."""
+        self._note = why
         if not self.exists:
             return Update(pending=1, note=f"{self._note}, which has just begun")
         with State(self.home) as state:

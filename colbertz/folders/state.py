@@ -72,11 +72,31 @@ class State:
             raise UserError(f"there is no index of a folder in {home}")
         try:
             self.connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
-            version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+            try:
+                version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+            except sqlite3.OperationalError:
+                if writing:
+                    raise
+                version = self._connect_without_writing()
             if writing and version != SCHEMA_VERSION:
                 self._make_tables()
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path} is damaged ({error}); run: colbertz clear") from error
+
+    def _connect_without_writing(self) -> int:
+        """Connect to a file whose disk is full or read-only, and return its schema's version.
+
+        Readers of a file in WAL mode write a table of what they read. Without changes beside the file, which only a
+        process that runs or was killed leaves, it can be read as one that nobody changes.
+        """
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise sqlite3.OperationalError("it has changes that cannot be read while the disk is full or read-only")
+        self.connection.close()
+        self.connection = sqlite3.connect(f"{self.path.as_uri()}?immutable=1", uri=True, isolation_level=None)
+        return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
 
     def _make_tables(self) -> None:
         names = [row[0] for row in self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
