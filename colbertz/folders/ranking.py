@@ -12,9 +12,9 @@ from colbertz.index.search.fusion import reciprocal_rank
 from colbertz.text.words import split_identifiers
 
 # How much BM25 counts beside MaxSim.
-TEXT_WEIGHT = 0.4
+TEXT_WEIGHT = 0.6
 # BM25 weights of the words of a path, of a heading, and of the text.
-COLUMN_WEIGHTS = (0.5, 2.0, 1.0)
+COLUMN_WEIGHTS = (1.0, 2.0, 1.0)
 # What a score is multiplied with if the query names what the chunk defines, or has all words of its name.
 _NAMED, _SAME_WORDS = 1.5, 1.15
 # What the score of a part of code that defines nothing, such as imports, is multiplied with.
