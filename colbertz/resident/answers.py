@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from colbertz.errors import UserError
 from colbertz.folders.folder import Folder
-from colbertz.folders.messages import SearchRequest, Update
+from colbertz.folders.messages import Answer, SearchRequest, Update
 from colbertz.resident.server import Call
 from colbertz.resident.wire import Message
 
@@ -49,8 +49,7 @@ class FolderAnswers:
             if call.action != "search":
                 raise UserError(f"the background process knows no action {call.action!r}")
             folder.bring_up_to_date(call)
-            with folder.searching:
-                return asdict(folder.folder.search(request))
+            return asdict(folder.search(request))
 
     def facts(self) -> Message:
         """The folders that are open."""
@@ -97,7 +96,6 @@ class SharedFolder:
     Attributes:
         folder: the folder.
         users: requests that use it.
-        searching: held while it is searched.
         stopping: set when the process leaves.
     """
 
@@ -105,9 +103,10 @@ class SharedFolder:
         """Begin with nothing checked yet."""
         self.folder = folder
         self.users = 0
-        self.searching = threading.Lock()
         self.stopping = threading.Event()
         self._changing = threading.Lock()
+        self._searching = threading.Lock()
+        self._searched = False
         self._thread = ThreadPoolExecutor(1)
         self._update: Future[Update] | None = None
         self._waiting: list[Call] = []
@@ -143,6 +142,22 @@ class SharedFolder:
         finally:
             with self._changing:
                 self._waiting.remove(call)
+
+    def search(self, request: SearchRequest) -> Answer:
+        """Answer from what is in the index.
+
+        The first search does without what takes long to load and makes later ones fast; that is loaded after it.
+        """
+        with self._searching:
+            answer = self.folder.search(request, once=not self._searched)
+            if not self._searched:
+                self._searched = True
+                self._thread.submit(self._load, request)
+        return answer
+
+    def _load(self, request: SearchRequest) -> None:
+        with self._searching:
+            self.folder.search(request)
 
     def is_updating(self) -> bool:
         """Whether the folder is being brought up to date."""

@@ -6,6 +6,7 @@ anything: clients that find nobody and start a process at the same time all meet
 """
 
 import fcntl
+import gc
 import os
 import socket
 import traceback
@@ -16,12 +17,15 @@ from colbertz.resident.server import LIMITS, Answers, Limits, Server
 
 # Connections that wait for being accepted.
 _BACKLOG = 64
+# New objects between two collections of garbage, as for the command line: importing PyTorch makes half a million.
+_GC_THRESHOLD = 100_000
 
 
 def main(argv: Sequence[str]) -> None:
     """Become the process that listens at a socket: `argv` has the paths of the socket and of its lock."""
 
     def folders() -> Answers:
+        gc.set_threshold(_GC_THRESHOLD)
         from colbertz.resident.answers import FolderAnswers
 
         return FolderAnswers()

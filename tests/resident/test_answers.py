@@ -39,7 +39,7 @@ class FakeFolder:
         self.done += 1
         return Update(changed=7)
 
-    def search(self, request: SearchRequest) -> Answer:
+    def search(self, request: SearchRequest, *, once: bool = False) -> Answer:
         return Answer(self.root, (), generation=self.done)
 
     def status(self) -> Status:
