@@ -7,10 +7,13 @@ An index is in the user's cache folder, in a directory that is named after the f
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from colbertz.errors import UserError
 
 # The directory in a folder that holds its index, if the user made one.
 OWN = ".colbertz"
@@ -36,7 +39,11 @@ def home_of(root: Path, index: str | Path | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """The directory of all folders' indexes: in the user's cache, or in the temporary folder if that is read-only."""
+    """The directory of all folders' indexes: in the user's cache, or in the temporary folder if that is read-only.
+
+    Raises:
+        UserError: if the one in the temporary folder could be written by somebody else.
+    """
     if sys.platform == "darwin" and "XDG_CACHE_HOME" not in os.environ:
         caches = Path("~/Library/Caches").expanduser()
     else:
@@ -47,7 +54,14 @@ def cache_folder() -> Path:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(nearest, os.W_OK | os.X_OK):
         return folder
-    return Path(tempfile.gettempdir()) / f"colbertz-{os.getuid()}" / "folders"
+    own = Path(tempfile.gettempdir()) / f"colbertz-{os.getuid()}"
+    if os.path.lexists(own):
+        facts = own.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+            raise UserError(
+                f"{own} is not a directory of yours that only you can write; remove it, or choose a place with --index"
+            )
+    return own / "folders"
 
 
 def is_folder_index(path: Path) -> bool:
