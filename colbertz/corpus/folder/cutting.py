@@ -11,6 +11,8 @@ from colbertz.corpus.folder.sections import Section, Text
 MAX_SIZE = 1000
 # Sections of a smaller size are joined with a neighbour.
 SHORT = 200
+# What has no heading of its own and a smaller size, such as a call of main(), belongs to what it follows.
+TINY = 50
 # What two parts of one section share, at most.
 OVERLAP = 130
 # The part of MAX_SIZE from which on a cut at a better border is preferred to a longer chunk.
@@ -60,10 +62,11 @@ def _heading(names: list[tuple[str, ...]], separator: str) -> str:
     """The heading of a section, or of several that were joined."""
     if len(names) == 1:
         return separator.join(names[0])
-    shared = _shared(names)
+    named = [name for name in names if name]
+    shared = _shared(named) if named else ()
     if shared:
         return separator.join(shared)
-    listed = list(dict.fromkeys(separator.join(name) for name in names if name))
+    listed = list(dict.fromkeys(separator.join(name) for name in named))
     return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
 
 
@@ -115,9 +118,16 @@ def _joined(text: Text, sizes: list[int]) -> Iterator[tuple[Section, list[tuple[
 
 def _may_join(a: Section, b: Section, names: list[tuple[str, ...]], sizes: list[int]) -> bool:
     """Whether two neighbours are one chunk: one is short, and they have the same parent or one is the other's."""
-    first, second = sizes[a.end] - sizes[a.start], sizes[b.end] - sizes[b.start]
-    if min(first, second) >= SHORT or first + second > MAX_SIZE or a.page != b.page:
+    if a.page != b.page:
         return False
+    first, second = sizes[a.end] - sizes[a.start], sizes[b.end] - sizes[b.start]
+    if second < TINY and not b.signature and not b.titled:
+        return True
+    if min(first, second) >= SHORT or first + second > MAX_SIZE:
+        return False
+    last = names[-1]
+    if last and not b.titled and second >= SHORT and len(b.path) > len(last) and b.path[: len(last)] == last:
+        return False  # the head of a class and its first method
     parent = _shared(names) if len(names) > 1 else a.path
     return b.path[: len(parent)] == parent or b.path[:-1] == parent[:-1] or not b.path
 

@@ -6,6 +6,8 @@ from colbertz.corpus.folder.markup import headed
 from colbertz.corpus.folder.sections import Text
 
 _INVISIBLE = frozenset(["script", "style", "template", "svg", "noscript", "nav", "head"])
+# What documentation generators put into headings as a link to them.
+_PERMALINKS = ("#", "¶", "\uf0c1")
 # Words on both sides of these belong together; other elements separate them.
 _INLINE = frozenset(
     "a abbr b bdi bdo cite code em font i kbd mark q s samp small span strong sub sup tt u var wbr".split()
@@ -49,7 +51,7 @@ class _Extractor(HTMLParser):
         self._separate(tag)
 
     def handle_data(self, data: str) -> None:
-        if self._invisible:
+        if self._invisible or (self._heading is not None and data.strip() in _PERMALINKS):
             return
         if self._heading is not None:
             self._heading[2].append(data)
@@ -74,7 +76,7 @@ class _Extractor(HTMLParser):
     def _close_heading(self) -> None:
         if self._heading is not None:
             line, level, parts = self._heading
-            text = " ".join("".join(parts).replace("¶", "").split())
+            text = " ".join("".join(parts).split())
             if text:
                 self.headings.append((line, level, text))
             self._heading = None
@@ -85,7 +87,7 @@ def html(lines: list[str]) -> Text:
     extractor = _Extractor(len(lines))
     extractor.feed("\n".join(lines))
     extractor.close()
-    text = ["".join(parts).replace("¶", "") for parts in extractor.lines]
+    text = ["".join(parts) for parts in extractor.lines]
     # Spaces say something in program code only; elsewhere they are between the tags.
     text = [t.rstrip() if i in extractor.preformatted else " ".join(t.split()) for i, t in enumerate(text)]
     return Text(text, headed(extractor.headings, len(text)), " > ")

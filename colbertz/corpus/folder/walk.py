@@ -5,7 +5,7 @@ folder leaves it, and the target of a link inside it is found under its own name
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -77,24 +77,31 @@ DEFAULT_OPTIONS = WalkOptions()
 
 
 def path_filter(include: Iterable[str], exclude: Iterable[str]) -> Callable[[str], bool]:
-    """A function that tells of a path whether `include` and `exclude` of `WalkOptions` let it through."""
+    """A function that tells of a file's path whether `include` and `exclude` of `WalkOptions` let it through.
+
+    As in an ignore file, nothing below an excluded directory can be brought back. A file below an included directory
+    is included.
+    """
     included, excluded = parse_rules(include), parse_rules(exclude)
 
     def accepts(path: str) -> bool:
-        return (included is None or _matches(included, path)) and (excluded is None or not _matches(excluded, path))
+        if excluded is not None and any(excluded.ignores(*part) for part in _with_parents(path)):
+            return False
+        if included is None:
+            return True
+        verdicts = (included.ignores(*part) for part in _with_parents(path))
+        return next((verdict for verdict in verdicts if verdict is not None), False)
 
     return accepts
 
 
-def _matches(rules: Rules, path: str) -> bool:
-    """Whether a pattern matches a file or, failing that, a directory that it is in."""
+def _with_parents(path: str) -> Iterator[tuple[str, str, bool]]:
+    """A file and the directories it is in, the nearest first: path, name, and whether it is a directory."""
     is_directory = False
     while path:
-        verdict = rules.ignores(path, path.rpartition("/")[2], is_directory)
-        if verdict is not None:
-            return verdict
-        path, is_directory = path.rpartition("/")[0], True
-    return False
+        parent, _, name = path.rpartition("/")
+        yield path, name, is_directory
+        path, is_directory = parent, True
 
 
 def walk(root: Path, options: WalkOptions = DEFAULT_OPTIONS) -> tuple[list[FoundFile], Skipped]:

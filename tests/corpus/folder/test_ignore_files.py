@@ -81,3 +81,22 @@ def test_the_files_are_those_that_git_lists(
         inner = folder / "a"
         if inner.is_dir() and any(path.startswith("a/") for path in expected):
             assert walked(inner) == [path[2:] for path in expected if path.startswith("a/")]
+
+
+@pytest.mark.skipif(shutil.which("rg") is None, reason="ripgrep is not installed")
+@settings(max_examples=30, deadline=None)
+@given(st.lists(paths, min_size=1, max_size=12), ignore_files, ignore_files)
+def test_ignore_files_that_are_not_gits_are_read_as_by_ripgrep(
+    tree: list[str], of_git: dict[str, list[str]], own: dict[str, list[str]]
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        (folder / ".git").mkdir()
+        for path in tree:
+            write(folder, path)
+        for name, files in ((".gitignore", of_git), (".ignore", own)):
+            for base, text in files.items():
+                write(folder, base + name, "\n".join(text) + "\n")
+        listed = subprocess.run(["rg", "--files", "--null"], cwd=folder, capture_output=True, check=False).stdout
+        expected = sorted(os.fsdecode(name) for name in listed.split(b"\0") if name)
+        assert walked(folder) == [name for name in expected if not name.endswith("ignore")]
