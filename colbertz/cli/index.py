@@ -18,6 +18,7 @@ HELP = "encode a corpus and write a searchable index"
 EXAMPLES = """\
   colbertz index --corpus corpus.jsonl --out my-index
   colbertz index --corpus corpus.parquet --out my-index --model lightonai/ColBERT-Zero --nbits 2
+  colbertz index --corpus corpus.jsonl --out my-index --codec opq --bytes 16
 """
 CORPUS_HELP = (
     f"{NAMES} with _id (or id), text and perhaps title; other columns are kept as metadata; text files may be .gz; "
@@ -42,8 +43,20 @@ def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
         "--nbits",
         type=int,
         choices=(1, 2, 4, 8),
-        default=4,
         help="bits for each dimension of an embedding (default: 4)",
+    )
+    parser.add_argument(
+        "--codec",
+        choices=("scalar", "pq", "opq"),
+        default="scalar",
+        help="how embeddings are coded: bits for each dimension, product quantisation, or this after a learned "
+        "rotation (default: scalar)",
+    )
+    parser.add_argument(
+        "--bytes",
+        type=int,
+        metavar="N",
+        help="bytes for each token with pq and opq, besides its centroid (default: a quarter of the dimension)",
     )
     parser.add_argument(
         "--on-bad-text",
@@ -75,6 +88,8 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         load_model(args),
         read_documents(corpus, bad_texts.add if args.on_bad_text == "skip" else refuse),
         nbits=args.nbits,
+        codec=args.codec,
+        bytes_per_token=args.bytes,
         seed=args.seed,
         location=args.model,
         pool_factor=args.pool_factor,
