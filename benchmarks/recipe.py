@@ -24,8 +24,8 @@ import yaml
 
 from colbertz import ColBERT
 from colbertz.evaluation import read_beir, significance
+from colbertz.recipes.judge import MEASURE, READ, Judgement, judge
 from colbertz.recipes.nano import run, stages
-from colbertz.recipes.nano.judge import MEASURE, READ, Judgement, judge
 from colbertz.recipes.nano.settings import Settings
 from colbertz.training import config
 

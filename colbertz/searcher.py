@@ -19,11 +19,11 @@ from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
 from colbertz.index.store.manifest import Encoding
-from colbertz.index.write.build import BuildKeywords
+from colbertz.index.write.build import CodingKeywords
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT
 from colbertz.models.backends import Backend
-from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
 from colbertz.models.pooling import describe_pooling
@@ -162,7 +162,7 @@ class Searcher:
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
-        coding: BuildKeywords = {"nbits": nbits, "codec": codec, "bytes_per_token": bytes_per_token, "seed": seed}
+        coding: CodingKeywords = {"nbits": nbits, "codec": codec, "bytes_per_token": bytes_per_token, "seed": seed}
         options: DocumentOptions = {"pool_factor": pool_factor, "batch_tokens": batch_tokens, "devices": devices}
         options["show_progress"] = None if show_progress is not False else False  # it moves the bar of the build
 
@@ -364,7 +364,7 @@ def _model_of(index: Index) -> str | Path:
             )
         return folder.resolve()
     # A folder of that name would have been stored as a path.
-    return PACKAGED_DIRECTORY if model == PACKAGED else model
+    return PACKAGED.get(model, model)
 
 
 def _warn(model: ColBERT, num_truncated: int, num_empty: int, bad_texts: BadTexts) -> None:

@@ -55,6 +55,7 @@ UNCHECKED = {
     "ColBERT tokenizer": "None is refused",
     "ColBERTTokenizer special_tokens": "read from the files of a checkpoint",
     "ColBERTSettings.check_lengths max_positions": "of an encoder",
+    "ColBERTSettings.cut_to longest": "of an encoder",
     "ColBERTSettings.length side": "checked by encode",
     "ColBERTSettings.prompt side": "checked by encode",
     "ColBERT.warn_truncated num_truncated": "a count that encode returned",

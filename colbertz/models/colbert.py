@@ -148,8 +148,7 @@ class ColBERT(nn.Module):
             **settings: fields of `ColBERTSettings`.
 
         Raises:
-            UserError: if the encoder's family is unknown, the tokenizer lacks one of these tokens, or a length is
-                beyond the encoder's positions.
+            UserError: if the encoder's family is unknown, or the tokenizer lacks one of these tokens.
         """
         check_type("tokenizer", tokenizer, tokenizers.Tokenizer, "a tokenizers.Tokenizer")
         check_integer("embedding_dim", embedding_dim, 1)

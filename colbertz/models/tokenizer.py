@@ -98,6 +98,13 @@ class ColBERTSettings:
                 raise TypeError(f"there is no setting {name!r}; there are embedding_dim, seed, {', '.join(names)}")
         return replace(self, **overrides)
 
+    def cut_to(self, longest: int | None) -> "ColBERTSettings":
+        """The settings with lengths of at most `longest` tokens; None for no limit."""
+        if longest is None:
+            return self
+        lengths = {"query_length": self.query_length, "document_length": self.document_length}
+        return self.overridden({name: min(length, longest) for name, length in lengths.items()})
+
     def check_lengths(self, max_positions: int | None) -> None:
         """Raise UserError if a text could be longer than the encoder's positions; None for no limit."""
         sides: tuple[Side, ...] = ("query", "document")

@@ -8,6 +8,7 @@ first step.
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,6 +61,25 @@ def save(model: ColBERT, directory: Path) -> None:
     save_checkpoint(model.encoder, projections, model.tokenizer, directory, {RECORD: record})
 
 
+def trained_settings(directory: Path, settings: ColBERTSettings) -> dict[str, Any]:
+    """The settings that a checkpoint was trained with and no longer has; a further stage starts from them.
+
+    A finished model may read longer documents than it was trained on.
+
+    Args:
+        directory: of the checkpoint.
+        settings: those of the checkpoint.
+
+    Returns:
+        Values of settings of `ModelConfig`, by name; empty if the checkpoint has no record.
+    """
+    if not (directory / RECORD).is_file():
+        return {}
+    before, now = read_json(directory / RECORD), _describe_settings(settings)
+    names = {field.name for field in fields(ModelConfig)}
+    return {name: before[name] for name in now if name in names and name in before and before[name] != now[name]}
+
+
 def check(config: ModelConfig, model: ColBERT) -> None:
     """Compare a model that is about to be trained with the checkpoint that it starts from.
 
@@ -81,14 +101,14 @@ def check(config: ModelConfig, model: ColBERT) -> None:
         return
     may_differ = config.allow_mismatch or []
     now = describe(model)
-    differences = [
-        f"{name} was {before[name]!r:.60} and is {now[name]!r:.60}"
-        for name in now
-        if name in before and name not in may_differ and now[name] != before[name]
-    ]
-    if differences:
+    differing = [name for name in now if name in before and name not in may_differ and now[name] != before[name]]
+    if differing:
+        differences = "; ".join(f"{name} was {before[name]!r:.60} and is {now[name]!r:.60}" for name in differing)
+        settable = {field.name for field in fields(ModelConfig)}.intersection(differing)
+        lines = [f"{name}: {json.dumps(before[name])}" for name in differing if name in settable]
+        as_before = f"to read texts as before, add below `model:` the lines `{'`, `'.join(lines)}`; " if lines else ""
         raise Mismatch(
             f"{config.init} was trained on texts that look different from this run's, which costs quality: "
-            f"{'; '.join(differences)}. Set these settings as they were, or, if the differences are intended, set "
-            "model.allow_mismatch to the names of the settings or to true"
+            f"{differences}. {as_before[:1].upper()}{as_before[1:]}{'to' if lines else 'To'} train with the "
+            f"differences, add `allow_mismatch: [{', '.join(differing)}]` (model.allow_mismatch)"
         )

@@ -41,10 +41,13 @@ _SETTINGS = (
     "document_prefix",
     "skiplist_words",
 )
+_SIDES = ("query", "document")
 
 
 def build_model(config: ModelConfig, seed: int) -> ColBERT:
     """A model from a checkpoint, or with random weights and a tokenizer from a file; in float32 on the CPU.
+
+    What `config` leaves open is as the checkpoint was trained, even if the checkpoint now reads longer texts.
 
     Raises:
         FileNotFoundError: if the checkpoint or the tokenizer does not exist.
@@ -52,14 +55,19 @@ def build_model(config: ModelConfig, seed: int) -> ColBERT:
             (see `alignment`).
     """
     settings = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) is not None}
-    prompts = {side: getattr(config, f"{side}_prompt") for side in ("query", "document")}
+    prompts = {side: getattr(config, f"{side}_prompt") for side in _SIDES}
     prompts = {side: prompt for side, prompt in prompts.items() if prompt is not None}
     if config.init is None:
         model = _from_scratch(config, seed, {**settings, "prompts": prompts})
     else:
+        directory = resolve(config.init)
+        checkpoint = read_source(directory).settings
+        trained = alignment.trained_settings(directory, checkpoint)
+        settings = {name: value for name, value in trained.items() if name in _SETTINGS} | settings
+        prompts = {side: trained[f"{side}_prompt"] for side in _SIDES if f"{side}_prompt" in trained} | prompts
         if prompts:
             # `prompts` replaces all prompts of the checkpoint, so the checkpoint's other prompts are added to it.
-            settings["prompts"] = {**read_source(resolve(config.init)).settings.prompts, **prompts}
+            settings["prompts"] = {**checkpoint.prompts, **prompts}
         model = ColBERT.from_pretrained(config.init, "cpu", embedding_dim=config.embedding_dim, seed=seed, **settings)
         alignment.check(config, model)
     model.encoder.gradient_checkpointing = config.gradient_checkpointing

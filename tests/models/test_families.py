@@ -230,9 +230,19 @@ def test_an_unknown_family_is_refused_by_the_export(tmp_path: Path) -> None:
     assert not (tmp_path / "onnx").exists()
 
 
-def test_lengths_beyond_the_positions_are_refused_from_scratch() -> None:
-    with pytest.raises(ValueError, match="document_length is 513, this encoder has positions for 512"):
-        from_scratch("bert", document_length=513)
+@pytest.mark.parametrize("length", [512, 513, 1024, 1300])
+def test_a_bert_reads_texts_longer_than_its_positions_in_windows_of_nearly_equal_length(length: int) -> None:
+    encoder = from_scratch("bert", document_length=2000).eval().encoder
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(5, 20, (n,), generator=generator) for n in (7, length, 0, 600)]
+    ends = [[i * len(text) // n for i in range(1, n)] for text in texts for n in [-(-len(text) // 512)]]
+    pieces = [text.tensor_split(of_text) for text, of_text in zip(texts, ends)]
+    assert all(len(piece) <= 512 for of_text in pieces for piece in of_text)
+    with torch.no_grad():
+        together = encoder(Ragged.from_list(texts)).split([len(text) for text in texts])
+        for text, of_text in zip(together, pieces):
+            alone = [encoder(Ragged.from_list([piece])) for piece in of_text]
+            torch.testing.assert_close(text, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_names_of_families_are_their_model_types() -> None:

@@ -292,6 +292,13 @@ def test_lengths_beyond_the_positions_of_a_bert(tmp_path: Path) -> None:
         ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx", document_length=513)
 
 
+def test_an_exported_bert_reads_no_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    longer = ColBERT.from_pretrained(_bert(tmp_path / "model"), "cpu", document_length=8192)
+    longer.export_onnx(tmp_path / "onnx")
+    assert "document_length 512" in caplog.text
+    assert ColBERT.from_pretrained(tmp_path / "onnx", backend="onnx").settings.document_length == 512
+
+
 def test_unsupported_uses_of_an_exported_model(exported: Path, tmp_path: Path) -> None:
     model = ColBERT.from_pretrained(exported, backend="onnx")
     with pytest.raises(ValueError, match="normalize=False use backend torch"):

@@ -126,6 +126,8 @@ def test_lengths_beyond_the_positions(side, limit):
     assert settings.length(side) == limit
     with pytest.raises(ValueError, match=r"_length is .*positions for 19 tokens"):
         settings.check_lengths(19)
+    assert settings.cut_to(None) == settings
+    assert settings.cut_to(30) == ColBERTSettings(query_length=20, document_length=30)
 
 
 @pytest.mark.parametrize("special", [{"eos_token": "[SEP]"}, {"pad_token": "[PAD]"}])

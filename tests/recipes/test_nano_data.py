@@ -7,7 +7,7 @@ import pytest
 from json_lines import read_rows, write_rows
 from nano_world import BOXES, write_collection
 
-from colbertz.recipes.nano.cloze import cloze_pairs
+from colbertz.recipes.cloze import cloze_pairs
 from colbertz.recipes.nano.prepare import prepare
 
 

@@ -19,7 +19,6 @@ from colbertz.evaluation import Collection, evaluate, from_pairs
 from colbertz.evaluation.retrieve import exact_search
 from colbertz.models import ColBERT
 from colbertz.training import config, losses, main
-from colbertz.training.alignment import Mismatch
 from colbertz.training.config import DataConfig, EvalConfig, LossConfig, ModelConfig, OptimConfig, SourceConfig
 from colbertz.training.loop import TrainingDiverged, train
 from colbertz.training.model import build_model
@@ -357,32 +356,3 @@ def test_too_many_bad_rows_stop_the_run_and_show_one(folder: Path) -> None:
         train(settings(folder, data=data, eval=EvalConfig()))
     train(settings(folder, data=replace(data, max_bad_rows=1000), eval=EvalConfig(), max_steps=3, log_every=1))
     assert reports(folder)[-1]["bad rows"] > 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"query_length": 10}, "query_length was 12 and is 10"),
-        ({"query_prompt": "search_query: "}, "query_prompt was '' and is 'search_query: '"),
-        ({"document_prefix": "[X] "}, "document_prefix was '\\[D\\] ' and is '\\[X\\] '.*tokenizer was"),
-        ({"do_query_expansion": True}, "do_query_expansion was False and is True"),
-    ],
-)
-def test_a_stage_that_reads_texts_differently_is_refused(
-    folder: Path, changes: dict[str, object], message: str
-) -> None:
-    first = train(settings(folder, max_steps=1, output=str(folder / "first")))
-    model = ModelConfig(init=str(first), **changes)  # type: ignore[arg-type]
-    with pytest.raises(Mismatch, match=f"{message}.*model.allow_mismatch"):
-        train(settings(folder, model=model))
-    assert not (folder / "run").exists()
-    for allowed in (True, [*changes, "tokenizer"]):
-        train(settings(folder, model=replace(model, allow_mismatch=allowed), max_steps=1, overwrite=True))
-
-
-def test_a_tokenizer_that_changed_on_disk_is_refused(folder: Path) -> None:
-    first = train(settings(folder, max_steps=1, output=str(folder / "first")))
-    path = first / "tokenizer.json"
-    path.write_text(path.read_text().replace('"Whitespace"', '"WhitespaceSplit"'))
-    with pytest.raises(Mismatch, match="tokenizer was"):
-        train(settings(folder, model=ModelConfig(init=str(first))))

@@ -10,7 +10,8 @@ sections.py    a run of lines with its heading
 cutting.py     sections as chunks of a good size
 code.py        source code by functions, classes and methods; languages.py has the table of languages
 markup.py      Markdown, reStructuredText and plain text
-html.py, man.py, notebook.py, office.py    formats whose text has to be extracted first
+html.py, man.py, notebook.py, office.py    formats whose text has to be extracted first; extract.py is the process
+               that reads PDF and docx
 data.py        configuration and data
 chunks.py      the chunks of any file
 

@@ -3,13 +3,16 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colbertz.corpus.folder import kinds, skipped
+from colbertz.corpus.folder import kinds, office, skipped
 from colbertz.corpus.folder.code import code
 from colbertz.corpus.folder.content import decoded, decompressed, is_generated, lines_of, read_bytes
 from colbertz.corpus.folder.cutting import pieces
 from colbertz.corpus.folder.data import data, whole
+from colbertz.corpus.folder.html import html
 from colbertz.corpus.folder.languages import LANGUAGES
+from colbertz.corpus.folder.man import is_man, man
 from colbertz.corpus.folder.markup import markdown, paragraphs, rst
+from colbertz.corpus.folder.notebook import notebook
 from colbertz.corpus.folder.sections import Text
 from colbertz.corpus.folder.skipped import SkippedFile
 from colbertz.corpus.folder.walk import DEFAULT_OPTIONS, WalkOptions
@@ -85,21 +88,26 @@ def text_of(content: bytes, name: str, options: WalkOptions = DEFAULT_OPTIONS) -
         return unpacked if isinstance(unpacked, SkippedFile) else text_of(unpacked, name[:-3], options)
     file_format = kinds.format_of(name)
     if file_format in ("pdf", "docx"):
-        return SkippedFile(skipped.EXTRA)
+        if not office.has_extractors():
+            return SkippedFile(skipped.EXTRA)
+        return office.pdf(content) if file_format == "pdf" else office.docx(content)
     source = decoded(content)
     if isinstance(source, SkippedFile):
         return source
+    if file_format == "notebook":
+        return notebook(source) or SkippedFile(skipped.DAMAGED)
     lines = lines_of(source)
     if is_generated(lines, file_format, name):
         return SkippedFile(skipped.GENERATED)
     if file_format in LANGUAGES or file_format == "header":
         return code(lines, file_format)
-    if file_format == "markdown":
-        return Text(lines, markdown(lines), " > ")
-    if file_format == "rst":
-        return Text(lines, rst(lines), " > ")
-    if file_format == "data":
-        return Text(lines, data(lines, name), " > ")
+    if file_format == "html":
+        return html(lines)
+    if file_format == "man" and is_man(lines):
+        return man(lines)
     if file_format == "code":
         return Text(lines, whole(lines), ".")
-    return Text(lines, paragraphs(lines), " > ")
+    sections = {"markdown": markdown, "rst": rst}.get(file_format)
+    if file_format == "data":
+        return Text(lines, data(lines, name), " > ")
+    return Text(lines, sections(lines) if sections is not None else paragraphs(lines), " > ")

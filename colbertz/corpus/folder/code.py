@@ -6,9 +6,10 @@ every line is in exactly one, also where the file has errors.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from colbertz.corpus.folder.cutting import MAX_CHARACTERS
+from colbertz.corpus.folder.cutting import MAX_SIZE
 from colbertz.corpus.folder.languages import LANGUAGES, Language, node_types, parser_of
 from colbertz.corpus.folder.sections import Section, Text
 
@@ -20,6 +21,11 @@ _MAX_DEPTH = 20
 # Statements inside each other, beyond which a long function is not cut at their borders.
 _MAX_NESTING = 12
 _MAX_SIGNATURE = 200
+_MAX_NAME = 80
+# Nodes between a declaration and the function in it.
+_VALUE_DEPTH = 4
+# Statements in which definitions may stand.
+_BLOCKS = frozenset("if_statement try_statement else_clause block statement_block compound_statement ERROR".split())
 # Words that define something in Elixir, and whether definitions stand inside.
 _ELIXIR = {
     **dict.fromkeys(["def", "defp", "defmacro", "defmacrop", "defguard", "defdelegate", "test"], False),
@@ -30,6 +36,16 @@ _CPP_HEADER = re.compile(
 )
 
 
+# Declarators of C++ whose name is their first child.
+_WITH_NAME_FIRST = ("reference_declarator", "parenthesized_declarator")
+_SCOPES = re.compile(r"::")
+# Where the name ends in the text of a definition's head: at parameters, a value, a type, a body.
+_NAME = re.compile(r"(operator\s*\W+|[^\s(={:<\[\"'|]+(?:::?[^\s(={:<\[]+)*)")
+_TYPE_ARGUMENTS = re.compile(r"<[^<>]*>")
+# Lines that close what is open and say nothing else.
+_CLOSING = re.compile(r"(?:\W|_|\bend\b|\besac\b|\bfi\b|\bdone\b)*")
+
+
 class _Sections:
     """Collects the beginnings of sections in the order of the lines."""
 
@@ -38,7 +54,6 @@ class _Sections:
         self.roles = node_types(language)
         self.source = source
         self.begins: list[tuple[int, tuple[str, ...], str]] = [(0, (), "")]
-        self.long: list[Node] = []
 
     def begin(self, line: int, path: tuple[str, ...], signature: str = "") -> None:
         """Let a section begin; on the line where another begins already, the first one stays unless it is a rest."""
@@ -68,15 +83,22 @@ class _Sections:
             self._definition(node, role, path, start, depth)
 
     def _definition(self, node: "Node", role: str, path: tuple[str, ...], start: int, depth: int) -> None:
-        if role == "functions" or (role == "values" and self._has_function(node)):
+        function = self._function_in(node) if role == "values" else None
+        if function is not None and self._is_call(node):
+            # describe("a queue", () => { … }), (function () { … })(): what is inside counts.
+            own = (*path, *self._first_string(node))
+            self.begin(start, own, self._signature(node) if own != path else "")
+            if depth < _MAX_DEPTH:
+                self.visit(self._body(function), own, depth + 1)
+            self.begin(_end_row(node) + 1, path)
+        elif role == "functions" or function is not None:
             own = (*path, *self._name(node))
             self.begin(start, own, self._signature(node))
-            self.long.append(node)
             self.begin(_end_row(node) + 1, path)
         elif role == "containers":
             own = (*path, *self._name(node))
             self.begin(start, own, self._signature(node))
-            is_long = node.end_byte - node.start_byte > MAX_CHARACTERS // 2
+            is_long = node.end_byte - node.start_byte > MAX_SIZE // 2
             if depth < _MAX_DEPTH and is_long:
                 body = self._body(node)
                 self.visit(body, own, depth + 1)
@@ -87,7 +109,7 @@ class _Sections:
                 self._definition(inner[0], self._role(inner[0]), path, start, depth + 1)
             else:
                 self.visit(node, path, depth + 1)
-        elif not role and depth < _MAX_DEPTH and node.type in ("if_statement", "try_statement", "ERROR", "block"):
+        elif not role and depth < _MAX_DEPTH and node.type in _BLOCKS:
             self.visit(node, path, depth + 1)
 
     def _role(self, node: "Node") -> str:
@@ -97,15 +119,26 @@ class _Sections:
             return "" if word not in _ELIXIR else "containers" if _ELIXIR[word] else "functions"
         return self.roles.get(node.type, "")
 
-    def _has_function(self, node: "Node") -> bool:
-        """Whether a declaration gives a name to a function, as `const f = () => …` does."""
+    def _function_in(self, node: "Node") -> "Node | None":
+        """The function that a declaration over several lines gives a name to, as in `const f = () => …`, or None."""
         wanted = self.row.function_values.split()
-        nodes = [node]
-        for _ in range(3):
+        nodes = [node] if node.end_point.row > node.start_point.row else []
+        for _ in range(_VALUE_DEPTH):
             nodes = [child for inner in nodes for child in inner.named_children]
-            if any(child.type in wanted for child in nodes):
-                return node.end_point.row > node.start_point.row
-        return False
+            found = next((child for child in nodes if child.type in wanted), None)
+            if found is not None:
+                return found
+        return None
+
+    def _is_call(self, node: "Node") -> bool:
+        """Whether a statement of JavaScript is a call, not an assignment."""
+        return node.type == "expression_statement" and "assignment" not in node.named_children[0].type
+
+    def _first_string(self, node: "Node") -> tuple[str, ...]:
+        """The text of the first argument of a call if it is a string: the name of a test."""
+        arguments = node.named_children[0].child_by_field_name("arguments")
+        first = arguments.named_children[0] if arguments is not None and arguments.named_children else None
+        return (self._text(first).strip("\"'`")[:_MAX_NAME],) if first is not None and "string" in first.type else ()
 
     def _body(self, node: "Node") -> "Node":
         body = node.child_by_field_name("body") or node.child_by_field_name("declarations")
@@ -120,30 +153,27 @@ class _Sections:
             arguments = next((child for child in node.named_children if child.type == "arguments"), None)
             first = arguments.named_children[0] if arguments is not None and arguments.named_children else None
             return (self._text(first).partition("(")[0].partition(" when ")[0].strip().strip('"'),) if first else ()
-        found: Node | None = node
-        for _ in range(6):
-            assert found is not None
-            named = found.child_by_field_name("name") or found.child_by_field_name("type")
-            declarator = found.child_by_field_name("declarator")
-            if declarator is not None and found.type not in ("variable_declarator",):
-                found = declarator
-                continue
-            if named is not None:
-                found = named
-            break
-        assert found is not None
-        if found is node:
-            children = [child for child in node.named_children if "comment" not in child.type]
-            if not children:
-                return ()
-            first = children[0]
-            found = first.child_by_field_name("name") or first
-        text = " ".join(self._text(found).split())
+        text = self._text(self._name_node(node))
+        names = tuple(part for part in _SCOPES.split(_plain_name(text)) if part)
         receiver = node.child_by_field_name("receiver")
         if receiver is not None:  # a method in Go
-            owner = re.findall(r"\w+", re.sub(r"\[.*", "", self._text(receiver)))
-            return (*owner[-1:], text[:80])
-        return (text[:80],) if text else ()
+            owner = re.findall(r"\w+", self._text(receiver).partition("[")[0])
+            return (*owner[-1:], *names)
+        return names
+
+    def _name_node(self, node: "Node") -> "Node":
+        """The part of a definition that has its name: in C the innermost declarator, otherwise a field or a child."""
+        found = node
+        while (declarator := found.child_by_field_name("declarator")) is not None:
+            found = declarator
+        if found is node:
+            named = node.child_by_field_name("name") or node.child_by_field_name("type")
+            if named is not None:
+                return named
+            first = next((child for child in node.named_children if "comment" not in child.type), node)
+            return first.child_by_field_name("name") or first
+        children = found.named_children
+        return children[0] if found.type in _WITH_NAME_FIRST and children else found
 
     def _signature(self, node: "Node") -> str:
         """The definition up to its body, on one line."""
@@ -171,11 +201,33 @@ def code(lines: list[str], language: str) -> Text:
     tree = parser_of(language).parse(source)
     found = _Sections(language, source)
     found.visit(tree.root_node, (), 0)
-    begins = [begin for begin in found.begins if begin[0] < len(lines)]
-    ends = [*(begin[0] for begin in begins[1:]), len(lines)]
-    sections = [Section(begin, end, path, signature) for (begin, path, signature), end in zip(begins, ends)]
-    is_long = sum(map(len, lines)) > MAX_CHARACTERS
+    sections = _sections(found.begins, lines)
+    is_long = sum(map(len, lines)) > MAX_SIZE
     return Text(lines, sections, ".", dict(_statements(tree.root_node)) if is_long else {})
+
+
+def _sections(begins: list[tuple[int, tuple[str, ...], str]], lines: list[str]) -> list[Section]:
+    """Sections from each beginning to the next.
+
+    Closing brackets after a definition belong to it. So do further equations of the same function, as in Haskell.
+    """
+    begins = [begin for begin in begins if begin[0] < len(lines)]
+    ends = [*(begin[0] for begin in begins[1:]), len(lines)]
+    sections: list[Section] = []
+    for (begin, path, signature), end in zip(begins, ends):
+        previous = sections[-1] if sections else None
+        closes = not signature and _CLOSING.fullmatch("\n".join(lines[begin:end])) is not None
+        if previous is not None and (closes or (signature and previous.signature and previous.path == path)):
+            sections[-1] = replace(previous, end=end)
+        else:
+            sections.append(Section(begin, end, path, signature))
+    return sections
+
+
+def _plain_name(text: str) -> str:
+    """The name at the beginning of a definition's head, without type arguments."""
+    match = _NAME.match(_TYPE_ARGUMENTS.sub("", text.strip().strip("\"'")))
+    return "".join(match[0].split())[:_MAX_NAME] if match else ""
 
 
 def _statements(root: "Node") -> Iterator[tuple[int, int]]:

@@ -125,7 +125,7 @@ def _guessed(content: bytes) -> str | SkippedFile:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines as editors count them, without line ends: \\n, \\r\\n, or \\r where there is no \\n."""
+    r"""The lines as editors count them, without line ends. Where there are no \n, \r ends a line."""
     if "\r" in text:
         text = text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
     lines = text.split("\n")

@@ -6,13 +6,14 @@ from itertools import accumulate
 
 from colbertz.corpus.folder.sections import Section, Text
 
-# Characters of the longest chunk, without its heading. Measured, see docs/folder.md.
-MAX_CHARACTERS = 1500
-# Sections with fewer characters are joined with a neighbour.
-SHORT = 300
-# Characters that two parts of one section share, at most.
-OVERLAP = 200
-# The part of MAX_CHARACTERS from which on a cut at a better border is preferred to a longer chunk.
+# The size of a text is its number of characters without spaces, which make no tokens. The longest chunk has about 270
+# tokens of source code or prose, so that a model with a document length of 300 reads it all. See docs/folder.md.
+MAX_SIZE = 1000
+# Sections of a smaller size are joined with a neighbour.
+SHORT = 200
+# What two parts of one section share, at most.
+OVERLAP = 130
+# The part of MAX_SIZE from which on a cut at a better border is preferred to a longer chunk.
 _LEAST_SHARE = 0.5
 
 
@@ -31,21 +32,26 @@ class Piece:
     columns: tuple[int, int] | None = None
 
 
+def size_of(line: str) -> int:
+    """The size of a line, with one for its end."""
+    return 1 + len(line) - line.count(" ")
+
+
 def pieces(text: Text) -> Iterator[Piece]:
     """The chunks of a text, in order. Every line that is not blank is in at least one."""
-    lengths = [0, *accumulate(len(line) + 1 for line in text.lines)]
-    for section, names in _joined(text, lengths):
+    sizes = [0, *accumulate(map(size_of, text.lines))]
+    for section, names in _joined(text, sizes):
         heading = _heading(names, text.separator)
-        if lengths[section.end] - lengths[section.start] <= MAX_CHARACTERS:
+        if sizes[section.end] - sizes[section.start] <= MAX_SIZE:
             start, end = _trimmed(text.lines, section.start, section.end)
             if start < end:
-                yield Piece(start, end, section, heading, _first_head(section, names, text.separator))
+                yield Piece(start, end, section, heading, _first_head(section, heading, text.separator))
             continue
         first = True
-        for start, end, columns in _parts(text, section, lengths):
+        for start, end, columns in _parts(text, section, sizes):
             start, end = _trimmed(text.lines, start, end)
             if start < end:
-                head = _first_head(section, names, text.separator) if first else _repeated_head(section, heading)
+                head = _first_head(section, heading, text.separator) if first else _repeated_head(section, heading)
                 yield Piece(start, end, section, heading, head, columns)
                 first = False
 
@@ -55,8 +61,8 @@ def _heading(names: list[tuple[str, ...]], separator: str) -> str:
     if len(names) == 1:
         return separator.join(names[0])
     shared = _shared(names)
-    if shared or separator != ".":
-        return separator.join(shared or names[0])
+    if shared:
+        return separator.join(shared)
     listed = list(dict.fromkeys(separator.join(name) for name in names if name))
     return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
 
@@ -70,13 +76,10 @@ def _shared(names: list[tuple[str, ...]]) -> tuple[str, ...]:
     return shared
 
 
-def _first_head(section: Section, names: list[tuple[str, ...]], separator: str) -> tuple[str, ...]:
-    """The line before a section's beginning. The heading of a document's section is in the section itself."""
-    if separator == ".":
-        heading = _heading(names, separator)
-    else:
-        heading = separator.join(section.path[:-1] if section.titled else section.path)
-    return (f"# {heading}",) if heading else ()
+def _first_head(section: Section, heading: str, separator: str) -> tuple[str, ...]:
+    """The line before a section's beginning. A section with its own heading shows those above it only."""
+    shown = separator.join(section.path[:-1]) if section.titled else heading
+    return (f"# {shown}",) if shown else ()
 
 
 def _repeated_head(section: Section, heading: str) -> tuple[str, ...]:
@@ -94,12 +97,12 @@ def _trimmed(lines: list[str], start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _joined(text: Text, lengths: list[int]) -> Iterator[tuple[Section, list[tuple[str, ...]]]]:
+def _joined(text: Text, sizes: list[int]) -> Iterator[tuple[Section, list[tuple[str, ...]]]]:
     """The sections, short ones joined with their neighbours, and the paths of the sections in each."""
     current: Section | None = None
     names: list[tuple[str, ...]] = []
     for section in text.sections:
-        if current is not None and _may_join(current, section, names, lengths):
+        if current is not None and _may_join(current, section, names, sizes):
             current = replace(current, end=section.end)
             names.append(section.path)
             continue
@@ -110,56 +113,49 @@ def _joined(text: Text, lengths: list[int]) -> Iterator[tuple[Section, list[tupl
         yield current, names
 
 
-def _may_join(a: Section, b: Section, names: list[tuple[str, ...]], lengths: list[int]) -> bool:
+def _may_join(a: Section, b: Section, names: list[tuple[str, ...]], sizes: list[int]) -> bool:
     """Whether two neighbours are one chunk: one is short, and they have the same parent or one is the other's."""
-    first, second = lengths[a.end] - lengths[a.start], lengths[b.end] - lengths[b.start]
-    if min(first, second) >= SHORT or first + second > MAX_CHARACTERS or a.page != b.page:
+    first, second = sizes[a.end] - sizes[a.start], sizes[b.end] - sizes[b.start]
+    if min(first, second) >= SHORT or first + second > MAX_SIZE or a.page != b.page:
         return False
     parent = _shared(names) if len(names) > 1 else a.path
     return b.path[: len(parent)] == parent or b.path[:-1] == parent[:-1] or not b.path
 
 
-def _parts(text: Text, section: Section, lengths: list[int]) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
+def _parts(text: Text, section: Section, sizes: list[int]) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
     """Lines of the parts of a long section, and columns where a line alone is too long."""
-    start = section.start
-    while start < section.end:
-        if len(text.lines[start]) > MAX_CHARACTERS:
-            for columns in _columns(text.lines[start]):
-                yield start, start + 1, columns
-            start += 1
+    start = end = section.start
+    while end < section.end:
+        if size_of(text.lines[end]) > MAX_SIZE:
+            for columns in _columns(text.lines[end]):
+                yield end, end + 1, columns
+            start = end = end + 1
             continue
-        end = _cut(text, section, lengths, start)
+        end = _cut(text, section, sizes, start, end)
         yield start, end, None
-        start = end if end == section.end else _overlapped(text, start, end, lengths)
+        start = _overlapped(text, section, sizes, start, end) if end < section.end else end
 
 
-def _cut(text: Text, section: Section, lengths: list[int], start: int) -> int:
-    """Where the part that begins at `start` ends: at the best border among those that leave a good size."""
-    rest = lengths[section.end] - lengths[start]
-    long_line = next(
-        (
-            i
-            for i in range(start, section.end)
-            if len(text.lines[i]) > MAX_CHARACTERS or lengths[i] - lengths[start] > MAX_CHARACTERS
-        ),
-        section.end,
-    )
-    if long_line == section.end and rest <= MAX_CHARACTERS:
-        return section.end
+def _cut(text: Text, section: Section, sizes: list[int], start: int, covered: int) -> int:
+    """Where the part that begins at `start` ends: at the best border among those that leave a good size.
+
+    The lines before `covered` are in the part before; at least one more line must be in this one.
+    """
+    last = covered + 1
+    while last < section.end and sizes[last + 1] - sizes[start] <= MAX_SIZE:
+        last += 1
+    if last == section.end or size_of(text.lines[last]) > MAX_SIZE:
+        return last
     # Equal parts are better than a full one and a stub.
-    goal = min(MAX_CHARACTERS, rest / -(-rest // MAX_CHARACTERS) + OVERLAP / 2)
-    best, best_cost = start + 1, float("inf")
-    for line in range(start + 1, section.end + 1):
-        length = lengths[line] - lengths[start]
-        if line > start + 1 and (length > MAX_CHARACTERS or line > long_line):
-            break
-        cost = _border_cost(text, line) if line < section.end else 0.0
-        if length < _LEAST_SHARE * MAX_CHARACTERS and line != long_line:
-            cost += 50
-        cost += 2 * abs(length - goal) / MAX_CHARACTERS
-        if cost < best_cost:
-            best, best_cost = line, cost
-    return best
+    rest = sizes[section.end] - sizes[start]
+    goal = min(MAX_SIZE, rest / -(-rest // MAX_SIZE) + OVERLAP / 2)
+
+    def cost(line: int) -> float:
+        size = sizes[line] - sizes[start]
+        too_short = size < _LEAST_SHARE * MAX_SIZE
+        return 50 * too_short + 2 * abs(size - goal) / MAX_SIZE + _border_cost(text, line)
+
+    return min(range(covered + 1, last + 1), key=cost)
 
 
 def _border_cost(text: Text, line: int) -> float:
@@ -176,21 +172,27 @@ def _border_cost(text: Text, line: int) -> float:
     return 0.25 * indentation + (0.0 if blank else 1.5)
 
 
-def _overlapped(text: Text, start: int, end: int, lengths: list[int]) -> int:
+def _overlapped(text: Text, section: Section, sizes: list[int], start: int, end: int) -> int:
     """Where the next part begins: some lines before the cut, at a border if there is one."""
     first = end
-    while first - 1 > start and lengths[end] - lengths[first - 1] <= OVERLAP:
+    while (
+        first - 1 > start
+        and sizes[end] - sizes[first - 1] <= OVERLAP
+        and sizes[end + 1] - sizes[first - 1] <= MAX_SIZE  # the next line must fit too
+    ):
         first -= 1
     if text.depths is None:
         return first
-    return next((line for line in range(first, end) if line in text.depths), end)
+    depths = text.depths
+    borders = [line for line in range(first, end) if line in depths and text.lines[line].strip()]
+    return min(borders, key=lambda line: depths[line], default=end)
 
 
 def _columns(line: str) -> Iterator[tuple[int, int]]:
     """Parts of a line that is too long, cut between words where there are any."""
     start = 0
-    while len(line) - start > MAX_CHARACTERS:
-        end = line.rfind(" ", start + MAX_CHARACTERS // 2, start + MAX_CHARACTERS) + 1 or start + MAX_CHARACTERS
+    while len(line) - start > MAX_SIZE:
+        end = line.rfind(" ", start + MAX_SIZE // 2, start + MAX_SIZE) + 1 or start + MAX_SIZE
         yield start, end
         start = line.rfind(" ", start + 1, end - OVERLAP) + 1
         if start <= end - 2 * OVERLAP:

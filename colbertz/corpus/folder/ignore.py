@@ -5,10 +5,13 @@ looked up in dictionaries. The others are one regular expression, so that a path
 however long the file is.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# What the regular expressions see at the end of a directory: a character that no name has.
+_DIRECTORY = "\0"
 # Characters with a meaning in a pattern.
 _SPECIAL = frozenset("*?[\\")
 _CLASSES = {
@@ -73,8 +76,8 @@ class Rules:
         if is_directory:
             found = max(found, self.names.get(f"{name}/", 0))
         if self.others is not None:
-            inside = self.above + path[len(self.base) :]
-            match = self.others.fullmatch(f"{inside}/" if is_directory else inside)
+            inside = _as_bytes(self.above + path[len(self.base) :])
+            match = self.others.fullmatch(inside + _DIRECTORY if is_directory else inside)
             if match is not None and match.lastindex is not None:
                 found = max(found, self.numbers[match.lastindex - 1])
         return None if found == 0 else found not in self.negated
@@ -109,7 +112,7 @@ def parse_rules(lines: Iterable[str], base: str = "", above: str = "") -> Rules 
             endings[body[1:] + end] = number
         else:
             try:
-                others.append((number, _regex(body) + (end or "/?")))
+                others.append((number, _regex(_as_bytes(body)) + (_DIRECTORY if directories else f"{_DIRECTORY}?")))
             except _NeverMatches:
                 continue
     if not (names or endings or others):
@@ -118,6 +121,11 @@ def parse_rules(lines: Iterable[str], base: str = "", above: str = "") -> Rules 
     others.reverse()
     alternatives = re.compile("|".join(f"({regex})" for _, regex in others), re.DOTALL) if others else None
     return Rules(base, above, frozenset(negated), names, endings, alternatives, tuple(number for number, _ in others))
+
+
+def _as_bytes(text: str) -> str:
+    """One character for each byte, because Git compares bytes: a question mark is one byte of a name."""
+    return text if text.isascii() else os.fsencode(text).decode("latin-1")
 
 
 def _stripped(line: str) -> str:
@@ -142,7 +150,7 @@ def _regex(pattern: str) -> str:
         if character == "*":
             part, position = _stars(pattern, position, anchored)
         elif character == "?":
-            part, position = "[^/]", position + 1
+            part, position = f"[^/{_DIRECTORY}]", position + 1
         elif character == "[":
             part, position = _bracket(pattern, position + 1)
         elif character == "\\":
@@ -166,7 +174,7 @@ def _stars(pattern: str, start: int, anchored: bool) -> tuple[str, int]:
             return ".+", end
         if pattern[end] == "/":
             return "(?:.*/)?", end + 1
-    return "[^/]*", end
+    return f"[^/{_DIRECTORY}]*", end
 
 
 def _bracket(pattern: str, position: int) -> tuple[str, int]:
@@ -202,7 +210,7 @@ def _bracket(pattern: str, position: int) -> tuple[str, int]:
     if not items:
         raise _NeverMatches
     inside = "".join(items)
-    return f"(?!/)[{'^' if negated else ''}{inside}]", position + 1
+    return f"(?![/{_DIRECTORY}])[{'^' if negated else ''}{inside}]", position + 1
 
 
 def _character(pattern: str, position: int) -> tuple[str, int]:

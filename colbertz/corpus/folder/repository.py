@@ -27,9 +27,9 @@ def git_root(folder: Path) -> Path | None:
 
 
 def repository_rules(root: Path, base: str = "", above: str = "") -> list[Rules]:
-    """What `.git/info/exclude` of a repository and the user's own file for all repositories say, weakest first."""
+    """What `.git/info/exclude` of a repository and the user's own file for all repositories say, strongest first."""
     git = _common_directory(root)
-    found = [read_rules(_user_excludes(), base, above), read_rules(git / "info/exclude", base, above)]
+    found = [read_rules(git / "info/exclude", base, above), read_rules(_user_excludes(), base, above)]
     return [rules for rules in found if rules is not None]
 
 

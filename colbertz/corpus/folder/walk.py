@@ -15,14 +15,20 @@ from colbertz.corpus.folder.ignore import Rules, parse_rules
 from colbertz.corpus.folder.repository import git_root, read_rules, repository_rules
 from colbertz.corpus.folder.skipped import Skipped
 
-# Names of ignore files; a later one is stronger. The patterns of `.ignore` in any directory are stronger than those
-# of `.gitignore` in any other, as in ripgrep.
-_IGNORE_FILES = (".gitignore", ".ignore", ".colbertzignore")
+# Ignore files that are not Git's, the strongest first. The patterns of one in any directory are stronger than those of
+# a weaker one in any other, as in ripgrep. An exclamation mark in them brings hidden and default-ignored files back.
+_OWN_IGNORE_FILES = (".colbertzignore", ".ignore")
+# The levels of rules, the strongest first: those of the files above, the default patterns, `.gitignore`, and
+# what Git reads besides.
+_DEFAULTS = len(_OWN_IGNORE_FILES)
+_GITIGNORES = _DEFAULTS + 1
+_OUTER_OF_GIT = _DEFAULTS + 2
+_LEVEL_OF_FILE = {**{name: level for level, name in enumerate(_OWN_IGNORE_FILES)}, ".gitignore": _GITIGNORES}
 # Never read, not even hidden files are asked for: the stores of version control.
 _VERSION_CONTROL = frozenset([".git", ".hg", ".svn", ".jj", ".bzr", ".colbertz"])
 # What every folder ignores unless one of its ignore files says otherwise, such as `!node_modules/` in .colbertzignore.
 _DEFAULT_PATTERNS = """
-node_modules/ bower_components/ jspm_packages/ __pycache__/ *.egg-info/ *.dist-info/ venv/ virtualenv/ site/
+node_modules/ bower_components/ jspm_packages/ __pycache__/ *.egg-info/ *.dist-info/ venv/ virtualenv/
 .venv/ .tox/ .nox/ .eggs/ .mypy_cache/ .pytest_cache/ .ruff_cache/ .hypothesis/ .cache/ .gradle/ .terraform/ .next/
 .nuxt/ .svelte-kit/ .parcel-cache/ .ipynb_checkpoints/ .DS_Store *.pyc *~ *.swp changelog*.gz NEWS*.gz
 """.split()
@@ -149,20 +155,15 @@ def _left_out(
     """Why a file or directory does not count by its name; None if it counts."""
     if name in _VERSION_CONTROL:
         return skipped.HIDDEN
-    verdict = None
-    for level in rules:
-        for file in level:
-            verdict = file.ignores(path, name, is_directory)
-            if verdict is not None:
-                break
-        if verdict is not None:
+    brought_back = False
+    for strength, level in enumerate(rules):
+        verdict = next((v for file in level if (v := file.ignores(path, name, is_directory)) is not None), None)
+        if verdict:
+            return skipped.IGNORED
+        if verdict is False:
+            brought_back = strength < _GITIGNORES
             break
-    if verdict:
-        return skipped.IGNORED
-    # A pattern with an exclamation mark brings a hidden file back.
-    if verdict is None and name[0] == "." and not options.hidden:
-        return skipped.HIDDEN
-    return None
+    return skipped.HIDDEN if name[0] == "." and not options.hidden and not brought_back else None
 
 
 def _found(entry: os.DirEntry[str], path: str, options: WalkOptions, left: Skipped) -> FoundFile | None:
@@ -193,28 +194,27 @@ def _found(entry: os.DirEntry[str], path: str, options: WalkOptions, left: Skipp
 
 
 def _outer_rules(root: Path) -> tuple[list[Rules], ...]:
-    """The rules from outside the folder: for each kind of ignore file those of its parents, nearest first.
+    """The rules from outside the folder: the default patterns, and those of its parents up to the repository's root.
 
-    The kinds are in the order of their strength. The last level has what is weaker than all of them.
+    Levels are in the order of their strength, and in each level the nearest directory comes first.
     """
     real = root.resolve()
     repository = git_root(real)
-    levels: list[list[Rules]] = []
-    for name in reversed(_IGNORE_FILES):
-        level: list[Rules] = []
-        for parent in real.parents:
-            if repository is None or not parent.is_relative_to(repository):
-                break
+    defaults = parse_rules(_DEFAULT_PATTERNS)
+    levels: list[list[Rules]] = [[] for _ in range(_OUTER_OF_GIT + 1)]
+    levels[_DEFAULTS] = [defaults] if defaults is not None else []
+    if repository is None:
+        return tuple(levels)
+    for parent in real.parents:
+        if not parent.is_relative_to(repository):
+            break
+        for name, level in _LEVEL_OF_FILE.items():
             rules = read_rules(parent / name, above=f"{real.relative_to(parent).as_posix()}/")
             if rules is not None:
-                level.append(rules)
-        levels.append(level)
-    weakest: list[Rules] = []
-    if repository is not None:
-        above = "" if repository == real else f"{real.relative_to(repository).as_posix()}/"
-        weakest = repository_rules(repository, above=above)[::-1]
-    defaults = parse_rules(_DEFAULT_PATTERNS)
-    return (*levels, weakest + ([defaults] if defaults is not None else []))
+                levels[level].append(rules)
+    above = "" if repository == real else f"{real.relative_to(repository).as_posix()}/"
+    levels[_OUTER_OF_GIT] = repository_rules(repository, above=above)
+    return tuple(levels)
 
 
 def _inner_rules(root: Path, base: str, names: set[str], rules: tuple[list[Rules], ...]) -> tuple[list[Rules], ...]:
@@ -222,16 +222,16 @@ def _inner_rules(root: Path, base: str, names: set[str], rules: tuple[list[Rules
 
     A repository inside the folder has its own: no `.gitignore` from outside it counts.
     """
-    if names.isdisjoint(_IGNORE_FILES) and (".git" not in names or not base):
+    is_repository = bool(base) and ".git" in names
+    if names.isdisjoint(_LEVEL_OF_FILE) and not is_repository:
         return rules
     levels = list(rules)
-    if ".git" in names and base:
-        gitignores = len(_IGNORE_FILES) - 1
-        levels[gitignores] = []
-        levels[-1] = repository_rules(root / base, base=base)[::-1] + levels[-1][-1:]
-    for strength, name in enumerate(reversed(_IGNORE_FILES)):
+    if is_repository:
+        levels[_GITIGNORES] = []
+        levels[_OUTER_OF_GIT] = repository_rules(root / base, base=base)
+    for name, level in _LEVEL_OF_FILE.items():
         if name in names:
             own = read_rules(root / f"{base}{name}", base=base)
             if own is not None:
-                levels[strength] = [own, *levels[strength]]
+                levels[level] = [own, *levels[level]]
     return tuple(levels)

@@ -58,7 +58,16 @@ _SHARES_WITH_MODEL = {"storing": 15.7, "finding centroids": 10.7, "coding": 4.2}
 _SHARES_WITHOUT_MODEL = {"storing": 1.0, "finding centroids": 10.7, "coding": 4.2}
 
 
-class BuildKeywords(TypedDict, total=False):
+class CodingKeywords(TypedDict, total=False):
+    """Those options of `BuildKeywords` that decide how tokens are coded."""
+
+    nbits: int | None
+    codec: str
+    bytes_per_token: int | None
+    seed: int
+
+
+class BuildKeywords(CodingKeywords, total=False):
     """The options of building, as keyword arguments of `Index.build`.
 
     Memory of a build, besides one batch of embeddings: 4 bytes · dim for each sampled token (64 for each centroid, at
@@ -84,10 +93,6 @@ class BuildKeywords(TypedDict, total=False):
         chunk_tokens: tokens that are stored and coded at a time (default: 262,144). It does not change the files.
     """
 
-    nbits: int | None
-    codec: str
-    bytes_per_token: int | None
-    seed: int
     model: str | None
     fingerprint: Sequence[float] | None
     encoding: Encoding | None

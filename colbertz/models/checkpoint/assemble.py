@@ -67,7 +67,7 @@ def assemble(
     Raises:
         CheckpointError: if the contents do not fit together, or describe something that is not supported.
         TypeError: if an override names no setting.
-        UserError: if a length is beyond the encoder's positions, or the processor cannot run what is quantised.
+        UserError: if the processor cannot run what is quantised.
     """
     source = contents.source
     encoder = _encoder(contents, torch.float32 if in_int8 else dtype)
@@ -84,7 +84,6 @@ def assemble(
         # There a skiplist word that is no token stands for nothing; in PyLate, and in our tokenizer, for [UNK].
         known = (word for word in settings.skiplist_words if contents.tokenizer.token_to_id(word) is not None)
         settings = replace(settings, skiplist_words=tuple(known))
-    settings.check_lengths(encoder.max_positions)
     tokenizer = ColBERTTokenizer(contents.tokenizer, settings, contents.special_tokens)
     _grow_vocabulary(source, encoder, tokenizer, seed)
     if in_int8:
@@ -99,8 +98,8 @@ def from_scratch(
     """Make untrained parts. For the arguments see `ColBERT.from_scratch`.
 
     Raises:
-        UserError: if the encoder's family is unknown, the tokenizer lacks a special token, a length is beyond the
-            encoder's positions, or the weights take more memory than this machine has.
+        UserError: if the encoder's family is unknown, the tokenizer lacks a special token, or the weights take
+            more memory than this machine has.
     """
     family = family_of(getattr(config, "model_type", config))
     for role, token in _SPECIAL_TOKENS.items():
@@ -115,7 +114,6 @@ def from_scratch(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = family.module(family.config.from_dict(sizes))
-        settings.check_lengths(encoder.max_positions)
         encoder.reset_parameters()
         projection = Projection(config.hidden_size, embedding_dim)
     return Parts(encoder, [projection], wrapped)

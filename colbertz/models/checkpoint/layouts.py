@@ -29,6 +29,7 @@ class CheckpointFiles:
 
     config: str = "config.json"
     weights: str = "model.safetensors"
+    weights_int8: str = "model-int8.safetensors"
     weights_index: str = "model.safetensors.index.json"
     weights_pickled: str = "pytorch_model.bin"
     weights_pickled_index: str = "pytorch_model.bin.index.json"

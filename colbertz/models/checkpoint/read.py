@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from colbertz.errors import UserError
+from colbertz.models.checkpoint.int8 import dequantised
 from colbertz.models.checkpoint.json_files import check_file, is_there, read_json, read_json_if_there
 from colbertz.models.checkpoint.layouts import (
     FILES,
@@ -176,6 +177,8 @@ def _read_dense(directory: Path) -> Dense:
 def read_tensors(directory: Path, num_parameters: int) -> dict[str, Tensor]:
     """All tensors of a directory: one safetensors file, its shards, or a `.bin` that holds nothing but tensors.
 
+    Weights that `int8.store_as_int8` wrote come back as float32.
+
     Args:
         directory: of the module.
         num_parameters: that its config.json describes; nothing is read of files that hold much more.
@@ -183,7 +186,8 @@ def read_tensors(directory: Path, num_parameters: int) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if there are none, a file is damaged, or a weight is quantised, of an adapter, NaN or infinite.
     """
-    for name in (FILES.weights, FILES.weights_index, FILES.weights_pickled, FILES.weights_pickled_index):
+    names = (FILES.weights, FILES.weights_int8, FILES.weights_index, FILES.weights_pickled, FILES.weights_pickled_index)
+    for name in names:
         path = directory / name
         if is_there(path):
             break
@@ -205,6 +209,8 @@ def read_tensors(directory: Path, num_parameters: int) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= _read_tensor_file(file)
+    if path.name == FILES.weights_int8:
+        tensors = dequantised(tensors, path)
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise CheckpointError(f"{path} promises tensor {missing[0]}, which is in none of the shards")

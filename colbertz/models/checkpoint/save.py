@@ -22,7 +22,7 @@ from colbertz.models.tokenizer import ColBERTTokenizer
 
 # Files of the dense layers and of weights in shards; the other files of a checkpoint are named in `FILES`.
 _MORE_FILES = re.compile(
-    r"\d+_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)"
+    r"\d+_\w+/(config\.json|model(-int8)?\.safetensors|pytorch_model\.bin)"
     r"|(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)"
 )
 

@@ -78,7 +78,7 @@ class Encoder(Protocol):
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens of the longest text that the encoder can read; None if there is no limit."""
+        """Tokens of the longest text that is read as a whole; longer ones are read in windows. None: no limit."""
 
     def reset_parameters(self) -> None:
         """Draw fresh weights from PyTorch's global random generator."""

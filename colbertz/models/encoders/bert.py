@@ -10,6 +10,7 @@ longest.
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -200,28 +201,25 @@ class Bert(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        """Tokens of the longest text that has position embeddings."""
+        """Tokens of the longest text that is read as a whole; longer ones are read in windows of at most so many."""
         return self.config.max_position_embeddings
 
     def forward(self, ids: Ragged, attended: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """Encode a batch.
 
         Args:
-            ids: B texts of token ids, N in all, none longer than `max_positions`.
+            ids: B texts of token ids, N in all. One longer than `max_positions` is read in windows: as several texts
+                of nearly equal lengths, of which only the first has [CLS] and the prefix.
             attended: (N,) bool, false for tokens that no token attends to (unattended query expansion); None for all.
             seeds: (B,) int64 seeds of each text's dropout on the CPU; None to draw them.
 
         Returns:
             (N, H) last hidden states, row for row those of `ids.values`.
-
-        Raises:
-            UserError: if a text is longer than `max_positions`.
         """
         seeds = dropout_seeds(ids, seeds) if self.training else None
+        ids, seeds = _in_windows(ids, seeds, self.max_positions)
         heads = None if self.training else heads_of(self.config)
         packing = Packing.of(ids, attended, self.token_embeddings.weight, seeds, heads)
-        if packing.max_length > self.max_positions:
-            raise UserError(f"a text has {packing.max_length} tokens, this BERT has positions for {self.max_positions}")
         x = self.embeddings(packing)
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
@@ -229,6 +227,28 @@ class Bert(nn.Module):
             else:
                 x = layer(x, packing)
         return x[packing.restore]
+
+
+def _in_windows(ids: Ragged, seeds: Tensor | None, longest: int) -> tuple[Ragged, Tensor | None]:
+    """The same tokens, each text of more than `longest` cut into the fewest windows, of nearly equal lengths.
+
+    Args:
+        ids: B texts of token ids.
+        seeds: (B,) of the texts, or None.
+        longest: tokens of a window at most.
+
+    Returns:
+        The texts and windows, and the seed of each.
+    """
+    lengths = ids.lengths
+    if not len(ids) or int(lengths.max()) <= longest:
+        return ids, seeds
+    num_windows = (lengths + longest - 1) // longest
+    text = torch.arange(len(ids), device=ids.device).repeat_interleave(num_windows)
+    within = torch.arange(len(text), device=ids.device) - (num_windows.cumsum(0) - num_windows)[text]
+    starts = ids.offsets[text] + within * lengths[text] // num_windows[text]
+    windows = Ragged(ids.values, torch.cat([starts, ids.offsets[-1:]]))
+    return windows, None if seeds is None else seeds[text]
 
 
 def build_graph(graph: Graph, encoder: Bert) -> str:

@@ -130,7 +130,10 @@ def _config(
     encoder: Encoder, projections: Sequence[Projection], tokenizer: ColBERTTokenizer, name: str | None
 ) -> dict[str, Any]:
     """next-plaid's keys as its runner understands them, and ours."""
-    settings, backend = tokenizer.settings, tokenizer.backend
+    settings, backend = tokenizer.settings.cut_to(encoder.max_positions), tokenizer.backend
+    if settings != tokenizer.settings:
+        lengths = f"query_length {settings.query_length}, document_length {settings.document_length}"
+        logger.warning("%s: the graph reads no longer texts in windows, as the checkpoint does: %s", CONFIG, lengths)
     expansion = settings.do_query_expansion
     if expansion and not settings.attend_to_expansion_tokens:
         # next-plaid lets all tokens attend to the filler, which this model was not trained for. Its own exporter leaves
