@@ -19,6 +19,7 @@ import torch
 from search_growth import DIM, collection
 
 from colbertz.index.store import codec as codecs
+from colbertz.index.store.coding import Coding
 
 DOCUMENT_TOKENS = 47  # of a document of search_growth.py, about
 ROUNDS_OF_TRAINING, ROUNDS_OF_CODING = 21, 8
@@ -43,7 +44,7 @@ def measure(num_tokens: int) -> dict[str, object]:
     tokens = torch.cat([batch.values.half() for batch in documents])
     sample = tokens[torch.randperm(len(tokens))[: codecs.sample_size(len(tokens))]].float()
     trained: list[codecs.Codec] = []
-    training = processor_seconds(lambda: trained.append(codecs.train(sample, len(tokens), 4, seed=0)))
+    training = processor_seconds(lambda: trained.append(codecs.train(sample, len(tokens), Coding(), seed=0)))
     [codec] = trained
     coding = processor_seconds(lambda: [codec.encode(part) for part in tokens.split(1 << 18)])
     root = math.sqrt(len(codec.centroids))
@@ -67,7 +68,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 10_000_000])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    codecs.train(torch.randn(70_000, DIM), 2_000_000, 4, seed=0).encode(torch.randn(5000, DIM))  # loads the kernels
+    codecs.train(torch.randn(70_000, DIM), 2_000_000, Coding(), seed=0).encode(
+        torch.randn(5000, DIM)
+    )  # loads the kernels
     about = common.machine()
     common.report("build_cpu", about, [measure(count) for count in args.tokens])
 

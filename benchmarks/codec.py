@@ -16,7 +16,8 @@ from search_cpu import CACHE, K, exact, load
 
 from colbertz import Ragged
 from colbertz.index.interop import open_any
-from colbertz.index.store.codec import Codec, best_buckets
+from colbertz.index.store.codec import Codec
+from colbertz.index.store.scalar import best_buckets
 
 NUM_QUERIES = 200
 
@@ -40,17 +41,17 @@ def variants(tokens: torch.Tensor, num_documents: int) -> Iterator[tuple[str, to
         snapshot = open_any(CACHE / f"index-{system}-{num_documents}")
         codec, [segment] = snapshot.codec, snapshot.segments
         centroids = codec.centroids[torch.from_numpy(segment.arrays.codes.astype(np.int64))]
-        yield system, decoded(tokens, centroids, codec.bucket_cutoffs, codec.bucket_weights)
+        yield system, decoded(tokens, centroids, codec.quantiser.cutoffs, codec.quantiser.weights)
         if system == "fast-plaid":
             sample = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:50_000]
-            buckets = best_buckets((tokens[sample] - centroids[sample]).numpy().reshape(-1), 1 << codec.nbits)
+            buckets = best_buckets((tokens[sample] - centroids[sample]).numpy().reshape(-1), 1 << codec.coding.nbits)
             cutoffs, weights = (torch.from_numpy(part.astype(np.float32)) for part in buckets)
             yield "fast-plaid's centroids, our buckets", decoded(tokens, centroids, cutoffs, weights)
         else:
             centroids = codec.centroids[nearest_of_all(codec, tokens)]
             yield (
                 "colbertz, all centroids compared",
-                decoded(tokens, centroids, codec.bucket_cutoffs, codec.bucket_weights),
+                decoded(tokens, centroids, codec.quantiser.cutoffs, codec.quantiser.weights),
             )
 
 

@@ -19,6 +19,7 @@ from colbertz.index import Hit, Index, SearchKeywords, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.index.search.options import with_overrides
 from colbertz.index.store.manifest import Encoding
+from colbertz.index.write.build import CodingKeywords
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT
 from colbertz.models.backends import Backend
@@ -120,7 +121,9 @@ class Searcher:
         *,
         ids: Iterable[str] | None = None,
         metadata: Iterable[dict[str, Any]] | None = None,
-        nbits: int = 4,
+        nbits: int | None = None,
+        codec: str = "scalar",
+        bytes_per_token: int | None = None,
         seed: int = 42,
         pool_factor: int = 1,
         batch_tokens: int | None = None,
@@ -143,7 +146,7 @@ class Searcher:
             path: a new or empty directory, or an index to replace if `overwrite`.
             model: a model, its directory or a hub id.
             documents: whole documents, or their texts, with `ids` and `metadata` as for `Index.build`.
-            nbits, seed, overwrite, chunk_tokens: as for `Index.build`.
+            nbits, codec, bytes_per_token, seed, overwrite, chunk_tokens: as for `Index.build`.
             pool_factor, batch_tokens, devices, show_progress: as for `ColBERT.encode_document`.
             location: where a model given in memory can be loaded from; the index stores it. Without it,
                 `Searcher.open` needs the argument `model`.
@@ -159,6 +162,7 @@ class Searcher:
         if not isinstance(model, ColBERT):
             location, model = model, ColBERT.from_pretrained(model)
         bad_texts, num_truncated, num_empty = BadTexts(on_bad_text), 0, 0
+        coding: CodingKeywords = {"nbits": nbits, "codec": codec, "bytes_per_token": bytes_per_token, "seed": seed}
         options: DocumentOptions = {"pool_factor": pool_factor, "batch_tokens": batch_tokens, "devices": devices}
         options["show_progress"] = None if show_progress is not False else False  # it moves the bar of the build
 
@@ -176,8 +180,7 @@ class Searcher:
                 with_good_texts(whole_documents(documents, ids, metadata), bad_texts),
                 embed,
                 documents_at_once=documents_at_once,
-                nbits=nbits,
-                seed=seed,
+                **coding,
                 model=None if location is None else location_beside(location, Path(path)),
                 fingerprint=fingerprint_of(model),
                 encoding=Encoding(*backend_and_dtype(model)),

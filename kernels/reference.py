@@ -104,3 +104,30 @@ def attention(q: Tensor, k: Tensor, v: Tensor, half_window: int | None = None) -
         place = torch.arange(scores.shape[-1])
         scores = scores.masked_fill((place - place[:, None]).abs() > half_window, -torch.inf)
     return (torch.softmax(scores, dim=-1) @ v).transpose(0, 1)
+
+
+def _parts(dim: int, num_parts: int) -> list[slice]:
+    return [slice(m * dim // num_parts, (m + 1) * dim // num_parts) for m in range(num_parts)]
+
+
+def encode_product(residuals: Tensor, codewords: Tensor, num_parts: int) -> Tensor:
+    """For each part of residuals (N, E) the nearest of the part's columns of codewords (256, E): (N, M) uint8."""
+    parts = _parts(residuals.shape[1], num_parts)
+    nearest = [(residuals[:, None, part] - codewords[:, part]).square().sum(2).argmin(1) for part in parts]
+    return torch.stack(nearest, 1).to(torch.uint8)
+
+
+def decode_product(packed: Tensor, codewords: Tensor) -> Tensor:
+    """The residuals (N, E) that `encode_product` coded to (N, M) uint8."""
+    parts = _parts(codewords.shape[1], packed.shape[1])
+    return torch.cat([codewords[packed[:, m].long(), part] for m, part in enumerate(parts)], 1)
+
+
+def product_tables(query: Tensor, codewords: Tensor, num_parts: int) -> Tensor:
+    """The products (S, M, 256) of each part of the tokens of a query (S, E) with its codewords (256, E)."""
+    return torch.stack([query[:, part] @ codewords[:, part].T for part in _parts(query.shape[1], num_parts)], 1)
+
+
+def product_sums(tables: Tensor, packed: Tensor) -> Tensor:
+    """The products (S, N) of query tokens with coded residuals (N, M), from tables (S, M, 256) of any number type."""
+    return torch.stack([tables[:, m, packed[:, m].long()] for m in range(packed.shape[1])]).sum(0)

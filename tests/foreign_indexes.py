@@ -34,7 +34,7 @@ def as_stanford(source: Path, root: Path) -> Path:
     root.mkdir()
     torch.save(codec.centroids.half(), root / "centroids.pt")
     torch.save(codec.avg_residual.half(), root / "avg_residual.pt")
-    torch.save((codec.bucket_cutoffs, codec.bucket_weights), root / "buckets.pt")
+    torch.save((codec.quantiser.cutoffs, codec.quantiser.weights), root / "buckets.pt")
     lengths = torch.from_numpy(np.diff(segment.arrays.ivf_offsets))
     torch.save((torch.from_numpy(segment.arrays.ivf.copy()), lengths.int()), root / "ivf.pid.pt")
     doclens = np.diff(segment.arrays.offsets).tolist()
@@ -44,7 +44,7 @@ def as_stanford(source: Path, root: Path) -> Path:
         torch.save(torch.from_numpy(segment.arrays.residuals[begin:end].copy()), root / f"{chunk}.residuals.pt")
         (root / f"doclens.{chunk}.json").write_text(json.dumps(doclens[first:last]))
     about = {
-        "config": {"nbits": codec.nbits, "dim": codec.embedding_dim},
+        "config": {"nbits": codec.quantiser.nbits, "dim": codec.embedding_dim},
         "num_chunks": 2,
         "num_embeddings": sum(doclens),
     }

@@ -22,6 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write an index with embeddings that are not of unit length, such as a pooled one, as if they were; the"
         " other programs hold no norms, so their scores are others",
     )
+    parser.add_argument(
+        "--codec",
+        choices=("scalar", "pq", "opq"),
+        help="code residuals again, as for `colbertz index`; by default they are copied, except those of pq and opq, "
+        "which become scalars of 4 bits in the formats of other programs",
+    )
+    parser.add_argument("--nbits", type=int, choices=(1, 2, 4, 8), help="bits for each dimension with scalar")
+    parser.add_argument("--bytes", type=int, metavar="N", help="bytes for each token with pq and opq")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -29,5 +37,14 @@ def run(args: argparse.Namespace) -> None:
     from colbertz.index.store.detect import detect
 
     program = detect(Path(args.source)) or "colbertz"
-    convert(args.source, args.target, args.to, drop_norms=args.drop_norms, show_progress=None)
+    convert(
+        args.source,
+        args.target,
+        args.to,
+        drop_norms=args.drop_norms,
+        codec=args.codec,
+        nbits=args.nbits,
+        bytes_per_token=args.bytes,
+        show_progress=None,
+    )
     print(f"converted from {program} to {args.to}: {args.target}")

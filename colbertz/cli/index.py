@@ -26,6 +26,7 @@ EXAMPLES = """\
   colbertz index ~/project --exclude "*.csv"
   colbertz index --corpus corpus.jsonl --out my-index
   colbertz index corpus.jsonl report.pdf notes/ --out my-index --model lightonai/ColBERT-Zero --nbits 2
+  colbertz index --corpus corpus.jsonl --out my-index --codec opq --bytes 16
 """
 INTERMIXED = True
 
@@ -115,6 +116,8 @@ def build(args: argparse.Namespace, sources: Sequence[str], out: str) -> "Search
         load_model(args),
         documents_of(sources, bad_texts.add if args.on_bad_text == "skip" else refuse),
         nbits=args.nbits,
+        codec=args.codec,
+        bytes_per_token=args.bytes,
         seed=args.seed,
         location=args.model,
         pool_factor=args.pool_factor,

@@ -38,7 +38,7 @@ def _about_index(path: str) -> Iterator[tuple[str, str]]:
     yield "index", str(path) + (f" ({program})" if program else "")
     yield "documents", f"{len(index):,}" + (f" and {num_deleted:,} deleted" if num_deleted else "")
     yield "tokens", f"{index.num_tokens:,} ({index.num_tokens / max(1, len(index) + num_deleted):.1f} a document)"
-    yield "embeddings", f"{index.embedding_dim} dimensions of {manifest.nbits} bits, {index.num_cells:,} centroids"
+    yield "embeddings", f"{index.embedding_dim} dimensions {manifest.residual_coding}, {index.num_cells:,} centroids"
     size = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     yield "size", f"{_megabytes(size)} in {_counted(len(manifest.segments), 'segment')}"
     yield "fields", ", ".join(index.fields) or "none"

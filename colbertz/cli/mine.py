@@ -155,7 +155,7 @@ def _filters(args: argparse.Namespace) -> "Filters":
 def _searcher(args: argparse.Namespace, collection: "Collection") -> "Iterator[Searcher]":
     """The model with the index `--index`, which is built if there is none, or with a temporary index."""
     from colbertz.index import Index
-    from colbertz.index.store.manifest import MANIFEST
+    from colbertz.index.store.layout import MANIFEST
     from colbertz.searcher import Searcher
 
     model = load_model(args)

@@ -84,8 +84,20 @@ def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
         "--nbits",
         type=int,
         choices=(1, 2, 4, 8),
-        default=4,
         help="bits for each dimension of an embedding (default: 4)",
+    )
+    parser.add_argument(
+        "--codec",
+        choices=("scalar", "pq", "opq"),
+        default="scalar",
+        help="how embeddings are coded: bits for each dimension, product quantisation, or this after a learned "
+        "rotation (default: scalar)",
+    )
+    parser.add_argument(
+        "--bytes",
+        type=int,
+        metavar="N",
+        help="bytes for each token with pq and opq, besides its centroid (default: a quarter of the dimension)",
     )
     parser.add_argument(
         "--on-bad-text",

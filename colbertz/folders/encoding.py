@@ -14,7 +14,7 @@ from colbertz.document import Document
 from colbertz.folders.changes import Report
 from colbertz.folders.state import MODEL, State
 from colbertz.index import Index
-from colbertz.index.store.manifest import MANIFEST
+from colbertz.index.store.layout import MANIFEST
 from colbertz.models import ColBERT
 from colbertz.ragged import Ragged
 from colbertz.searcher import Searcher

@@ -28,7 +28,7 @@ from colbertz.folders.search import answer
 from colbertz.folders.state import CHUNKER, GENERATION, MODEL, OPTIONS, ROOT, SKIPPED, UPDATED, State
 from colbertz.folders.view import View
 from colbertz.index import Index
-from colbertz.index.store.manifest import MANIFEST
+from colbertz.index.store.layout import MANIFEST
 from colbertz.index.write.commit import only_writer
 from colbertz.text.counted import counted
 

@@ -13,7 +13,7 @@ from colbertz.errors import UserError
 from colbertz.folders.messages import SearchRequest
 from colbertz.folders.state import BIRTH, GENERATION, State, as_path
 from colbertz.index import Index
-from colbertz.index.store.manifest import MANIFEST
+from colbertz.index.store.layout import MANIFEST
 from colbertz.index.store.snapshot import Masks, Snapshot
 
 

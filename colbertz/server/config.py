@@ -7,7 +7,7 @@ from typing import Any
 
 from colbertz.errors import UserError, check_integer, check_type
 from colbertz.files import write_atomically
-from colbertz.index.store.manifest import NBITS
+from colbertz.index.store.layout import NBITS
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ import torch
 
 from colbertz.errors import UserError, check_path
 from colbertz.files import sync_folder
-from colbertz.index.store.manifest import MANIFEST, Manifest
+from colbertz.index.store.layout import MANIFEST
+from colbertz.index.store.manifest import Manifest
 from colbertz.server.batching import EncodeBatcher
 from colbertz.server.config import IndexConfig, Limits
 from colbertz.server.errors import IndexExists, RootInUse, UnknownIndex

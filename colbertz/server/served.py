@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from colbertz.index import Index
-from colbertz.index.store.manifest import MANIFEST
+from colbertz.index.store.layout import MANIFEST
 from colbertz.server.batching import EncodeBatcher
 from colbertz.server.config import IndexConfig, Limits
 from colbertz.server.errors import DimensionMismatch

@@ -6,6 +6,7 @@ lists.py        posting lists: making them, and walking those of the probed cell
 kmeans.py       the steps of k-means that are not products
 nearest.py      the nearest of many centroids for each token, in integers with a check in float32
 residuals.py    residuals of tokens to a few bits a dimension, and back
+product.py      residuals of tokens to a byte for each part, and searches with them
 bits.py         how these bits lie in a byte, as tables
 stopping.py     when a search may stop scoring
 sums.py         checksums of documents and lists
@@ -37,10 +38,14 @@ if TYPE_CHECKING:
     from . import maxsim as maxsim
     from . import nearest as nearest
     from . import plaid as plaid
+    from . import product as product
     from . import residuals as residuals
     from . import stopping as stopping
 
-_COMPILED = ("checks", "encoder", "int8", "kmeans", "lists", "maxsim", "nearest", "plaid", "residuals", "stopping")
+_COMPILED = (
+    *("checks", "encoder", "int8", "kmeans", "lists", "maxsim", "nearest", "plaid", "product", "residuals"),
+    "stopping",
+)
 
 if not TYPE_CHECKING:  # type checkers would take a module with __getattr__ to have every name, misspelt ones too
 

@@ -46,6 +46,22 @@ def bytes_needed(arguments: dict[str, Any]) -> int:
 
 
 @triton.jit
+def codewords_of(  # type: ignore[no-untyped-def]
+    residuals,  # (tokens, PARTS) uint8
+    codewords,  # (256, E): codeword b of a part is the part's columns of row b
+    tokens,  # (BLOCK_T,) int64
+    E: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """The decoded residuals (BLOCK_T, BLOCK_E); columns beyond E hold no defined value."""
+    dims = tl.minimum(tl.arange(0, BLOCK_E), E - 1)
+    parts = ((dims + 1) * PARTS - 1) // E  # part m begins at dimension m · E // PARTS
+    entries = tl.load(residuals + tokens[:, None] * PARTS + parts[None, :]).to(tl.int32)
+    return tl.load(codewords + entries * E + dims[None, :])
+
+
+@triton.jit
 def residuals_of(  # type: ignore[no-untyped-def]
     residuals,  # (tokens, E · NBITS / 8) uint8
     weights,  # (2^NBITS,) the weight of a bucket, by the bucket's bits in reverse
@@ -80,7 +96,7 @@ def residuals_of(  # type: ignore[no-untyped-def]
     return tl.load(weights + bits.to(tl.int32))
 
 
-@autotuned(CONFIGS, key=["BLOCK_S", "BLOCK_E", "NBITS", "EXACT", "work"], bytes_needed=bytes_needed)
+@autotuned(CONFIGS, key=["BLOCK_S", "BLOCK_E", "NBITS", "PARTS", "EXACT", "work"], bytes_needed=bytes_needed)
 @triton.jit
 def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     queries,  # (B, S, E), of the weights' dtype
@@ -88,8 +104,8 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     candidates,  # (B, n) int32, -1 for none
     offsets,  # (documents + 1,) int64
     codes,  # (document tokens,) unsigned
-    residuals,  # (document tokens, E · NBITS / 8) uint8
-    weights,  # (2^NBITS,)
+    residuals,  # (document tokens, E · NBITS / 8) uint8; with PARTS (document tokens, PARTS)
+    weights,  # (2^NBITS,); with PARTS the codewords, (256, E)
     inverse_norms,  # (document tokens,) float32
     scores,  # (B, n) float32 out
     num_queries,
@@ -100,6 +116,7 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
     BLOCK_S: tl.constexpr,
     BLOCK_E: tl.constexpr,
     NBITS: tl.constexpr,
+    PARTS: tl.constexpr,
     EXACT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -121,7 +138,10 @@ def residual_maxsim_kernel(  # type: ignore[no-untyped-def]
             best = tl.full([BLOCK_S], float("-inf"), tl.float32)
             for first in tl.range(start, end, BLOCK_T):
                 tokens = tl.minimum(first + tl.arange(0, BLOCK_T), end - 1)
-                decoded = residuals_of(residuals, weights, tokens, E, BLOCK_E, NBITS)
+                if PARTS:
+                    decoded = codewords_of(residuals, weights, tokens, E, BLOCK_E, PARTS)
+                else:
+                    decoded = residuals_of(residuals, weights, tokens, E, BLOCK_E, NBITS)
                 rows = tl.load(codes + tokens).to(tl.int64)
                 norms = tl.load(inverse_norms + tokens)
                 if EXACT:
@@ -152,7 +172,8 @@ def residual_maxsim(
         table: (K, B, S) float16, the scores of centroids with query tokens.
         candidates: (B, n) int32 document indices, -1 for none.
         documents: the documents of the index.
-        weights: (2^nbits,) float16, by the bucket's bits in reverse (`cpu.bits.reversed_bits`).
+        weights: (2^nbits,) float16, by the bucket's bits in reverse (`cpu.bits.reversed_bits`); or the codewords
+            (256, E) float16 of a product quantiser, whose rotation has turned `queries` and what made `table`.
     """
     return _scores(queries, table, candidates, documents, weights, exact=False)
 
@@ -166,7 +187,8 @@ def exact_maxsim(
         queries: (B, S, E) float32; otherwise as for `residual_maxsim`.
         centroids: (K, E) float32.
         candidates, documents: as for `residual_maxsim`.
-        weights: (2^nbits,) float32, by the bucket's bits in reverse.
+        weights: (2^nbits,) float32, by the bucket's bits in reverse; or the codewords (256, E) float32, whose rotation
+            has turned `queries` and `centroids`.
     """
     return _scores(queries, centroids, candidates, documents, weights, exact=True)
 
@@ -182,7 +204,8 @@ def _scores(
 ) -> Tensor:
     scores = torch.empty(candidates.shape, dtype=torch.float32, device=queries.device)
     num_queries, s, dim = queries.shape
-    nbits = len(weights).bit_length() - 1
+    parts = documents.residuals.shape[1] if weights.dim() == 2 else 0
+    nbits = 8 if parts else len(weights).bit_length() - 1
     if candidates.numel():
         residual_maxsim_kernel[(candidates.numel(),)](
             queries,
@@ -202,6 +225,7 @@ def _scores(
             BLOCK_S=min(s, QUERY_TOKENS),
             BLOCK_E=max(SMALLEST, triton.next_power_of_2(dim)),
             NBITS=nbits,
+            PARTS=parts,
             EXACT=exact,
             PRECISION=precision(queries.dtype),
         )

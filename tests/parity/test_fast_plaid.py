@@ -161,7 +161,7 @@ def test_the_same_codes_and_bytes_from_the_same_centroids(dim: int, nbits: int, 
     apart = codec.decode(segment.arrays.codes, encoded.residuals, one) - codec.decode(
         segment.arrays.codes, segment.arrays.residuals, one
     )
-    steps = codec.bucket_weights.diff().max()
+    steps = codec.quantiser.weights.diff().max()
     assert apart[torch.from_numpy(same)].abs().max() <= steps + 1e-6
 
 

@@ -1,4 +1,7 @@
-"""Copying an index into another program's format, or into colbertz's. Codes and residuals are copied byte for byte."""
+"""Copying an index into another program's format, or into colbertz's.
+
+Codes and residuals are copied byte for byte, or residuals are coded again (recode.py).
+"""
 
 import os
 from collections.abc import Iterator
@@ -11,8 +14,11 @@ import numpy as np
 from colbertz.errors import UserError, check_show_progress
 from colbertz.files import sync_files, sync_folder
 from colbertz.index.interop import fast_plaid, open_any
+from colbertz.index.interop.recode import write_recoded
+from colbertz.index.store.coding import Coding
+from colbertz.index.store.layout import MANIFEST
 from colbertz.index.store.manifest import Manifest
-from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.store.snapshot import Snapshot, open_snapshot
 from colbertz.index.write.commit import commit, next_name, only_writer
 from colbertz.index.write.leftovers import others, remove
 from colbertz.index.write.merge import merge
@@ -29,6 +35,9 @@ def convert(
     format: str,
     *,
     drop_norms: bool = False,
+    codec: str | None = None,
+    nbits: int | None = None,
+    bytes_per_token: int | None = None,
     chunk_documents: int | None = None,
     show_progress: bool | None = False,
     block_tokens: int = CHUNK_TOKENS,
@@ -43,6 +52,9 @@ def convert(
         target: a new or empty directory. It becomes visible when the copy is complete.
         format: one of `FORMATS`.
         drop_norms: write embeddings that are not of unit length as if they were, where the format holds no norms.
+        codec, nbits, bytes_per_token: as for `Index.build`, to code residuals again. By default they are copied as they
+            are, except that those of "pq" and "opq" become scalars of 4 bits in the formats of other programs, which
+            have no others. What that costs is logged as a warning.
         chunk_documents: documents of a chunk of fast-plaid's or next-plaid's files; None for as many as their own
             builders put into one.
         show_progress: as for `colbertz.progress.progress`.
@@ -55,6 +67,11 @@ def convert(
             that are not of unit length, and the format is not colbertz's, unless `drop_norms`.
         BlockingIOError: if another process is writing to `target`.
     """
+    wanted = None
+    if codec is not None or nbits is not None or bytes_per_token is not None:
+        wanted = Coding.checked(codec or "scalar", nbits, bytes_per_token)
+    if format != "colbertz" and wanted and wanted.kind != "scalar":
+        raise UserError(f"{format} has only scalar residuals; leave the codec {codec!r} out, or choose nbits")
     source, target = Path(source), Path(target)
     if format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -69,10 +86,16 @@ def convert(
         snapshot = replace(snapshot, manifest=manifest)
     if format != "colbertz" and not drop_norms:
         _refuse_norms(snapshot, source, format, block_tokens)
+    if format != "colbertz" and wanted is None and snapshot.codec.coding.kind != "scalar":
+        wanted = Coding()
+    if wanted is not None:
+        wanted.row_bytes(snapshot.codec.embedding_dim)  # refuses a wrong dimension
     with _complete_or_absent(target) as folder:
-        if format == "colbertz":
-            _write(snapshot, folder, show_progress, block_tokens)
-        else:
+        if format == "colbertz" or wanted is not None:
+            _write(snapshot, folder, wanted, show_progress, block_tokens)
+        if format != "colbertz":
+            if wanted is not None:
+                snapshot = open_snapshot(folder)
             fast_plaid.write(
                 snapshot,
                 folder,
@@ -81,6 +104,15 @@ def convert(
                 show_progress=show_progress,
                 block_tokens=block_tokens,
             )
+            if wanted is not None:
+                _remove_own(folder, snapshot.manifest)
+
+
+def _remove_own(root: Path, manifest: Manifest) -> None:
+    """Remove the files of colbertz's format from a directory that has another program's too."""
+    remove(root, root / MANIFEST)
+    for folder in (manifest.codec, *(segment.name for segment in manifest.segments)):
+        remove(root, root / folder)
 
 
 def _refuse_norms(snapshot: Snapshot, source: Path, format: str, block_tokens: int) -> None:
@@ -155,23 +187,37 @@ def _clear(folder: Path) -> None:
     folder.rmdir()
 
 
-def _write(snapshot: Snapshot, root: Path, show_progress: bool | None, block_tokens: int) -> None:
-    """Write an index in colbertz's format, of one segment, into the empty directory `root`."""
+def _write(
+    snapshot: Snapshot, root: Path, wanted: Coding | None, show_progress: bool | None, block_tokens: int
+) -> None:
+    """Write an index in colbertz's format, of one segment, into the empty directory `root`.
+
+    Residuals are coded as `wanted`, or copied.
+    """
     codec, old = snapshot.codec, snapshot.manifest
     codec_folder, segment_folder = (root / next_name(kind, 1) for kind in ("codec", "segment"))
-    codec.save(codec_folder)
-    segment = merge(snapshot, segment_folder, show_progress=show_progress, what="converting", block_tokens=block_tokens)
+    if wanted is not None:
+        folders = codec_folder, segment_folder
+        codec, segment = write_recoded(
+            snapshot, wanted, folders, show_progress=show_progress, block_tokens=block_tokens
+        )
+    else:
+        codec.save(codec_folder)
+        segment = merge(
+            snapshot, segment_folder, show_progress=show_progress, what="converting", block_tokens=block_tokens
+        )
     manifest = Manifest(
         generation=1,
         codec=codec_folder.name,
         segments=(segment,),
         files={},
         embedding_dim=codec.embedding_dim,
-        nbits=codec.nbits,
+        nbits=codec.coding.nbits,
         next_number=old.next_number,
         trained_on=old.trained_on,
         model=old.model,
         fingerprint=old.fingerprint,
         encoding=old.encoding,
+        coding=None if codec.coding.kind == "scalar" else codec.coding,
     )
     commit(root, manifest, [codec_folder, segment_folder])

@@ -31,7 +31,7 @@ from colbertz.index.interop.foreign import (
 from colbertz.index.store.arrays import save_array
 from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
-from colbertz.index.store.manifest import CODEC_FILES
+from colbertz.index.store.layout import CENTROID_FILES, SCALAR_FILES
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.progress import progress
@@ -45,7 +45,8 @@ NEXT_PLAID_CHUNK = 50_000
 # The files that `write` makes.
 FILES = re.compile(
     r"[0-9]+\.(codes|residuals)\.npy|doclens\.[0-9]+\.json|[0-9]+\.metadata\.json|ivf(_lengths)?\.npy"
-    rf"|(plan|metadata)\.json|{re.escape(metadata_db.NAME)}(-journal)?|{'|'.join(map(re.escape, CODEC_FILES))}"
+    rf"|(plan|metadata)\.json|{re.escape(metadata_db.NAME)}(-journal)?"
+    rf"|{'|'.join(map(re.escape, (*CENTROID_FILES, *SCALAR_FILES)))}"
 )
 
 
@@ -183,12 +184,12 @@ def write(
     save_array(root / "ivf.npy", ivf.astype(np.int64))
     save_array(root / "ivf_lengths.npy", ivf_lengths)
     metadata_db.write(root / metadata_db.NAME, snapshot)
-    _write_json(root / "plan.json", {"nbits": codec.nbits, "num_chunks": len(chunks)})
+    _write_json(root / "plan.json", {"nbits": codec.coding.nbits, "num_chunks": len(chunks)})
     manifest = asdict(snapshot.manifest)
     kept = {name: manifest[name] for name in REMEMBERED}
     about: dict[str, Any] = {
         "num_chunks": len(chunks),
-        "nbits": codec.nbits,
+        "nbits": codec.coding.nbits,
         "num_partitions": len(codec.centroids),
         "num_embeddings": num_tokens,
         "avg_doclen": num_tokens / len(doc_idx),
@@ -213,7 +214,7 @@ def _write_chunk(
     bar: Any,
 ) -> int:
     """Write the files of one chunk; returns the number of its tokens."""
-    row = snapshot.codec.embedding_dim * snapshot.codec.nbits // 8
+    row = snapshot.codec.row_bytes
     # libtorch, in fast-plaid, reads the one name of this type only, and next-plaid the other.
     byte = "|u1" if next_plaid else "<u1"
     doclens = snapshot.doclens(doc_idx)

@@ -17,7 +17,9 @@ from colbertz.index.store.codec import Codec
 from colbertz.index.store.detect import damaged, read_json
 from colbertz.index.store.document_writer import write_documents
 from colbertz.index.store.documents import Documents
-from colbertz.index.store.manifest import NBITS, Encoding, Manifest, SegmentInfo, check_values
+from colbertz.index.store.layout import NBITS
+from colbertz.index.store.manifest import Encoding, Manifest, SegmentInfo, check_values
+from colbertz.index.store.scalar import Scalar
 from colbertz.index.store.segment import Checks, Segment, SegmentArrays, invert, offsets_of
 from colbertz.index.store.snapshot import Snapshot
 
@@ -87,7 +89,8 @@ def make_codec(
         raise damaged(root, f"its average residual has the shape {avg_residual.shape}")
     # Early versions of Stanford's ColBERT store one number for all dimensions.
     averages = np.broadcast_to(avg_residual, centroids.shape[1:])
-    codec = Codec(_floats(centroids), _floats(cutoffs), _floats(weights), _floats(averages), cluster_threshold)
+    buckets = Scalar(_floats(cutoffs), _floats(weights))
+    codec = Codec(_floats(centroids), buckets, _floats(averages), cluster_threshold)
     if fault := codec.fault():
         raise damaged(root, fault)
     return codec
@@ -126,7 +129,7 @@ def make_snapshot(
     """
     offsets = offsets_of(doclens)
     num_tokens = int(offsets[-1])
-    row = codec.embedding_dim * codec.nbits // 8
+    row = codec.row_bytes
     if codes.shape != (num_tokens,) or residuals.shape != (num_tokens, row) or residuals.dtype != np.uint8:
         shapes = f"codes {codes.shape} and residuals {residuals.shape}"
         raise damaged(root, f"for {num_tokens} tokens of {row} bytes it has {shapes}")
@@ -169,7 +172,7 @@ def _manifest(
         segments=(SegmentInfo("", num_documents, num_tokens, remembered.get("num_far", estimated_num_far)),),
         files={},
         embedding_dim=codec.embedding_dim,
-        nbits=codec.nbits,
+        nbits=codec.coding.nbits,
         next_number=remembered.get("next_number", num_documents),
         trained_on=remembered.get("trained_on", num_tokens),
         model=remembered.get("model"),
@@ -205,8 +208,9 @@ def _checked_lists(
 
 def _residual_norms(codec: Codec, residuals: np.ndarray) -> np.ndarray:
     """The norms of packed residuals (N, E · nbits / 8), as they are decoded: (N,) float32."""
-    squares = np.square(codec.weights_of_byte).sum(1)
-    norms: np.ndarray = np.sqrt(squares[residuals].sum(1))
+    decoded = np.empty((len(residuals), codec.embedding_dim), np.float32)
+    codec.quantiser.decode(residuals, decoded)
+    norms: np.ndarray = np.linalg.norm(decoded, axis=1)
     return norms
 
 

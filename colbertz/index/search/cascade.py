@@ -16,7 +16,6 @@ Legend: S query tokens, K centroids, A documents, COLUMNS query tokens in a bloc
 
 import functools
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from colbertz.index.search.brute_force import exact_search
 from colbertz.index.search.hits import NO_DOCUMENTS, Ranking
 from colbertz.index.search.plan import DEFAULT_LIMITS, TOLERANCE, Effort, Limits, Plan, plan_for
 from colbertz.index.search.refine import Scored, refine
+from colbertz.index.search.scoring import CentroidScores, Score, by_residuals, exactly
 from colbertz.index.store.segment import Segment
 from colbertz.index.store.snapshot import Masks, Snapshot
 from colbertz.kernels.cpu import lists
@@ -45,10 +45,6 @@ _EXACTLY = 1 << 13  # tokens
 # Largest value of the int16 and of the int8 table of centroid scores.
 _FINE = 32767
 _COARSE = 127
-
-# Writes the scores of the documents `local_idx[first:last]` of a segment to `scores[first:last]`:
-# (segment, local_idx, first, last, scores).
-_Score = Callable[[Segment, np.ndarray, int, int, np.ndarray], None]
 
 
 def search(
@@ -108,6 +104,7 @@ class Cascade:
             plan: how many documents go through each stage.
             allowed: which documents may be found.
         """
+        query = snapshot.codec.rotated(query)  # as the centroids and codewords are that it meets
         self.snapshot, self.query, self.k, self.plan, self.allowed = snapshot, query, k, plan, allowed
         self.packed = plaid_cpu.pack_query(query, snapshot.byte_order)
         # The largest score of a token with a centroid, with some room for rounding. The tables hold fractions of it.
@@ -245,68 +242,21 @@ class Cascade:
         return self.score_documents(doc_idx, np.int64, score, _BY_CENTROIDS)
 
     def residual_maxsim(self, doc_idx: np.ndarray) -> np.ndarray:
-        """MaxSim with residuals, in integers until the sum: (num_documents,) float32."""
-        levels, low, step = self.snapshot.levels
-        unit = np.float32(self.max_score / _FINE)
-        factors = self.packed.units * np.float32(step)
-        shifts = self.packed.units * self.packed.sums * np.float32(low)
-
-        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
-            segment.require_tokens(local_idx, first, last)
-            arrays = segment.arrays
-            plaid_cpu.residual_maxsim(
-                self.fine,
-                unit,
-                self.packed.rows,
-                factors,
-                shifts,
-                self.packed.num_tokens,
-                local_idx,
-                first,
-                last,
-                arrays.offsets,
-                arrays.codes,
-                arrays.residuals,
-                self.snapshot.codec.nbits,
-                levels,
-                len(self.snapshot.byte_order),
-                arrays.inverse_norms,
-                scores,
-            )
-
+        """Stage 4: MaxSim with residuals, in integers until the sum: (num_documents,) float32."""
+        centroid_scores = CentroidScores(self.fine, np.float32(self.max_score / _FINE))
+        score = by_residuals(self.snapshot.codec, self.query, self.packed, centroid_scores)
         return self.score_documents(doc_idx, np.float32, score, _BY_RESIDUALS)
 
     def exact(self, doc_idx: np.ndarray) -> np.ndarray:
         """Stage 5: MaxSim over decoded vectors, (num_documents,) float32."""
-        codec = self.snapshot.codec
-        centroids, blocks = codec.centroids.numpy(), plaid_cpu.float_blocks(self.query)
-
-        def score(segment: Segment, local_idx: np.ndarray, first: int, last: int, scores: np.ndarray) -> None:
-            segment.require_tokens(local_idx, first, last)
-            arrays = segment.arrays
-            plaid_cpu.exact_maxsim(
-                blocks,
-                self.packed.num_tokens,
-                local_idx,
-                first,
-                last,
-                arrays.offsets,
-                centroids,
-                arrays.codes,
-                arrays.residuals,
-                codec.weights_of_byte,
-                arrays.inverse_norms,
-                scores,
-            )
-
-        return self.score_documents(doc_idx, np.float32, score, _EXACTLY)
+        return self.score_documents(doc_idx, np.float32, exactly(self.snapshot.codec, self.query), _EXACTLY)
 
     def ranking(self, doc_idx: np.ndarray, scores: np.ndarray) -> Ranking:
         """The best k; of equal scores the document with the lower index first."""
         order = np.lexsort((doc_idx, -scores))[: self.k]
         return Ranking(doc_idx[order], scores[order])
 
-    def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: _Score, least: int) -> np.ndarray:
+    def score_documents(self, doc_idx: np.ndarray, dtype: npt.DTypeLike, score: Score, least: int) -> np.ndarray:
         """Call `score` for the documents of each segment, in parts for threads.
 
         Args:

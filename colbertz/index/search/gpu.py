@@ -51,6 +51,9 @@ def search(
         allowed: which documents may be found.
         limits: see `Limits`.
     """
+    rotation = placed.snapshot.codec.quantiser.rotation
+    if rotation is not None:  # as the centroids and codewords are that the queries meet
+        queries = queries.map(lambda values: values @ rotation.to(values.device).T)
     mask = _joined(allowed, placed)
     num_allowed = placed.snapshot.count(allowed)
     k = min(k, num_allowed)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colbertz.index.store.codec import Codec
+from colbertz.index.store.scalar import Scalar
 from colbertz.index.store.segment import SegmentArrays
 from colbertz.index.store.snapshot import Snapshot
 from colbertz.kernels.arrays import CodedDocuments, PostingLists
@@ -34,11 +35,12 @@ _OTHER_BYTES = 4 + 8 + 40
 
 @dataclass(frozen=True, eq=False)
 class DeviceCodec:
-    """Centroids and bucket weights on a device: in float32, and in float16 for the stages before the last.
+    """Rotated centroids, and bucket weights or codewords, on a device: in float32, and in float16 for early stages.
 
     Attributes:
         centroids: (K, E) float32.
-        weights: (2^nbits,) float32, indexed by the bucket's bits in reverse order, as they are in a packed byte.
+        weights: (2^nbits,) float32, indexed by the bucket's bits in reverse order, as they are in a packed byte; or the
+            codewords (256, E) float32 of a product quantiser.
         half_centroids: the centroids in float16.
         half_weights: the weights in float16.
     """
@@ -51,9 +53,13 @@ class DeviceCodec:
     @classmethod
     def from_codec(cls, codec: Codec, device: torch.device) -> "DeviceCodec":
         """Copy a codec to a device."""
-        weights = torch.empty_like(codec.bucket_weights)
-        weights[torch.from_numpy(bits.reversed_bits(codec.nbits)).long()] = codec.bucket_weights
-        centroids, weights = codec.centroids.to(device), weights.to(device)
+        quantiser = codec.quantiser
+        if isinstance(quantiser, Scalar):
+            weights = torch.empty_like(quantiser.weights)
+            weights[torch.from_numpy(bits.reversed_bits(quantiser.nbits)).long()] = quantiser.weights
+        else:
+            weights = quantiser.codewords
+        centroids, weights = torch.from_numpy(codec.rotated_centroids).to(device), weights.to(device)
         return cls(centroids, weights, centroids.half(), weights.half())
 
 
@@ -148,7 +154,7 @@ def place(snapshot: Snapshot, devices: Sequence[torch.device], memory: int | Non
     free = min(torch.cuda.mem_get_info(device)[0] for device in devices) if memory is None else memory
     num_tokens = int(sum(segment.arrays.offsets[-1] for segment in snapshot.segments))
     codec = snapshot.codec
-    total = num_tokens * (codec.code_dtype.itemsize + codec.embedding_dim * codec.nbits // 8 + _OTHER_BYTES)
+    total = num_tokens * (codec.code_dtype.itemsize + codec.row_bytes + _OTHER_BYTES)
     stays = total <= _RESIDENT * free * len(devices)
     count = len(devices) if stays else max(1, -(-total // max(1, int(_STREAMED * free))))
     ranges = _ranges(snapshot, count, devices)

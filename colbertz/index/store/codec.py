@@ -1,18 +1,16 @@
-"""The codec of a PLAID index: a token is its nearest centroid and a few bits for each dimension of what is left.
+"""The codec of a PLAID index: a token is its nearest centroid and a few bytes for what is left.
 
-    residual r = x / ‖x‖ - c, a bucket of 2^nbits for each dimension of r, decoded vector ‖x‖ · normalize(c + w[bucket])
+    residual r = x / ‖x‖ - c, coded as r' (scalar.py or product.py), decoded vector ‖x‖ · normalize(c + r')
 
-Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files and packing are those of Stanford's ColBERT and
-fast-plaid. The choice of buckets differs: theirs hold the same number of residuals each, these have the least squared
-error (Lloyd 1982). Their programs read these buckets too, and where some tokens are far from all centroids, less is
-lost: see benchmarks/README.md.
+Source: Santhanam et al. 2022 (ColBERTv2, section 3.3; PLAID). Files of scalar residuals are those of Stanford's ColBERT
+and fast-plaid.
 
 Legend: N tokens, E embedding dim, K centroids.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,9 +21,12 @@ from torch import Tensor
 from colbertz.errors import UserError
 from colbertz.index.store import kmeans
 from colbertz.index.store.arrays import read_array, save_array
-from colbertz.index.store.manifest import CODEC_FILES, NBITS
+from colbertz.index.store.coding import Coding
+from colbertz.index.store.encoded import UNIT_TOLERANCE, Encoded, unit_rows
+from colbertz.index.store.layout import CENTROID_FILES, PRODUCT_FILES, ROTATION_FILE, SCALAR_FILES
+from colbertz.index.store.product import MAX_RESIDUALS, Product
+from colbertz.index.store.scalar import Scalar
 from colbertz.kernels import cpu
-from colbertz.kernels.cpu import bits
 from colbertz.kernels.cpu.threads import parts, run
 
 # Codes are of at most 32 bits, and arithmetic with them is of signed ones.
@@ -36,39 +37,10 @@ MAX_VALUE = 65_504.0
 MAX_SAMPLE = 1 << 22
 # The most tokens of the sample that measure residuals and take no part in k-means; never more than a twentieth of it.
 _HELD_OUT = 50_000
-# Rounds of Lloyd's algorithm for the buckets. It converges slowly where residuals have long tails.
-_BUCKET_ROUNDS = 200
 # Tokens decoded at a time: 512 KB of float32 at 128 dimensions, which stay in the cache.
 _DECODED_AT_ONCE = 1024
-# Rows whose norm differs from 1 by less are taken to be of unit length: rounding to float16 or bfloat16 does less.
-_UNIT_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Coded tokens.
-
-    Attributes:
-        codes: (N,) uint16, or uint32 above 65,536 centroids.
-        residuals: (N, E · nbits / 8) uint8.
-        inverse_norms: (N,) float32, 1 / norm of centroid + residual, times the token's norm where that is not 1.
-    """
-
-    codes: np.ndarray
-    residuals: np.ndarray
-    inverse_norms: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @classmethod
-    def cat(cls, parts: Sequence["Encoded"]) -> "Encoded":
-        """One after another."""
-        return cls(
-            np.concatenate([part.codes for part in parts]),
-            np.concatenate([part.residuals for part in parts]),
-            np.concatenate([part.inverse_norms for part in parts]),
-        )
+# What part of the time of `train` k-means of the centroids takes, where codewords are found too.
+_SHARE_CENTROIDS = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,26 +49,32 @@ class Codec:
 
     Attributes:
         centroids: (K, E) float32. The values are float16 numbers, unless they came from an index that stores float32.
-        bucket_cutoffs: (2^nbits - 1,) float32, ascending.
-        bucket_weights: (2^nbits,) float32.
+        quantiser: turns residuals into bytes and back.
         avg_residual: (E,) float32, the mean absolute residual of each dimension. Other programs read it.
         cluster_threshold: the 0.75 quantile of the norms of the residuals. A token with a longer residual counts as far
             from all centroids.
     """
 
     centroids: Tensor
-    bucket_cutoffs: Tensor
-    bucket_weights: Tensor
+    quantiser: Scalar | Product
     avg_residual: Tensor
     cluster_threshold: float
 
     @property
-    def nbits(self) -> int:
-        return len(self.bucket_weights).bit_length() - 1
+    def coding(self) -> Coding:
+        """How residuals are coded, as the manifest says it."""
+        if isinstance(self.quantiser, Scalar):
+            return Coding(nbits=self.quantiser.nbits)
+        return Coding("pq" if self.quantiser.rotation is None else "opq", 8, self.quantiser.num_parts)
 
     @property
     def embedding_dim(self) -> int:
         return self.centroids.shape[1]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a token's residual."""
+        return self.quantiser.row_bytes(self.embedding_dim)
 
     @property
     def code_dtype(self) -> np.dtype:
@@ -108,29 +86,23 @@ class Codec:
         return kmeans.Cells.of(self.centroids)
 
     @functools.cached_property
-    def weights_of_byte(self) -> np.ndarray:
-        """(256, 8 / nbits) float32: the weights of the dimensions in a packed byte."""
-        weights: np.ndarray = self.bucket_weights.numpy()[bits.buckets_of_byte(self.nbits)]
-        return weights
-
-    @functools.cached_property
     def byte_order(self) -> np.ndarray:
         """See `plaid.byte_order` of the kernels."""
-        return cpu.plaid.byte_order(self.embedding_dim, self.nbits)
+        return self.quantiser.byte_order(self.embedding_dim)
+
+    @functools.cached_property
+    def rotated_centroids(self) -> np.ndarray:
+        """(K, E) float32: the centroids turned as residuals are, for searches with rotated queries."""
+        return self.rotated(self.centroids.numpy())
+
+    def rotated(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (N, E) float32 turned as residuals are before they are coded; the same rows for most codecs."""
+        return rows if isinstance(self.quantiser, Scalar) else self.quantiser.rotated(rows)
 
     @functools.cached_property
     def packed_centroids(self) -> "cpu.plaid.PackedCentroids":
-        """The centroids in 8 bits, for the first stage of a search."""
-        return cpu.plaid.pack_centroids(self.centroids.numpy(), self.byte_order)
-
-    @functools.cached_property
-    def levels(self) -> tuple[np.ndarray, float, float]:
-        """Bucket weights in 7 bits, w ≈ low + level · step: the levels by reversed bucket, `low` and `step`."""
-        weights = self.bucket_weights.numpy()
-        low, step = float(weights.min()), max(float(weights.max() - weights.min()), 1e-9) / 127
-        levels = np.zeros(max(16, len(weights)), np.uint8)
-        levels[bits.reversed_bits(self.nbits)] = np.rint((weights - low) / step)
-        return levels, low, step
+        """The rotated centroids in 8 bits, for the first stage of a search."""
+        return cpu.plaid.pack_centroids(self.rotated_centroids, self.byte_order)
 
     def encode(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
         """Code `embeddings` (N, E), on their device; also returns the norms of the residuals (N,) float32.
@@ -148,52 +120,29 @@ class Codec:
             return self._encode_on_gpu(embeddings)
         tokens = embeddings.to("cpu", torch.float32).contiguous()
         codes = self.cells.nearest(tokens).astype(self.code_dtype)
-        packed = np.empty((len(tokens), packed_bytes(self.embedding_dim, self.nbits)), np.uint8)
-        inverse_norms, distances = np.empty(len(tokens), np.float32), np.empty(len(tokens), np.float32)
-        inputs = (self.centroids.numpy(), codes, self.bucket_cutoffs.numpy(), self.bucket_weights.numpy())
-        reversed_bits = bits.reversed_bits(self.nbits)
-        run(
-            [
-                functools.partial(
-                    cpu.residuals.encode,
-                    tokens.numpy(),
-                    *part,
-                    *inputs,
-                    reversed_bits,
-                    self.nbits,
-                    packed,
-                    inverse_norms,
-                    distances,
-                )
-                for part in parts(len(tokens))
-            ]
-        )
+        packed, inverse_norms, distances = self.quantiser.encode(tokens.numpy(), self.centroids.numpy(), codes)
         return Encoded(codes, packed, inverse_norms), distances
 
     def _encode_on_gpu(self, embeddings: Tensor) -> tuple[Encoded, np.ndarray]:
         """Code with products in half precision: of centroids that are nearly as near, another one may be chosen."""
-        from colbertz.kernels.triton import kmeans, residuals
+        from colbertz.kernels.triton import kmeans
 
-        centroids, *buckets = (
-            x.to(embeddings.device) for x in (self.centroids, self.bucket_cutoffs, self.bucket_weights)
-        )
+        centroids = self.centroids.to(embeddings.device)
         codes = kmeans.nearest(embeddings.half(), centroids.half())
-        packed, inverse_norms, distances = residuals.encode(embeddings, centroids, codes, *buckets)
+        packed, inverse_norms, distances = self.quantiser.encode_on_gpu(embeddings, centroids, codes)
         arrays = [x.cpu().numpy() for x in (codes, packed, inverse_norms, distances)]
         return Encoded(arrays[0].astype(self.code_dtype), *arrays[1:3]), arrays[3]
 
     def decode(self, codes: np.ndarray, residuals: np.ndarray, inverse_norms: np.ndarray) -> Tensor:
         """The (N, E) float32 vectors that coded tokens stand for."""
         out = np.empty((len(codes), self.embedding_dim), np.float32)
-        centroids, per_byte = self.centroids.numpy(), self.weights_of_byte.shape[1]
+        centroids = self.centroids.numpy()
 
         def decode(first: int, last: int) -> None:
             for begin in range(first, last, _DECODED_AT_ONCE):
                 block = slice(begin, min(begin + _DECODED_AT_ONCE, last))
                 vectors = out[block]
-                weights = vectors.reshape(len(vectors), -1, per_byte)
-                # Every byte is a valid index; with mode="clip" NumPy writes straight to `out`.
-                np.take(self.weights_of_byte, residuals[block], axis=0, out=weights, mode="clip")
+                self.quantiser.decode(residuals[block], vectors)
                 vectors += centroids[codes[block]]
                 vectors *= inverse_norms[block, None]
 
@@ -202,15 +151,12 @@ class Codec:
 
     def inverse_norms(self, codes: np.ndarray, residuals: np.ndarray) -> np.ndarray:
         """1 / norm of centroid + residual of coded tokens, (N,) float32."""
-        out = np.empty(len(codes), np.float32)
-        inputs = (self.centroids.numpy(), codes, residuals, self.weights_of_byte)
-        run([functools.partial(cpu.residuals.decoded_inverse_norms, *part, *inputs, out) for part in parts(len(codes))])
-        return out
+        return self.quantiser.inverse_norms(self.rotated_centroids, codes, residuals)
 
     def norms(self, encoded: Encoded) -> np.ndarray:
         """The norms of the vectors that tokens stand for, (N,) float32, exactly 1 where they are 1 up to rounding."""
         norms = encoded.inverse_norms / self.inverse_norms(encoded.codes, encoded.residuals)
-        return np.where(np.abs(norms - 1) > _UNIT_TOLERANCE / 2, norms, np.float32(1))
+        return np.where(np.abs(norms - 1) > UNIT_TOLERANCE / 2, norms, np.float32(1))
 
     def norm_deviation(self, encoded: Encoded, offsets: np.ndarray) -> float:
         """How much the norms of a document's tokens differ from 1, at most: the root mean square of their logs.
@@ -240,93 +186,66 @@ class Codec:
         return replace(self, centroids=torch.cat([self.centroids, new]))
 
     def save(self, folder: Path) -> None:
-        """Write the files `CODEC_FILES` into `folder`, which is created if it does not exist."""
+        """Write the files of `codec_files` into `folder`, which is created if it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         half = self.centroids.half()
         exact = torch.equal(half.float(), self.centroids)
-        arrays = (
-            half if exact else self.centroids,
-            self.bucket_cutoffs,
-            self.bucket_weights,
-            self.avg_residual,
-            torch.tensor([self.cluster_threshold], dtype=torch.float32),
-        )
-        for name, array in zip(CODEC_FILES, arrays):
+        threshold = torch.tensor([self.cluster_threshold], dtype=torch.float32)
+        shared = (half if exact else self.centroids, self.avg_residual, threshold)
+        for name, array in zip(self.coding.codec_files, (*shared, *self.quantiser.arrays()), strict=True):
             save_array(folder / name, array.numpy())
 
     @classmethod
-    def load(cls, folder: Path) -> "Codec":
+    def load(cls, folder: Path, coding: Coding) -> "Codec":
         """Read what `save` wrote.
+
+        Args:
+            folder: the codec's.
+            coding: how it codes residuals.
 
         Raises:
             UserError: if the arrays do not fit each other.
         """
-        arrays = []
-        for name, dims in zip(CODEC_FILES, (2, 1, 1, 1, 1)):
-            try:
-                array = read_array(folder / name, ("<f2", "<f4"), (None,) * dims)
-            except ValueError as error:
-                raise UserError(f"{folder / name} is damaged: {error}; build the index again") from error
-            arrays.append(torch.from_numpy(array.astype(np.float32, copy=False)))
-        centroids, cutoffs, weights, average, threshold = arrays
+        centroids, average, threshold = (
+            _read(folder / name, dims) for name, dims in zip(CENTROID_FILES, (2, 1, 1), strict=True)
+        )
+        quantiser: Scalar | Product
+        if coding.kind == "scalar":
+            quantiser = Scalar(*(_read(folder / name, 1) for name in SCALAR_FILES))
+        else:
+            rotation = _read(folder / ROTATION_FILE, 2) if coding.kind == "opq" else None
+            quantiser = Product(_read(folder / PRODUCT_FILES[0], 2), coding.row_bytes(centroids.shape[1]), rotation)
         if len(threshold) != 1 or bool(threshold.isnan().any()):
             raise UserError(f"{folder} is damaged: its threshold is {threshold.tolist()[:3]}; build the index again")
-        codec = cls(centroids, cutoffs, weights, average, float(threshold[0]))
+        codec = cls(centroids, quantiser, average, float(threshold[0]))
         if fault := codec.fault():
             raise UserError(f"{folder} is damaged: {fault}; build the index again")
         return codec
 
     def fault(self) -> str | None:
         """What no codec can be, in words: shapes that do not fit, or values that make no scores; None if it can."""
-        centroids, cutoffs, weights, average = (
-            self.centroids,
-            self.bucket_cutoffs,
-            self.bucket_weights,
-            self.avg_residual,
-        )
+        centroids, average = self.centroids, self.avg_residual
         if centroids.dim() != 2 or not centroids.numel() or len(centroids) > MAX_CENTROIDS:
             return f"its centroids have the shape {tuple(centroids.shape)}"
-        if len(weights) not in {1 << nbits for nbits in NBITS} or cutoffs.shape != (len(weights) - 1,):
-            return f"it has {tuple(cutoffs.shape)} bucket cutoffs and {tuple(weights.shape)} weights"
-        if average.shape != centroids.shape[1:] or centroids.shape[1] * self.nbits % 8:
+        if average.shape != centroids.shape[1:]:
             return f"it has {tuple(average.shape)} average residuals and centroids of {centroids.shape[1]} dimensions"
-        named = {"centroids": centroids, "bucket cutoffs": cutoffs, "bucket weights": weights, "averages": average}
+        names = [name.removesuffix(".npy").replace("_", " ") for name in self.coding.codec_files[len(CENTROID_FILES) :]]
+        named = {"centroids": centroids, "averages": average} | dict(zip(names, self.quantiser.arrays()))
         for name, values in named.items():
             # The largest and the smallest value are NaN if any value is.
-            if not bool((torch.stack(values.aminmax()).abs() <= MAX_VALUE).all()):
+            if not values.numel() or not bool((torch.stack(values.aminmax()).abs() <= MAX_VALUE).all()):
                 return f"its {name} hold values that are not finite or above {MAX_VALUE:,.0f}"
         if not math.isnan(self.cluster_threshold) and not 0 <= self.cluster_threshold <= MAX_VALUE:
             return f"its threshold is {self.cluster_threshold}"
-        if bool((cutoffs[1:] < cutoffs[:-1]).any()):
-            return "its bucket cutoffs do not ascend"
-        return None
+        return self.quantiser.fault(centroids.shape[1])
 
 
-def unit_rows(embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Rows (N, E) at unit length, and their norms (N,) float32.
-
-    Rows whose norm is 1 up to rounding are not changed, and their norm counts as 1. If all are, the norms are None.
-    """
-    norms = torch.linalg.vector_norm(embeddings, dim=1, dtype=torch.float32)
-    is_unit = (norms - 1).abs() < _UNIT_TOLERANCE
-    if bool(is_unit.all()):
-        return embeddings, None
-    norms = torch.where(is_unit, 1, norms)
-    return embeddings.float() / norms.clamp(min=1e-12)[:, None], norms
-
-
-def packed_bytes(dim: int, nbits: int) -> int:
-    """Bytes of a packed residual.
-
-    Raises:
-        UserError: if the bits do not fill whole bytes.
-    """
-    if dim * nbits % 8:
-        raise UserError(
-            f"embeddings of dimension {dim} do not fill whole bytes with nbits {nbits}: the dimension must be a"
-            f" multiple of {8 // nbits}"
-        )
-    return dim * nbits // 8
+def _read(path: Path, dims: int) -> Tensor:
+    try:
+        array = read_array(path, ("<f2", "<f4"), (None,) * dims)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; build the index again") from error
+    return torch.from_numpy(array.astype(np.float32, copy=False))
 
 
 def num_centroids(num_tokens: int, num_sampled: int) -> int:
@@ -343,51 +262,51 @@ def sample_size(num_tokens: int, max_sample: int = MAX_SAMPLE) -> int:
 def train(
     sample: Tensor,
     num_tokens: int,
-    nbits: int,
+    coding: Coding,
     seed: int,
     on_progress: Callable[[float], None] = lambda part: None,
 ) -> Codec:
     """Make a codec from a random `sample` (N, E) float32 of the collection's tokens, of which there are `num_tokens`.
 
-    The tokens that measure the residuals take no part in k-means, unless the sample is too small for that.
-    `kmeans.train` calls `on_progress`.
+    The tokens that measure the residuals take no part in k-means, unless the sample is too small for that. After each
+    part of the work, `on_progress` gets the share of the time that it usually takes; 1 in all.
     """
     sample = unit_rows(sample)[0]
     num_held_out = min(len(sample) // 20, _HELD_OUT)
     held_out, training = sample[:num_held_out], sample[num_held_out:]
-    centroids = kmeans.train(training, num_centroids(num_tokens, len(training)), seed, on_progress).cpu()
+    share = 1.0 if coding.kind == "scalar" else _SHARE_CENTROIDS
+
+    def centroids_progress(part: float) -> None:
+        on_progress(share * part)
+
+    centroids = kmeans.train(training, num_centroids(num_tokens, len(training)), seed, centroids_progress).cpu()
     centroids = centroids.half().float()
     measured = (held_out if num_held_out else training).cpu()
-    codes = kmeans.Cells.of(centroids).nearest(measured)
-    residual = measured - centroids[torch.from_numpy(codes).long()]
-    cutoffs, weights = best_buckets(residual.numpy().reshape(-1), 1 << nbits)
+    residual = _residuals(measured, centroids)
+    # Codewords need many residuals. Those of tokens that took part in k-means are a little shorter.
+    few = coding.kind != "scalar" and len(measured) < MAX_RESIDUALS
+    seen = _residuals(sample[:MAX_RESIDUALS].cpu(), centroids) if few else residual
+    quantiser = quantiser_for(seen, coding, seed, lambda part: on_progress((1 - share) * part))
     return Codec(
         centroids,
-        torch.from_numpy(cutoffs.astype(np.float32)),
-        torch.from_numpy(weights.astype(np.float32)),
-        torch.from_numpy(np.abs(residual.numpy()).mean(0)),  # PyTorch's depends on the number of threads
-        float(np.quantile(np.linalg.norm(residual.numpy(), axis=1), 0.75)),
+        quantiser,
+        torch.from_numpy(np.abs(residual).mean(0)),  # PyTorch's depends on the number of threads
+        float(np.quantile(np.linalg.norm(residual, axis=1), 0.75)),
     )
 
 
-def best_buckets(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Place buckets so that coding numbers by them has the least squared error: k-means in one dimension.
+def quantiser_for(
+    residuals: np.ndarray, coding: Coding, seed: int, on_progress: Callable[[float], None] = lambda part: None
+) -> Scalar | Product:
+    """What codes residuals like these (N, E) float32; `Product.train` calls `on_progress`."""
+    if coding.kind == "scalar":
+        return Scalar.train(residuals, coding.nbits)
+    num_parts = coding.row_bytes(residuals.shape[1])
+    return Product.train(residuals, num_parts, coding.kind == "opq", seed, on_progress)
 
-    It begins at quantiles. Values are sorted, so that a round is `count` binary searches. Source: Lloyd 1982.
 
-    Args:
-        values: (N,) floating point, in any order; not empty.
-        count: how many buckets.
-
-    Returns:
-        Cutoffs (count - 1,) and weights (count,), float64, ascending.
-    """
-    values = np.sort(values.astype(np.float64))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    weights = np.quantile(values, (np.arange(count) + 0.5) / count)
-    for _ in range(_BUCKET_ROUNDS):
-        cutoffs = (weights[1:] + weights[:-1]) / 2
-        bounds = np.concatenate([[0], np.searchsorted(values, cutoffs, side="right"), [len(values)]])
-        sizes = np.diff(bounds)
-        weights = np.where(sizes > 0, np.diff(sums[bounds]) / np.maximum(sizes, 1), weights)
-    return (weights[1:] + weights[:-1]) / 2, weights
+def _residuals(tokens: Tensor, centroids: Tensor) -> np.ndarray:
+    """Tokens (N, E) less their nearest centroids, float32."""
+    codes = kmeans.Cells.of(centroids).nearest(tokens)
+    residuals: np.ndarray = (tokens - centroids[torch.from_numpy(codes).long()]).numpy()
+    return residuals

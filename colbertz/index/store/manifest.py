@@ -1,22 +1,4 @@
-"""The files of an index on disk, and the manifest, which names those that belong to the present state.
-
-    manifest.json                     the only file that is ever replaced, by one atomic rename
-    codec-000001/                     centroids and buckets, see codec.py
-    segment-000001/codes.npy          (num_tokens,) uint16 or uint32, each token's centroid
-    segment-000001/residuals.npy      (num_tokens, embedding_dim · nbits / 8) uint8, packed as Stanford's ColBERT does
-    segment-000001/inverse_norms.npy  (num_tokens,) float32, 1 / norm of centroid + residual
-    segment-000001/doclens.npy        (num_documents,) int32, tokens of each document
-    segment-000001/ivf.npy            (postings,) int32, the local_idx of the documents in cell 0, in cell 1, …
-    segment-000001/ivf_lengths.npy    (cells,) int32, documents of each cell
-    segment-000001/document_checksums.npy, list_checksums.npy    compared when a document or a list is first used
-    segment-000001/documents.sqlite   id, text, metadata, and their full-text index
-    segment-000001/deleted-000002.npy int32, the local_idx of the deleted documents, ascending
-    segment-000001/documents-000003.sqlite            in place of documents.sqlite, once metadata was changed
-    build/                            an unfinished build, which the same call continues
-
-A file of such a name that the manifest does not name was left by an interrupted write: it is never read, and the next
-writer removes it. docs/format.md is the full specification.
-"""
+"""The manifest, which names the files that belong to the present state of an index; layout.py says which there are."""
 
 import hashlib
 import json
@@ -29,80 +11,22 @@ from typing import Any
 from colbertz.errors import UserError
 from colbertz.files import sha256, write_atomically
 from colbertz.index.store.checksums import Checksum
+from colbertz.index.store.coding import Coding
+from colbertz.index.store.layout import BUILD, MANIFEST, SegmentFiles
+from colbertz.index.store.manifest_faults import wrong_name, wrong_value
 
 FORMAT = "colbertz-index"
-VERSION = 4
+VERSION = 5
+# Version 4 has no `coding`, and is still written for scalar residuals, so that older programs read it.
+_BEFORE_PRODUCTS = 4
 # Version 3 has no `applied`, and no `documents` of a segment. It is still written where both are empty, so that older
 # programs read it. They must not change others: they would forget `applied`, and a server would add documents twice.
 _BEFORE_SERVERS = 3
 # Version 2 has no `encoding` and no `sha256` either.
 OLDEST_VERSION = 2
-MANIFEST = "manifest.json"
-# The files of a codec's folder.
-CODEC_FILES = ("centroids.npy", "bucket_cutoffs.npy", "bucket_weights.npy", "avg_residual.npy", "cluster_threshold.npy")
-NBITS = (1, 2, 4, 8)
-BUILD = "build"
-PROGRESS = f"{BUILD}/progress.json"
 # What stands in place of the manifest's own checksum while that is computed.
 _NO_DIGEST = "0" * 64
 _DIGEST = re.compile("[0-9a-f]{64}")
-# A larger count is damage. Sums and products of smaller ones stay within what Python's floating point can hold.
-_MAX_COUNT = 1 << 62
-# So that a number is finite in float32 too.
-_MAX_FLOAT = 1e38
-
-
-@dataclass(frozen=True)
-class SegmentFiles:
-    """The files of one segment."""
-
-    folder: Path
-
-    @property
-    def codes(self) -> Path:
-        return self.folder / "codes.npy"
-
-    @property
-    def residuals(self) -> Path:
-        return self.folder / "residuals.npy"
-
-    @property
-    def inverse_norms(self) -> Path:
-        return self.folder / "inverse_norms.npy"
-
-    @property
-    def doclens(self) -> Path:
-        return self.folder / "doclens.npy"
-
-    @property
-    def ivf(self) -> Path:
-        return self.folder / "ivf.npy"
-
-    @property
-    def ivf_lengths(self) -> Path:
-        return self.folder / "ivf_lengths.npy"
-
-    @property
-    def documents(self) -> Path:
-        return self.folder / "documents.sqlite"
-
-    @property
-    def document_checksums(self) -> Path:
-        return self.folder / "document_checksums.npy"
-
-    @property
-    def list_checksums(self) -> Path:
-        return self.folder / "list_checksums.npy"
-
-    @property
-    def checksums(self) -> tuple[Path, ...]:
-        """Those that segments of format version 2 do not have."""
-        return self.document_checksums, self.list_checksums
-
-    @property
-    def arrays(self) -> tuple[Path, ...]:
-        """The other arrays."""
-        return self.codes, self.residuals, self.inverse_norms, self.doclens, self.ivf, self.ivf_lengths
 
 
 @dataclass(frozen=True)
@@ -181,6 +105,7 @@ class Manifest:
         fingerprint: the model's embedding of a fixed text, by which `Searcher` recognises the model.
         encoding: with what the embeddings were made; None if that is not known.
         applied: the last operation of a server's log that this state contains; None if no server wrote the index.
+        coding: how residuals are coded, if not as scalars of `nbits`; None for those.
     """
 
     generation: int
@@ -195,6 +120,12 @@ class Manifest:
     fingerprint: Sequence[float] | None = field(default=None, repr=False)
     encoding: Encoding | None = None
     applied: Applied | None = None
+    coding: Coding | None = None
+
+    @property
+    def residual_coding(self) -> Coding:
+        """How residuals are coded."""
+        return self.coding or Coding(nbits=self.nbits)
 
     @property
     def num_documents(self) -> int:
@@ -214,7 +145,7 @@ class Manifest:
     @property
     def file_names(self) -> Iterator[str]:
         """The files of which `files` holds the checksums."""
-        yield from (f"{self.codec}/{name}" for name in CODEC_FILES)
+        yield from (f"{self.codec}/{name}" for name in self.residual_coding.codec_files)
         for segment in self.segments:
             files = SegmentFiles(Path(segment.name))
             paths = files.arrays + (files.checksums if segment.has_checksums else ())
@@ -226,7 +157,10 @@ class Manifest:
     def save(self, root: Path) -> None:
         """Make this manifest the one that counts. Before the rename the old state is on disk, after it the new one."""
         content = {"format": FORMAT, "version": VERSION, "sha256": _NO_DIGEST, **asdict(self)}
-        if self.applied is None and all(segment.documents is None for segment in self.segments):
+        if self.coding is None:
+            content["version"] = _BEFORE_PRODUCTS
+            del content["coding"]
+        if self.coding is None and self.applied is None and all(segment.documents is None for segment in self.segments):
             content["version"] = _BEFORE_SERVERS
             for fields_of, name in ((content, "applied"), *((segment, "documents") for segment in content["segments"])):
                 del fields_of[name]
@@ -263,6 +197,8 @@ class Manifest:
                 f"{root} has index format {version} and this colbertz reads {OLDEST_VERSION} to {VERSION}: {advice}"
             )
         if version < VERSION:
+            content.setdefault("coding", None)
+        if version < _BEFORE_PRODUCTS:
             content.setdefault("applied", None)
         if version == OLDEST_VERSION:
             content.setdefault("encoding", None)
@@ -283,10 +219,11 @@ class Manifest:
             content["files"] = {name: Checksum(**checksum) for name, checksum in content["files"].items()}
             content["encoding"] = content["encoding"] and Encoding(**content["encoding"])
             content["applied"] = content["applied"] and Applied(**content["applied"])
+            content["coding"] = content["coding"] and Coding(**content["coding"])
         except (TypeError, AttributeError) as error:
             raise _damaged(path, error) from error
         manifest = cls(**content)
-        if fault := _wrong_value(manifest) or _wrong_name(manifest):
+        if fault := wrong_value(manifest) or wrong_name(manifest):
             raise _damaged(path, fault)
         # Version 2 may name more files, which some other program left in our folders.
         files = {name: manifest.files[name] for name in manifest.file_names}
@@ -305,81 +242,12 @@ def check_values(manifest: Manifest, path: Path) -> None:
     Raises:
         UserError: naming `path` and the first value that no index can have.
     """
-    if fault := _wrong_value(manifest):
+    if fault := wrong_value(manifest):
         raise UserError(f"{path} is damaged: {fault}; copy the index again, or have its program rebuild it")
 
 
 def _damaged(path: Path, what: object) -> UserError:
     return UserError(f"{path} is damaged: {what}; build the index again")
-
-
-def _wrong_value(manifest: Manifest) -> str | None:
-    """A number or a text that no index can have, in words; None if there is none."""
-    counts: list[tuple[str, Any, int]] = [
-        (name, getattr(manifest, name), least)
-        for name, least in (("generation", 1), ("embedding_dim", 1), ("nbits", 1), ("next_number", 0))
-    ]
-    counts.append(("trained_on", manifest.trained_on, 1))
-    for segment in manifest.segments:
-        counts += [("num_documents", segment.num_documents, 1), ("num_tokens", segment.num_tokens, 1)]
-        counts += [("num_far", segment.num_far, 0), ("num_deleted", segment.num_deleted, 0)]
-    counts += [("size", checksum.size, 0) for checksum in manifest.files.values()]
-    for name, value, least in counts:
-        if type(value) is not int or not least <= value < _MAX_COUNT:
-            return f"{name} is {value!r:.80} and must be an integer of at least {least}"
-    if manifest.nbits not in NBITS:
-        return f"nbits is {manifest.nbits} and must be one of {', '.join(map(str, NBITS))}"
-    for segment in manifest.segments:
-        deviation: Any = segment.norm_deviation
-        if type(deviation) not in (int, float) or not 0 <= deviation < _MAX_FLOAT:
-            return f"norm_deviation is {deviation!r:.80} and must be a number of at least 0"
-        if segment.num_far > segment.num_tokens or segment.num_deleted >= segment.num_documents:
-            return f"the counts of {segment!r:.200} contradict each other"
-        has_checksums: Any = segment.has_checksums
-        if type(has_checksums) is not bool:
-            return f"has_checksums is {has_checksums!r:.80} and must be true or false"
-    model: Any = manifest.model
-    if not isinstance(model, str | None):
-        return f"model is {model!r:.80} and must be a string"
-    fingerprint: Any = manifest.fingerprint
-    if fingerprint is not None and not (
-        isinstance(fingerprint, list)
-        and len(fingerprint) == manifest.embedding_dim
-        and all(type(value) in (int, float) and abs(value) < _MAX_FLOAT for value in fingerprint)
-    ):
-        return f"fingerprint is {fingerprint!r:.80} and must be {manifest.embedding_dim} numbers"
-    encoding: Any = manifest.encoding
-    if encoding is not None and not (isinstance(encoding.backend, str) and isinstance(encoding.dtype, str)):
-        return f"encoding is {encoding!r:.200} and must hold two strings"
-    applied: Any = manifest.applied
-    if applied is not None and not (
-        isinstance(applied.log, str) and type(applied.record) is int and 0 < applied.record < _MAX_COUNT
-    ):
-        return f"applied is {applied!r:.200} and must hold a string and a number of at least 1"
-    return None
-
-
-def _wrong_name(manifest: Manifest) -> str | None:
-    """A name of a folder or file that cannot be in a manifest, in words; None if there is none."""
-    names: list[Any] = [segment.name for segment in manifest.segments]  # of any type that JSON can hold
-    kinds: list[tuple[str, list[Any]]] = [("codec", [manifest.codec]), ("segment", names)]
-    for kind, folders in kinds:
-        for name in folders:
-            if not isinstance(name, str) or not re.fullmatch(rf"{kind}-[0-9]{{6,}}", name):
-                return f"{kind} {name!r:.80}"
-    if len(set(names)) < len(names):
-        return "two segments have the same name"
-    for segment in manifest.segments:
-        pattern = rf"{segment.name}/deleted-[0-9]{{6,}}\.npy"
-        named = isinstance(segment.deleted, str) and re.fullmatch(pattern, segment.deleted) is not None
-        if not (named if segment.num_deleted else segment.deleted is None):
-            return f"deleted is {segment.deleted!r:.80} where {segment.num_deleted} documents are deleted"
-        documents: Any = segment.documents
-        pattern = rf"{segment.name}/documents-[0-9]{{6,}}\.sqlite"
-        if documents is not None and not (isinstance(documents, str) and re.fullmatch(pattern, documents)):
-            return f"documents is {documents!r:.80}"
-    missing = sorted(set(manifest.file_names) - set(manifest.files))
-    return f"it has no checksum of {missing[0]}" if missing else None
 
 
 def check_files(root: Path, manifest: Manifest) -> None:

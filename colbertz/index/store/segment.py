@@ -11,9 +11,11 @@ import torch
 
 from colbertz.errors import UserError
 from colbertz.index.store.arrays import read_array
-from colbertz.index.store.codec import Codec, Encoded, packed_bytes
+from colbertz.index.store.codec import Codec
 from colbertz.index.store.documents import Documents
-from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
+from colbertz.index.store.encoded import Encoded
+from colbertz.index.store.layout import SegmentFiles
+from colbertz.index.store.manifest import SegmentInfo
 from colbertz.kernels import cpu
 from colbertz.kernels.cpu import sums
 from colbertz.ragged import Ragged
@@ -27,7 +29,7 @@ class SegmentArrays(NamedTuple):
 
     Attributes:
         codes: (num_tokens,) uint16 or uint32, the centroid of each token.
-        residuals: (num_tokens, embedding_dim · nbits / 8) uint8.
+        residuals: (num_tokens, row bytes) uint8.
         inverse_norms: (num_tokens,) float32, 1 / norm of centroid + residual.
         offsets: (num_documents + 1,) int64, the first token of each document.
         ivf: (num_postings,) int32, the local_idx of the documents in each cell, ascending within a cell.
@@ -230,10 +232,9 @@ def open_segment(root: Path, info: SegmentInfo, codec: Codec) -> Segment:
     """
     files = SegmentFiles(root / info.name)
     tokens, documents = info.num_tokens, info.num_documents
-    row = packed_bytes(codec.embedding_dim, codec.nbits)
     stamps = tuple(Stamp.of(str(path)) for path in (files.codes, files.residuals, files.inverse_norms, files.ivf))
     codes = _read(files.codes, (tokens,), "<u2", "<u4", mapped=True)
-    residuals = _read(files.residuals, (tokens, row), "u1", mapped=True)
+    residuals = _read(files.residuals, (tokens, codec.row_bytes), "u1", mapped=True)
     inverse_norms = _read(files.inverse_norms, (tokens,), "<f4", mapped=True)
     ivf = _read(files.ivf, (None,), "<i4", mapped=True)
     doclens = _read(files.doclens, (documents,), "<i4")

@@ -10,7 +10,8 @@ import numpy as np
 from colbertz.document import Document
 from colbertz.errors import UnknownDocument, UserError
 from colbertz.index.store.checksums import is_as_written
-from colbertz.index.store.codec import Codec, Encoded
+from colbertz.index.store.codec import Codec
+from colbertz.index.store.encoded import Encoded
 from colbertz.index.store.manifest import Manifest, SegmentInfo
 from colbertz.index.store.segment import Segment, offsets_of, open_segment, read_documents, read_live
 from colbertz.kernels import cpu
@@ -46,10 +47,6 @@ class Snapshot:
     @property
     def centroids(self) -> "cpu.plaid.PackedCentroids":
         return self.codec.packed_centroids
-
-    @property
-    def levels(self) -> tuple[np.ndarray, float, float]:
-        return self.codec.levels
 
     @functools.cached_property
     def live(self) -> Masks:
@@ -227,8 +224,8 @@ def _open(root: Path, manifest: Manifest, before: Snapshot | None) -> Snapshot:
     if before and before.manifest.codec == manifest.codec and manifest.codec not in new_folders:
         codec = before.codec
     else:
-        codec = Codec.load(root / manifest.codec)
-    if (codec.embedding_dim, codec.nbits) != (manifest.embedding_dim, manifest.nbits):
+        codec = Codec.load(root / manifest.codec, manifest.residual_coding)
+    if (codec.embedding_dim, codec.coding) != (manifest.embedding_dim, manifest.residual_coding):
         raise UserError(f"{root} is damaged: its codec is not what its manifest says; build the index again")
     opened = dict(zip(before.manifest.segments, before.segments)) if before else {}
     # A deletion and a change of metadata give a segment another file, and leave the others as they are.

@@ -28,10 +28,12 @@ from colbertz.errors import UserError, check_integer, check_show_progress, check
 from colbertz.files import sha256, sync_files
 from colbertz.index.store import codec as codecs
 from colbertz.index.store.arrays import is_whole
-from colbertz.index.store.codec import Codec, packed_bytes
+from colbertz.index.store.codec import Codec
+from colbertz.index.store.coding import Coding
 from colbertz.index.store.devices import checked_devices
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
-from colbertz.index.store.manifest import BUILD, MANIFEST, NBITS, Applied, Encoding, Manifest, SegmentFiles, SegmentInfo
+from colbertz.index.store.layout import BUILD, MANIFEST, SegmentFiles
+from colbertz.index.store.manifest import Applied, Encoding, Manifest, SegmentInfo
 from colbertz.index.store.segment import offsets_of
 from colbertz.index.write.chunks import Chunk, ChunkFolder, described
 from colbertz.index.write.commit import (
@@ -56,16 +58,28 @@ _SHARES_WITH_MODEL = {"storing": 15.7, "finding centroids": 10.7, "coding": 4.2}
 _SHARES_WITHOUT_MODEL = {"storing": 1.0, "finding centroids": 10.7, "coding": 4.2}
 
 
-class BuildKeywords(TypedDict, total=False):
+class CodingKeywords(TypedDict, total=False):
+    """Those options of `BuildKeywords` that decide how tokens are coded."""
+
+    nbits: int | None
+    codec: str
+    bytes_per_token: int | None
+    seed: int
+
+
+class BuildKeywords(CodingKeywords, total=False):
     """The options of building, as keyword arguments of `Index.build`.
 
     Memory of a build, besides one batch of embeddings: 4 bytes · dim for each sampled token (64 for each centroid, at
     most 4.2 million, and 50,000 more), about 4 KB · dim for each thousand tokens of a chunk, 4 bytes for each token
-    while lists are sorted. Disk: dim · nbits / 8 + 10 bytes for each token besides texts and metadata, and 2 · dim
-    bytes more while the build runs.
+    while lists are sorted. Disk: dim · nbits / 8 (or `bytes_per_token`) + 10 bytes for each token besides texts and
+    metadata, and 2 · dim bytes more while the build runs.
 
     Attributes:
-        nbits: bits for each dimension of a residual: 1, 2, 4 or 8 (default: 4).
+        nbits: bits for each dimension of a residual: 1, 2, 4 or 8 (default: 4); for the codec "scalar".
+        codec: how residuals are coded: "scalar" (the default), with `nbits` for each dimension; "pq", product
+            quantisation, a byte for each part of the residual; or "opq", the same after a learned rotation.
+        bytes_per_token: parts, and so bytes, of a residual with "pq" and "opq" (default: a quarter of the dimension).
         seed: of sampling and k-means (default: 42). On a CPU the same input and seed give the same files.
         model: where the model that made the embeddings can be loaded from (see `Manifest.model`).
         fingerprint: how `Searcher` recognises that model: one number for each dimension.
@@ -79,8 +93,6 @@ class BuildKeywords(TypedDict, total=False):
         chunk_tokens: tokens that are stored and coded at a time (default: 262,144). It does not change the files.
     """
 
-    nbits: int
-    seed: int
     model: str | None
     fingerprint: Sequence[float] | None
     encoding: Encoding | None
@@ -96,7 +108,9 @@ def build(
     root: Path,
     batches: Iterable[Batch] | ResumableBatches,
     *,
-    nbits: int = 4,
+    nbits: int | None = None,
+    codec: str = "scalar",
+    bytes_per_token: int | None = None,
     seed: int = 42,
     model: str | None = None,
     fingerprint: Sequence[float] | None = None,
@@ -115,16 +129,15 @@ def build(
     Args:
         root: a new or empty directory, or an index to replace if `overwrite`.
         batches: documents with their embeddings; of resumable ones, those that are stored are not asked for again.
-        nbits, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress, num_documents,
-            chunk_tokens: see `BuildKeywords`.
+        nbits, codec, bytes_per_token, seed, model, fingerprint, encoding, recipe, overwrite, device, show_progress,
+            num_documents, chunk_tokens: see `BuildKeywords`.
         max_sample: the most tokens that centroids are found from.
         applied: see `Manifest`.
 
     Raises:
         UserError, TypeError, FileExistsError, BlockingIOError: as `Index.build`.
     """
-    if nbits not in NBITS:
-        raise UserError(f"nbits must be one of {', '.join(map(str, NBITS))}, got {nbits!r}")
+    coding = Coding.checked(codec, nbits, bytes_per_token)
     check_integer("seed", seed, 0)
     check_integer("chunk_tokens", chunk_tokens, 1)
     check_type("overwrite", overwrite, bool, "True or False")
@@ -136,7 +149,7 @@ def build(
     check_show_progress(show_progress)
     if num_documents is not None:
         check_integer("num_documents", num_documents, 1)
-    settings = Settings(nbits, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
+    settings = Settings(coding, seed, model, None if fingerprint is None else list(fingerprint), encoding, recipe)
     gpu = next(iter(checked_devices(device)), None)
     if root.is_file():
         raise UserError(f"cannot build an index at {root}: it is a file; name a directory")
@@ -216,13 +229,14 @@ def write(
         segments=(replace(segment, name=segment_folder.name),),
         files={},
         embedding_dim=codec.embedding_dim,
-        nbits=codec.nbits,
+        nbits=codec.coding.nbits,
         next_number=max(next_number, segment.num_documents),
         trained_on=segment.num_tokens,
         model=settings.model,
         fingerprint=settings.fingerprint,
         encoding=settings.encoding,
         applied=applied,
+        coding=None if codec.coding.kind == "scalar" else codec.coding,
     )
     commit(root, manifest, [codec_folder, segment_folder])
 
@@ -278,7 +292,7 @@ class _UnfinishedBuild:
         return chunks
 
     def _check_dim(self, dim: int) -> None:
-        packed_bytes(dim, self._settings.nbits)  # refuses a wrong dimension
+        self._settings.coding.row_bytes(dim)  # refuses a wrong dimension
         fingerprint = self._settings.fingerprint
         if fingerprint is not None and len(fingerprint) != dim:
             raise UserError(f"fingerprint must have a number for each of {dim} dimensions, got {len(fingerprint)}")
@@ -307,11 +321,11 @@ class _UnfinishedBuild:
             seed, size = self._settings.seed, codecs.sample_size(num_tokens, max_sample)
             sample = self._chunks.sample(chunks, size, seed).to(self._device)
             bar.begin("finding centroids", 100, "%")
-            codec = codecs.train(sample, num_tokens, self._settings.nbits, seed, lambda part: bar.update(100 * part))
+            codec = codecs.train(sample, num_tokens, self._settings.coding, seed, lambda part: bar.update(100 * part))
             codec.save(folder)
             sync_files(folder.iterdir())
             self._progress.codec_trained(_digests(folder))
-        return Codec.load(folder)
+        return Codec.load(folder, self._settings.coding)
 
     def code(self, chunks: Sequence[Chunk], codec: Codec, bar: Steps) -> SegmentInfo:
         """Step 3: code the tokens and make the inverted lists."""

@@ -15,12 +15,8 @@ from colbertz.errors import UserError
 from colbertz.files import sync_files, sync_folder
 from colbertz.index.store.checksums import checksum
 from colbertz.index.store.detect import require_own
-from colbertz.index.store.manifest import (
-    BUILD,
-    MANIFEST,
-    PROGRESS,
-    Manifest,
-)
+from colbertz.index.store.layout import BUILD, MANIFEST, PROGRESS
+from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.snapshot import Snapshot, open_snapshot
 from colbertz.index.write import checked_json
 from colbertz.index.write.leftovers import others, remove

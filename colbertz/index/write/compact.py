@@ -52,7 +52,7 @@ def compact(
         check_files(root, manifest)  # damage is not copied into files with checksums that are right
         if retrain:
             settings = Settings(
-                manifest.nbits,
+                manifest.residual_coding,
                 seed,
                 manifest.model,
                 manifest.fingerprint,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from colbertz.errors import UserError
 from colbertz.files import is_temporary, remove_known
-from colbertz.index.store.manifest import BUILD, CODEC_FILES, MANIFEST, PROGRESS, SegmentFiles
+from colbertz.index.store.layout import BUILD, CODEC_FILES, MANIFEST, PROGRESS, SegmentFiles
 
 _CODEC = "|".join(map(re.escape, CODEC_FILES))
 _SEGMENT_FILES = SegmentFiles(Path())

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from colbertz.index.store.manifest import BUILD, PROGRESS, Encoding
+from colbertz.index.store.coding import Coding
+from colbertz.index.store.layout import BUILD, PROGRESS
+from colbertz.index.store.manifest import Encoding
 from colbertz.index.write import checked_json
 from colbertz.index.write.leftovers import remove
 
@@ -19,11 +21,12 @@ class Settings:
     """What an interrupted build must have in common with the call that continues it.
 
     Attributes:
-        nbits, seed, model, fingerprint, encoding, recipe: see `Index.build`.
+        coding: how residuals are coded.
+        seed, model, fingerprint, encoding, recipe: see `Index.build`.
         compacted: the generation of the index whose documents are coded anew; None for documents from outside.
     """
 
-    nbits: int
+    coding: Coding
     seed: int
     model: str | None
     fingerprint: Sequence[float] | None

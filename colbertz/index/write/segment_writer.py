@@ -18,9 +18,11 @@ import torch
 from colbertz.document import Document
 from colbertz.errors import UserError
 from colbertz.index.store.arrays import save_array
-from colbertz.index.store.codec import Codec, Encoded, packed_bytes
+from colbertz.index.store.codec import Codec
 from colbertz.index.store.document_writer import DocumentWriter, write_documents
-from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
+from colbertz.index.store.encoded import Encoded
+from colbertz.index.store.layout import SegmentFiles
+from colbertz.index.store.manifest import SegmentInfo
 from colbertz.index.store.segment import invert, offsets_of
 from colbertz.index.write.stream import checked
 from colbertz.kernels.cpu.sums import checksums, document_checksums
@@ -240,10 +242,9 @@ def stored_checksums(folder: Path, codec: Codec, doclens: Sequence[int]) -> np.n
 
 def _token_files(files: SegmentFiles, codec: Codec) -> list[tuple[Path, np.dtype, tuple[int, ...]]]:
     """The files of coded tokens, with the type and the shape of what each holds of one token."""
-    row = packed_bytes(codec.embedding_dim, codec.nbits)
     return [
         (files.codes, codec.code_dtype, ()),
-        (files.residuals, np.dtype(np.uint8), (row,)),
+        (files.residuals, np.dtype(np.uint8), (codec.row_bytes,)),
         (files.inverse_norms, np.dtype(np.float32), ()),
     ]
 

@@ -7,6 +7,7 @@
     bf16.py      softmax, gates and rotary positions of rows of bfloat16
     int8.py      rows of activations to 8-bit integers, and their products back
     rows.py      maxima over rows of a table: `max_rows`; and `prefetch`
+    tables.py    sums of rows of tables: `raise_best_rows`
 
 Each function is a numba intrinsic: it is called from a `@njit` function and inlined there. No C compiler is
 needed, because numba includes LLVM. Instructions are chosen for the processor that numba compiles for, so
@@ -20,6 +21,7 @@ from .decode import decode_16
 from .dot import dot_rows, raise_best, raise_best_float
 from .llvm import COLUMNS, ROWS
 from .rows import max_rows, prefetch
+from .tables import raise_best_rows
 
 __all__ = [
     "COLUMNS",
@@ -32,4 +34,5 @@ __all__ = [
     "prefetch",
     "raise_best",
     "raise_best_float",
+    "raise_best_rows",
 ]

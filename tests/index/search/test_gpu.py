@@ -18,6 +18,7 @@ from colbertz.index.search.plan import Effort, Limits, Plan, plan_for
 from colbertz.index.search.search import search_maxsim
 from colbertz.index.store import codec as codecs
 from colbertz.index.store import kmeans
+from colbertz.index.store.coding import Coding
 from colbertz.index.store.devices import checked_devices
 from colbertz.ragged import Ragged
 
@@ -245,7 +246,7 @@ def test_centroids_and_codes_are_as_good_as_those_of_the_cpu(documents: Ragged, 
     assert ours > theirs - 0.01
     torch.testing.assert_close(on_gpu.norm(dim=1), torch.ones(16))
 
-    codec = codecs.train(tokens, len(tokens), 4, seed=0)
+    codec = codecs.train(tokens, len(tokens), Coding(), seed=0)
     encoded, distances = codec._encode_on_gpu(tokens.to(device))
     expected, expected_distances = codec.encode(tokens)
     same = encoded.codes == expected.codes  # but for half precision, and the CPU's two levels

@@ -14,6 +14,10 @@ from torch import Tensor
 from colbertz.index.store import codec as codecs
 from colbertz.index.store import kmeans
 from colbertz.index.store.codec import Codec
+from colbertz.index.store.coding import Coding
+from colbertz.index.store.encoded import unit_rows
+from colbertz.index.store.layout import NBITS
+from colbertz.index.store.scalar import Scalar
 from colbertz.kernels import reference
 
 
@@ -50,7 +54,7 @@ def codings(draw: st.DrawFn) -> tuple[Codec, Tensor, Tensor]:
     centroids = torch.randint(-32, 33, (draw(st.integers(1, 9)), dim), generator=generator) / 64
     cutoffs = (torch.randint(-16, 17, ((1 << nbits) - 1,), generator=generator) / 64).sort().values
     weights = torch.randn(1 << nbits, generator=generator).sort().values
-    codec = Codec(centroids, cutoffs, weights, torch.zeros(dim), 1.0)
+    codec = Codec(centroids, Scalar(cutoffs, weights), torch.zeros(dim), 1.0)
     residuals = torch.randint(-20, 21, (num_tokens, dim), generator=generator) / 64
     residuals[torch.rand(num_tokens, generator=generator) < 0.2] = 0
     tokens = centroids[torch.randint(len(centroids), (num_tokens,), generator=generator)] + residuals
@@ -66,13 +70,13 @@ def test_coding_is_that_of_the_reference(coding: tuple[Codec, Tensor, Tensor]) -
     scores = tokens @ codec.centroids.T
     torch.testing.assert_close(scores.gather(1, codes[:, None]), scores.gather(1, nearest[:, None]))
     # A token is coded at unit length, and its norm is part of its inverse norm.
-    units, lengths = codecs.unit_rows(tokens)
+    units, lengths = unit_rows(tokens)
     lengths = torch.ones(len(tokens)) if lengths is None else lengths
     torch.testing.assert_close(lengths, tokens.norm(dim=1), atol=1e-3, rtol=0)
-    expected = reference.encode_residuals(units, codec.centroids, codes, codec.bucket_cutoffs)
+    expected = reference.encode_residuals(units, codec.centroids, codes, codec.quantiser.cutoffs)
     assert torch.equal(torch.from_numpy(encoded.residuals), expected)
     torch.testing.assert_close(torch.from_numpy(distances), (units - codec.centroids[codes]).norm(dim=1))
-    vectors = reference.decode_residuals(codec.centroids, codes, expected, codec.bucket_weights)
+    vectors = reference.decode_residuals(codec.centroids, codes, expected, codec.quantiser.weights)
     norms = 1 / vectors.norm(dim=1)
     torch.testing.assert_close(torch.from_numpy(encoded.inverse_norms), norms * lengths)
     torch.testing.assert_close(torch.from_numpy(codec.inverse_norms(encoded.codes, encoded.residuals)), norms)
@@ -93,8 +97,8 @@ def test_unpacking_undoes_packing(nbits: int, num_bytes: int, seed: int) -> None
 def test_more_bits_lose_less() -> None:
     tokens = clustered(20_000, 64, 300)
     errors = []
-    for nbits in codecs.NBITS:
-        codec = codecs.train(tokens[:10_000], len(tokens), nbits, seed=0)
+    for nbits in NBITS:
+        codec = codecs.train(tokens[:10_000], len(tokens), Coding(nbits=nbits), seed=0)
         encoded, distances = codec.encode(tokens)
         decoded = codec.decode(encoded.codes, encoded.residuals, encoded.inverse_norms)
         errors.append(float((1 - (decoded * tokens).sum(1)).mean()))
@@ -107,21 +111,22 @@ def test_more_bits_lose_less() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_codec_on_disk(exact: bool, tmp_path: Path) -> None:
-    codec = codecs.train(directions(500, 16), 500, 4, seed=0)
+    codec = codecs.train(directions(500, 16), 500, Coding(), seed=0)
     if exact:  # as from another program, which has float32
         codec = dataclasses.replace(codec, centroids=codec.centroids + 1e-5)
     codec.save(tmp_path)
-    loaded = Codec.load(tmp_path)
-    for field in dataclasses.fields(Codec):
-        torch.testing.assert_close(getattr(loaded, field.name), getattr(codec, field.name), rtol=0, atol=0)
+    loaded = Codec.load(tmp_path, Coding())
+    for name in ("centroids", "avg_residual", "cluster_threshold"):
+        torch.testing.assert_close(getattr(loaded, name), getattr(codec, name), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.quantiser.arrays(), codec.quantiser.arrays(), rtol=0, atol=0)
     assert np.load(tmp_path / "centroids.npy").dtype == (np.float32 if exact else np.float16)
     np.save(tmp_path / "bucket_weights.npy", np.zeros(15, np.float32))
     with pytest.raises(ValueError, match=r"it has .15,. bucket cutoffs and .15,. weights"):
-        Codec.load(tmp_path)
+        Codec.load(tmp_path, Coding())
 
 
 def test_extended() -> None:
-    codec = codecs.train(clustered(2000, 32, 10), 2000, 4, seed=0)
+    codec = codecs.train(clustered(2000, 32, 10), 2000, Coding(), seed=0)
     far = clustered(1000, 32, 10, seed=1)
     extended = codec.extended(far, tokens_per_centroid=50, code_dtype=np.dtype(np.uint16))
     assert torch.equal(extended.centroids[: len(codec.centroids)], codec.centroids)
@@ -132,7 +137,7 @@ def test_extended() -> None:
 
 def test_extending_stops_where_the_numbers_end() -> None:
     """With 65,536 centroids already, the clustering into none wrote outside of its arrays."""
-    codec = Codec(directions(1 << 16, 8), torch.zeros(1), torch.tensor([-0.1, 0.1]), torch.zeros(8), 0.0)
+    codec = Codec(directions(1 << 16, 8), Scalar(torch.zeros(1), torch.tensor([-0.1, 0.1])), torch.zeros(8), 0.0)
     far = directions(100, 8, seed=1)
     assert codec.extended(far, 1, np.dtype(np.uint16)) is codec
     almost = dataclasses.replace(codec, centroids=codec.centroids[:-3])
@@ -199,7 +204,7 @@ def test_the_same_seed_gives_the_same_bits(num_centroids: int) -> None:
 @pytest.mark.parametrize("nbits", [1, 4, 8])
 def test_degenerate_collections(tokens: Tensor, nbits: int) -> None:
     """Fewer tokens than centroids, duplicates, groups of centroids that stay empty: all is coded, and well."""
-    codec = codecs.train(tokens, len(tokens), nbits, seed=0)
+    codec = codecs.train(tokens, len(tokens), Coding(nbits=nbits), seed=0)
     assert len(codec.centroids) <= len(tokens)
     assert bool(codec.centroids.isfinite().all())
     encoded, _ = codec.encode(tokens)

@@ -83,8 +83,8 @@ def edited_segment(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
     ("edit", "message"),
     [
         (edited(format="fast-plaid"), "not the manifest of a colbertz index"),
-        (edited(version=5), "has index format 5 and this colbertz reads 2 to 4: upgrade colbertz"),
-        (edited(version=1), "has index format 1 and this colbertz reads 2 to 4: build the index again"),
+        (edited(version=6), "has index format 6 and this colbertz reads 2 to 5: upgrade colbertz"),
+        (edited(version=1), "has index format 1 and this colbertz reads 2 to 5: build the index again"),
         (edited(version="2"), "`version` is '2'"),
         (edited(version=2), "unknown fields sha256"),
         (edited(generation=None), "generation is None and must be an integer of at least 1"),

@@ -187,11 +187,11 @@ def test_the_pages_fields_and_files(tmp_path: Path) -> None:
     named = {
         name for line in re.findall(r"^\| (`[^|]*) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     }
-    in_version_4 = {"applied", "documents"}
-    assert manifest["version"] == 3 and named == {*manifest, *manifest["segments"][0], *in_version_4}
+    in_later_versions = {"applied", "documents", "coding"}
+    assert manifest["version"] == 3 and named == {*manifest, *manifest["segments"][0], *in_later_versions}
     tree = PAGE.partition("## Directory")[2].partition("```\n\nThe numbers")[0]
     assert set(re.findall(r"^ {4}([\w.-]+)", tree, re.MULTILINE)) == {
-        "documents-000004.sqlite",
+        *("documents-000004.sqlite", "codewords.npy", "rotation.npy"),
         *(path.name for path in (tmp_path / "index").glob("codec-*/*")),
         *(path.name for path in (tmp_path / "index" / "segment-000001").iterdir()),
     }
@@ -298,6 +298,6 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
     ):
         assert plan.effort_for(k, SearchOptions(), 999, tokens) == plan.Effort(probes, documents)
     assert nearest.GROUPS_PROBED == 6 and kmeans._GROUPS_OF_CENTROID == 2 and kmeans._ONE_LEVEL == 1024
-    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 4 and "This is version 4." in page
+    assert stream.CHUNK_TOKENS == 262_144 and layout.VERSION == 5 and "This is version 5." in page
     assert segment_writer.FAR_SHARE == 0.5
     assert (compact.MANY_FAR, compact.GROWN, compact.MANY_DELETED, compact.MANY_SEGMENTS) == (0.4, 4, 0.3, 16)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from colbertz import Index, Ragged
 from colbertz.errors import UserError
-from colbertz.index.store.manifest import SegmentFiles, SegmentInfo
+from colbertz.index.store.layout import SegmentFiles
+from colbertz.index.store.manifest import SegmentInfo
 from colbertz.index.write.merge import due_merge
 
 DIM = 16

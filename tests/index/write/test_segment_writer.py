@@ -47,7 +47,7 @@ def index(tmp_path: Path) -> Index:
 
 
 def test_a_segment_written_in_parts_is_the_one_that_a_build_makes(index: Index, tmp_path: Path) -> None:
-    codec, embeddings = Codec.load(index.path / "codec-000001"), random_ragged(LENGTHS)
+    codec, embeddings = Codec.load(index.path / "codec-000001", index.manifest.residual_coding), random_ragged(LENGTHS)
     with SegmentWriter(tmp_path / "segment-000001", codec) as writer:
         for first in range(0, len(DOCUMENTS), 3):
             writer.add(iter(DOCUMENTS[first : first + 3]), embeddings[first : first + 3])

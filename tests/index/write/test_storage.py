@@ -21,7 +21,8 @@ from colbertz import Index, Ragged
 from colbertz.index import Hit
 from colbertz.index.store.checksums import checksum
 from colbertz.index.store.document_writer import write_documents
-from colbertz.index.store.manifest import Manifest, SegmentFiles
+from colbertz.index.store.layout import SegmentFiles
+from colbertz.index.store.manifest import Manifest
 from colbertz.index.store.words import UNICODE61
 from colbertz.index.write import checked_json
 
