@@ -59,12 +59,12 @@ def candidates_backward(dtype: torch.dtype) -> Any:
     return maxsim_backward.of_candidates(empty(64), *texts(dtype, 4), candidates, query_idx, argmax, Longest(32, 200))
 
 
-def coded(dim: int, nbits: int, codes: torch.dtype = torch.uint16) -> CodedDocuments:
+def coded(dim: int, nbits: int, codes: torch.dtype = torch.uint16, row_bytes: int | None = None) -> CodedDocuments:
     """100 documents of 200 tokens."""
     return CodedDocuments(
         offsets=empty(101, dtype=torch.int64),
         codes=empty(20_000, dtype=codes),
-        residuals=empty(20_000, dim * nbits // 8, dtype=torch.uint8),
+        residuals=empty(20_000, row_bytes or dim * nbits // 8, dtype=torch.uint8),
         inverse_norms=empty(20_000),
     )
 
@@ -73,6 +73,20 @@ def residuals_of_candidates(nbits: int, dim: int = 128, s: int = 32) -> Any:
     queries, table = empty(2, s, dim, dtype=torch.float16), empty(1024, 2, s, dtype=torch.float16)
     candidates, weights = empty(2, 50, dtype=torch.int32), empty(1 << nbits, dtype=torch.float16)
     return residual_maxsim.residual_maxsim(queries, table, candidates, coded(dim, nbits), weights)
+
+
+def parts_of_candidates(parts: int, dim: int, *, exact: bool) -> Any:
+    dtype = torch.float32 if exact else torch.float16
+    queries, candidates, codewords = (
+        empty(2, 32, dim, dtype=dtype),
+        empty(2, 50, dtype=torch.int32),
+        empty(256, dim, dtype=dtype),
+    )
+    documents = coded(dim, 8, row_bytes=parts)
+    if exact:
+        return residual_maxsim.exact_maxsim(queries, empty(1024, dim), candidates, documents, codewords)
+    table = empty(1024, 2, 32, dtype=torch.float16)
+    return residual_maxsim.residual_maxsim(queries, table, candidates, documents, codewords)
 
 
 def exact_candidates(nbits: int, dim: int = 128) -> Any:
@@ -145,6 +159,13 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     **{f"exact, of dim {dim}": partial(exact_candidates, 4, dim) for dim in (8, 96, 256)},
     **{f"residuals of dim {dim}": partial(residuals_of_candidates, 4, dim) for dim in (8, 96, 256)},
     **{f"residuals of {s} query tokens": partial(residuals_of_candidates, 4, 128, s) for s in (16, 64, 128)},
+    **{
+        f"{'exact, ' if exact else ''}residuals of {parts} parts of dim {dim}": partial(
+            parts_of_candidates, parts, dim, exact=exact
+        )
+        for parts, dim in ((16, 128), (10, 96), (32, 128))
+        for exact in (False, True)
+    },
     **{f"centroids of {s} query tokens": partial(centroids_of_candidates, s) for s in (16, 32, 64, 128)},
     "centroids of wide codes": partial(centroids_of_candidates, 32, torch.int32),
     "posting lists": walked_lists,

@@ -98,6 +98,18 @@ def test_hits_are_those_of_the_cpu(
     assert [of_query[0].id for of_query in hits] == ["3", "50", "119"]
 
 
+@pytest.mark.parametrize("codec", ["pq", "opq"])
+def test_hits_of_a_product_quantiser_are_those_of_the_cpu(
+    codec: str, documents: Ragged, device: torch.device, tmp_path: Path
+) -> None:
+    index = Index.build(tmp_path / "index", documents, codec=codec, bytes_per_token=5)  # 16 dimensions in 5 parts
+    queries = queries_like(documents, [3, 50, 119])
+    for options in ({"n_ivf_probe": 16, "n_full_scores": 160}, {"exact": True}):
+        expected = search_cpu(index, queries, 5, **options)
+        assert_same(search_gpu(index, queries, device, 5, **options), expected)
+    assert [of_query[0].id for of_query in expected] == ["3", "50", "119"]
+
+
 def test_everything_probed_and_scored_is_brute_force(index: Index, documents: Ragged, device: torch.device) -> None:
     queries = queries_like(documents, [20, 140])
     options = {"n_ivf_probe": index.num_cells, "n_full_scores": 10_000}
