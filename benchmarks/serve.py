@@ -1,9 +1,10 @@
 """`colbertz serve` under load: concurrent clients that search (90 %) and add one document (10 %), both as texts.
 
-    python benchmarks/serve.py [--documents 5000] [--clients 100] [--seconds 300] [--peer-python PYTHON]
+    python benchmarks/serve.py [--documents 5000] [--clients 100] [--seconds 300] [--peer-python PYTHON] [--rounds 1]
 
 `--peer-python` is an interpreter with pylate, fast-plaid, fastapi and uvicorn: serve_peer.py then gets the same load
-with the same model, after colbertz. An addition is answered when the document can be found. Of colbertz is checked:
+with the same model, from as many clients, after colbertz, in each of the rounds. An addition is answered when the
+document can be found. Of colbertz is checked:
 
     every answer       K different ids in the order of their scores; each document belongs to the generation that the
                        answer names, by the task of its addition; the generation is not older than any addition that
@@ -14,8 +15,8 @@ with the same model, after colbertz. An addition is answered when the document c
     at the end         every acknowledged document is in the index, once the server has ended
 
 Texts are ../shared/data/pairs/wiki.jsonl.gz, or made of random words where that is absent. Clients and server share the
-machine's cores. Memory is the server's resident memory, once a second (Linux). Writes results/serve_PROCESSOR.json,
-with --documents other than 5,000 results/serve_PROCESSOR_DOCUMENTS.json.
+machine's cores. Memory is the server's resident memory (Linux). Writes results/serve_PROCESSOR_NAME.json. The indexes
+are built in --folder if they are not there yet, and each run works on a copy.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import statistics
@@ -35,7 +37,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import common
 import httpx
@@ -49,7 +53,9 @@ ADDITIONS = 0.1
 # The part of the searches whose query is the text of a document that was added.
 OWN = 0.1
 # Answers that are compared with an exhaustive search, of each of the two kinds of queries.
-SAMPLE = 150
+SAMPLE = 50
+# Hits of an exhaustive search. Those that the answer's generation does not have yet are taken out of them.
+EXHAUSTIVE = 1000
 # Scores are sums of up to 32 products; queries are encoded in other batches, which rounds differently.
 TOLERANCE = 1e-3
 # Seconds for the start of a server, which for the peer includes the build of its index, and for one request.
@@ -117,16 +123,22 @@ class Contender:
         return await client.post("/add", json={"id": doc_id, "text": text})
 
 
-def texts(count: int) -> tuple[list[str], list[str]]:
-    """At least `count` documents, and queries."""
+class Corpus(NamedTuple):
+    documents: list[str]
+    queries: list[str]
+
+
+def texts(count: int, words: int | None = None) -> Corpus:
+    """More than `count` documents, cut to so many words, and queries."""
     if PAIRS.exists():
         with gzip.open(PAIRS, "rt") as file:
             pairs = [json.loads(line) for line in file]
         random.Random(0).shuffle(pairs)
-        return [pair["document"] for pair in pairs], [pair["query"] for pair in pairs]
+        documents = [" ".join(pair["document"].split(" ")[:words]) for pair in pairs]
+        return Corpus(documents, [pair["query"] for pair in pairs])
     rng = random.Random(0)
     made = [" ".join(f"word{int(5000 ** rng.random())}" for _ in range(80)) for _ in range(count * 2)]
-    return made, [" ".join(rng.sample(text.split(), 5)) for text in made]
+    return Corpus(made, [" ".join(rng.sample(text.split(), 5)) for text in made])
 
 
 def resident(pid: int) -> float:
@@ -134,10 +146,10 @@ def resident(pid: int) -> float:
 
 
 @contextmanager
-def started(name: str, command: list[str], port: int, log: Path) -> Iterator[Contender]:
+def started(name: str, command: list[str], port: int, log: Path, **environment: str) -> Iterator[Contender]:
     """A server as a process, from the first connection that it takes on; it is ended by SIGTERM."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
     try:
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
@@ -193,22 +205,20 @@ async def one_addition(server: Contender, client: httpx.AsyncClient, load: Load,
     load.added[doc_id] = text
 
 
-async def under_load(
-    server: Contender, load: Load, clients: int, seconds: float, documents: list[str], queries: list[str]
-) -> float:
+async def under_load(server: Contender, load: Load, args: argparse.Namespace, corpus: Corpus) -> float:
     """Run the clients; returns the seconds until the last answer."""
     start = time.monotonic()
-    fresh = enumerate(documents)
+    fresh = enumerate(corpus.documents[args.documents :])
 
     async def one_client(number: int) -> None:
         rng = random.Random(number)
-        while time.monotonic() < start + seconds:
+        while time.monotonic() < start + args.seconds:
             try:
                 if rng.random() < ADDITIONS:
                     position, text = next(fresh)
                     await one_addition(server, client, load, f"new {position}", text)
                 else:
-                    await one_search(server, client, load, rng, queries)
+                    await one_search(server, client, load, rng, corpus.queries)
             except httpx.HTTPError as error:
                 load.errors[type(error).__name__] += 1
 
@@ -217,13 +227,13 @@ async def under_load(
             load.memory.append((round(time.monotonic() - start, 1), round(resident(server.process.pid), 1)))
             await asyncio.sleep(1)
 
-    limits = httpx.Limits(max_connections=clients)
+    limits = httpx.Limits(max_connections=args.clients)
     async with httpx.AsyncClient(base_url=server.url, timeout=REQUEST_SECONDS, limits=limits) as client:
-        for query in queries[:20]:  # compiles the kernels, and warms the peer up
+        for query in corpus.queries[:20]:  # compiles the kernels, and warms the peer up
             await server.search(client, query)
         start = time.monotonic()
         watching = asyncio.create_task(watch())
-        await asyncio.gather(*(one_client(number) for number in range(clients)))
+        await asyncio.gather(*(one_client(number) for number in range(args.clients)))
         took = time.monotonic() - start
         watching.cancel()
         for doc_id, task in load.unfinished.items():
@@ -252,7 +262,7 @@ def checked(load: Load, index: Index, model: ColBERT) -> dict[str, object]:
     sample = [answer for kind in kinds for answer in rng.sample(kind, min(SAMPLE, len(kind)))]
     recalls, largest = [], 0.0
     for answer in sample:
-        [everything] = index.search(model.encode_query([answer.query]), len(index), exact=True)
+        [everything] = index.search(model.encode_query([answer.query]), EXHAUSTIVE, exact=True)
         scores = {hit.id: hit.score for hit in everything}
         visible = [i for i in scores if i in load.unknown or load.generations[i] <= answer.generation]
         difference = max(abs(scores.get(i, 0.0) - score) for i, score in zip(answer.ids, answer.scores))
@@ -281,58 +291,71 @@ def figures(name: str, load: Load, took: float) -> dict[str, object]:
         rows |= {f"{kind} p{part} ms": cuts[part - 1] for part in (50, 95, 99)}
     refused = {status: load.errors[status] for status in ("429", "503")}
     rows |= {**refused, "other errors": load.errors.total() - sum(refused.values())}
-    sizes = [size for _, size in load.memory]
-    quarter = len(sizes) // 4
-    rows |= {"MiB at a quarter": sizes[quarter], "MiB at the end": sizes[-1], "MiB at most": max(sizes)}
+    rows["MiB at the start, after each minute, and at the end"] = [
+        *(size for before, (seconds, size) in pairwise([(-1.0, 0.0), *load.memory]) if before[0] // 60 < seconds // 60),
+        load.memory[-1][1],
+    ]
     return rows | {"load of the machine": round(os.getloadavg()[0], 2)}
 
 
-def colbertz_row(folder: Path, args: argparse.Namespace, documents: list[str], queries: list[str]) -> dict[str, object]:
+def colbertz_row(folder: Path, kept: Path, args: argparse.Namespace, corpus: Corpus) -> dict[str, object]:
     model = ColBERT.from_pretrained(MODEL, device="cpu")
     ids = [f"d{i}" for i in range(args.documents)]
+    built = kept / f"colbertz-{args.documents}-{args.words or 'whole'}"
+    if not built.exists():
+        Searcher.build(built, model, corpus.documents[: args.documents], ids=ids)
     path = folder / "root" / "load"
-    generation = Searcher.build(path, model, documents[: args.documents], ids=ids).index.manifest.generation
-    load = Load(dict.fromkeys(ids, generation))
-    port = free_port()
+    shutil.copytree(built, path)
+    load, port = Load(dict.fromkeys(ids, Index.open(path).manifest.generation)), free_port()
     command = [sys.executable, "-m", "colbertz", "serve", "--root", str(path.parent), "--model", MODEL]
     with started("colbertz", [*command, "--port", str(port)], port, folder / "colbertz.log") as server:
-        took = asyncio.run(under_load(server, load, args.clients, args.seconds, documents[args.documents :], queries))
+        took = asyncio.run(under_load(server, load, args, corpus))
         row = figures("colbertz", load, took)
     return row | checked(load, Index.open(path), model)
 
 
-def peer_row(folder: Path, args: argparse.Namespace, documents: list[str], queries: list[str]) -> dict[str, object]:
-    ColBERT.from_pretrained(MODEL, device="cpu").save_pretrained(folder / "model")
-    lines = [json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(documents[: args.documents])]
-    (folder / "documents.jsonl").write_text("\n".join(lines))
+def peer_row(folder: Path, kept: Path, args: argparse.Namespace, corpus: Corpus) -> dict[str, object]:
+    built = kept / f"peer-{args.documents}-{args.words or 'whole'}"
+    model, documents = kept / "model", built.with_suffix(".jsonl")
+    script = [args.peer_python, str(Path(__file__).with_name("serve_peer.py"))]
+    if not built.exists():
+        ColBERT.from_pretrained(MODEL, device="cpu").save_pretrained(model)
+        lines = [json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(corpus.documents[: args.documents])]
+        documents.write_text("\n".join(lines))
+        subprocess.run([*script, str(model), str(documents), str(built)], check=True)
+    shutil.copytree(built, folder / "peer")
     load, port = Load({}), free_port()
-    script = str(Path(__file__).with_name("serve_peer.py"))
-    paths = [str(folder / "model"), str(folder / "documents.jsonl"), str(folder / "peer")]
-    command = [args.peer_python, script, *paths, str(port)]
-    with started("PyLate + fast-plaid", command, port, folder / "peer.log") as server:
-        took = asyncio.run(under_load(server, load, args.clients, args.seconds, documents[args.documents :], queries))
+    command = [*script, str(model), str(documents), str(folder / "peer"), str(port)]
+    with started("PyLate + fast-plaid", command, port, folder / "peer.log", OMP_NUM_THREADS="1") as server:
+        took = asyncio.run(under_load(server, load, args, corpus))
         return figures(server.name, load, took)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=5000)
+    parser.add_argument("--words", type=int, help="of each document; all by default")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--peer-python", help="interpreter with pylate, fast-plaid, fastapi and uvicorn")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where the indexes are kept; a temporary one without it")
+    parser.add_argument("--name", default="", help="in the name of the JSON file, after the processor")
     parser.add_argument("--processor", default="avx512_bf16", help="in the name of the JSON file")
     parser.add_argument("--output", type=Path, default=common.RESULTS, help="folder of the JSON file")
     args = parser.parse_args()
     common.RESULTS = args.output
-    documents, queries = texts(args.documents)
-    about = common.machine("fastapi", "uvicorn", "httpx") | {"documents": args.documents, "clients": args.clients}
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [colbertz_row(Path(folder), args, documents, queries)]
-        print(rows[0], flush=True)
-        if args.peer_python:
-            rows.append(peer_row(Path(folder), args, documents, queries))
-    size = "" if args.documents == 5000 else f"_{args.documents}"
-    common.report(f"serve_{args.processor}{size}", about, rows)
+    corpus = texts(args.documents, args.words)
+    about = common.machine("fastapi", "uvicorn", "httpx")
+    about |= {name: getattr(args, name) for name in ("documents", "words", "clients")}
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = (args.folder or Path(temporary)).resolve()
+        for run in range(args.rounds):
+            for row in (colbertz_row, peer_row) if args.peer_python else (colbertz_row,):
+                rows.append(row(Path(temporary) / f"{row.__name__}-{run}", kept, args, corpus))
+                print(rows[-1], flush=True)
+    common.report(f"serve_{args.processor}{args.name and '_'}{args.name}", about, rows)
 
 
 if __name__ == "__main__":

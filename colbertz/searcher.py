@@ -22,7 +22,7 @@ from colbertz.index.store.manifest import Encoding
 from colbertz.index.write.stream import CHUNK_TOKENS, whole_documents
 from colbertz.models import ColBERT
 from colbertz.models.backends import Backend
-from colbertz.models.checkpoint.hub import PACKAGED, PACKAGED_DIRECTORY
+from colbertz.models.checkpoint.hub import PACKAGED
 from colbertz.models.dtypes import DType
 from colbertz.models.encoding import DocumentOptions
 from colbertz.models.pooling import describe_pooling
@@ -361,7 +361,7 @@ def _model_of(index: Index) -> str | Path:
             )
         return folder.resolve()
     # A folder of that name would have been stored as a path.
-    return PACKAGED_DIRECTORY if model == PACKAGED else model
+    return PACKAGED.get(model, model)
 
 
 def _warn(model: ColBERT, num_truncated: int, num_empty: int, bad_texts: BadTexts) -> None:

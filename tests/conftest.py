@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Set before huggingface_hub is imported: a test that tries to download must fail at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# No command of a test starts a process that outlives it; tests of that process turn it on.
+os.environ["COLBERTZ_RESIDENT"] = "0"
 
 import hypothesis
 import pytest

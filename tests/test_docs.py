@@ -241,12 +241,14 @@ def test_the_charts_of_the_results_are_up_to_date() -> None:
         assert script.image(name).read_text(encoding="utf-8") == drawn, "run make generate"
 
 
-def test_the_tables_of_the_recipe_are_up_to_date() -> None:
+def test_the_tables_of_the_recipes_are_up_to_date() -> None:
     script = program("generate_recipe")
-    page = script.PAGE.read_text(encoding="utf-8")
-    assert script.page(page) == page, "run make generate"
-    names = [place[2] for place in script.PLACE.finditer(page)]
-    assert "recipe" in names
+    names = []
+    for path in script.PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert script.page(page) == page, "run make generate"
+        names += [place[2] for place in script.PLACE.finditer(page)]
+    assert {"recipe", "mini"} <= set(names)
     for name in names:
         rows = script.rows_of(name)
         assert rows and all(row["contender"] in script.tables(rows) for row in rows)

@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
     {"explanation"},
     {"searcher"},
     {"folders"},
+    {"resident"},
     {"integrations", "recipes", "server"},
     {"cli"},
 ]

@@ -20,8 +20,13 @@ LONG_FUNCTIONS = {"colbertz.training.loop._train"}
 KERNEL_DECORATORS = ("njit", "triton.jit", "intrinsic")
 
 # Where a broad `except` may end without raising: a worker process sends the error to its parent, and threads of the
-# server give it to the client whose request caused it, so that they live on for the others.
-BROAD_EXCEPTS = {"colbertz.models.workers", "colbertz.server.batching", "colbertz.server.writer"}
+# server and of the resident process give it to the client whose request caused it, so that they live on for the others.
+BROAD_EXCEPTS = {
+    "colbertz.models.workers",
+    "colbertz.resident.server",
+    "colbertz.server.batching",
+    "colbertz.server.writer",
+}
 # Functions that change the logging of the whole process, and who may call them.
 LOGGING_STATE = {"setLevel", "addFilter", "addHandler", "basicConfig", "captureWarnings"}
 MAY_CONFIGURE_LOGGING = ("colbertz.cli",)

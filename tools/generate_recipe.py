@@ -1,4 +1,4 @@
-"""Write the tables of docs/recipe.md from benchmarks/results/recipe*.json: `python tools/generate_recipe.py`.
+"""Write the tables of docs/recipe.md and docs/mini.md from benchmarks/results: `python tools/generate_recipe.py`.
 
 The tables of NAME.json are between `<!-- tables of NAME -->` and `<!-- end -->`. A test compares the page with
 what this script writes, so no figure on the page is older than the results.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs/recipe.md"
+PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("recipe.md", "mini.md")]
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 PLACE = re.compile(r"(<!-- tables of (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 MEASURE = "nDCG@10"
@@ -18,22 +18,22 @@ FULL = "all three"  # the contender with all stages
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Three Markdown tables: exact search, its difference to the full recipe, and PLAID minus exact search."""
+    """Markdown tables: exact search, its difference to the full recipe, and PLAID minus exact search.
+
+    A table without a figure is left out.
+    """
     exact = {(row["contender"], row["collection"]): row for row in rows if row["search"] != "plaid"}
     plaid = {(row["contender"], row["collection"]): row for row in rows if row["search"] == "plaid"}
-    return "\n\n".join(
-        [
-            _table(f"{MEASURE}, exact search", {place: _cell(row) for place, row in exact.items()}),
-            _table(
-                f"{MEASURE}, exact search, minus {FULL}",
-                {place: _difference(row) for place, row in exact.items() if f"minus {FULL}" in row},
-            ),
-            _table(
-                f"{MEASURE}, PLAID minus exact",
-                {place: f"{row[MEASURE] - exact[place][MEASURE]:+.4f}" for place, row in plaid.items()},
-            ),
-        ]
-    )
+    contents = {
+        f"{MEASURE}, exact search": {place: _cell(row) for place, row in exact.items()},
+        f"{MEASURE}, exact search, minus {FULL}": {
+            place: _difference(row) for place, row in exact.items() if f"minus {FULL}" in row
+        },
+        f"{MEASURE}, PLAID minus exact": {
+            place: f"{row[MEASURE] - exact[place][MEASURE]:+.4f}" for place, row in plaid.items()
+        },
+    }
+    return "\n\n".join(_table(title, cells) for title, cells in contents.items() if cells)
 
 
 def _table(title: str, cells: Mapping[tuple[str, str], str]) -> str:
@@ -71,4 +71,5 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -2,7 +2,8 @@
 
 Each subcommand is a module of this package with HELP (one line), EXAMPLES (command lines for the end of its help),
 `add_arguments(parser)` and `run(args)`, which returns an exit status or None for 0. It parses, calls the library and
-prints. Subcommands import torch and the rest when they run, so help and mistyped options answer at once.
+prints. One with INTERMIXED takes its `words` after options too. Subcommands import torch and the rest when they run, so
+help and mistyped options answer at once.
 
 A `UserError` (the user did something wrong) and an `OSError` (no such file, a full disk) become one line on stderr and
 exit status 2. Every other exception is a bug and shows its traceback.
@@ -28,6 +29,15 @@ SUBCOMMANDS = {
     "encode": "encode",
     "index": "index",
     "search": "search",
+    "related": "related",
+    "status": "status",
+    "clear": "clear",
+    "add": "add",
+    "delete": "delete",
+    "list": "list_documents",
+    "mcp": "mcp",
+    "install-agent": "install_agent",
+    "resident": "resident",
     "serve": "serve",
     "compact": "compact",
     "check": "check",
@@ -38,6 +48,7 @@ SUBCOMMANDS = {
     "score": "score",
     "eval": "evaluate",
     "info": "info",
+    "mini": "mini",
     "nano": "nano",
     "demo": "demo",
 }
@@ -85,6 +96,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # The other subcommands need not be imported to parse one of them.
     parser = build_parser(argv[:1] if argv[:1] and argv[0] in SUBCOMMANDS else SUBCOMMANDS)
     args, unknown = parser.parse_known_args(argv)
+    if hasattr(module_of(args.subcommand), "INTERMIXED"):
+        # argparse takes the words before the first option only.
+        args.words += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
     if hasattr(module_of(args.subcommand), "FORWARDS"):
         args.forwarded = argv[argv.index(args.subcommand) + 1 :]
     elif unknown:

@@ -1,70 +1,110 @@
-"""`colbertz index`: encode a corpus and write an index of it."""
+"""`colbertz index`: bring the index of a folder up to date, or encode a corpus and write an index of it."""
 
 import argparse
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colbertz.cli.options import add_encoding_arguments, add_model_arguments, load_model, seed
-from colbertz.corpus.documents import read_documents
-from colbertz.corpus.formats import NAMES, num_rows
-from colbertz.corpus.lines import require_file
-from colbertz.corpus.rows import BadTexts, refuse
+from colbertz.cli.options import (
+    DEFAULT_MODEL,
+    add_build_arguments,
+    add_encoding_arguments,
+    add_model_arguments,
+    load_model,
+)
+from colbertz.cli.output import print_line
+from colbertz.errors import UserError
 from colbertz.text.counted import counted
 
 if TYPE_CHECKING:
     from colbertz.searcher import Searcher
 
-HELP = "encode a corpus and write a searchable index"
+HELP = "bring the index of a folder up to date, or write an index of a corpus"
 EXAMPLES = """\
+  colbertz index
+  colbertz index ~/project --exclude "*.csv"
   colbertz index --corpus corpus.jsonl --out my-index
-  colbertz index --corpus corpus.parquet --out my-index --model lightonai/ColBERT-Zero --nbits 2
+  colbertz index corpus.jsonl report.pdf notes/ --out my-index --model lightonai/ColBERT-Zero --nbits 2
 """
-CORPUS_HELP = (
-    f"{NAMES} with _id (or id), text and perhaps title; other columns are kept as metadata; text files may be .gz; "
-    "- for JSON lines from stdin"
-)
+INTERMIXED = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--corpus", required=True, metavar="FILE", help=CORPUS_HELP)
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory of the index to write")
+    parser.add_argument(
+        "words", nargs="*", metavar="PATH", help="folders; with --out also files (default: the current folder)"
+    )
+    parser.add_argument(
+        "--corpus",
+        metavar="FILE",
+        help=".jsonl, .ndjson, .csv, .tsv or .parquet with _id (or id), text and perhaps title; other columns are kept "
+        "as metadata; text files may be .gz; - for JSON lines from stdin",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="write an index of the documents as they are now to this directory"
+    )
+    folder = parser.add_argument_group("which files of a folder its index has from now on")
+    folder.add_argument("--index", metavar="DIR", help="directory of the folder's index (default: in the user's cache)")
+    folder.add_argument(
+        "--include", action="append", metavar="GLOB", help="only files that match, as in .gitignore; can be repeated"
+    )
+    folder.add_argument(
+        "--exclude", action="append", metavar="GLOB", help="no file that matches, as in .gitignore; can be repeated"
+    )
+    folder.add_argument("--hidden", action="store_true", help="files and folders whose names begin with a dot too")
+    folder.add_argument("--no-ignore", action="store_true", help="files that .gitignore and .ignore leave out too")
     add_model_arguments(parser)
     add_build_arguments(parser.add_argument_group("index"))
     add_encoding_arguments(parser)
 
 
-def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
-    """Add the options of building an index; `colbertz search --build` has them too."""
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the index that is there once the new one is complete"
-    )
-    parser.add_argument(
-        "--nbits",
-        type=int,
-        choices=(1, 2, 4, 8),
-        default=4,
-        help="bits for each dimension of an embedding (default: 4)",
-    )
-    parser.add_argument(
-        "--on-bad-text",
-        choices=("error", "skip"),
-        default="error",
-        help="what to do with rows that have no usable text, such as rows that are not UTF-8: stop, or leave them out, "
-        "count them and show the first (default: error)",
-    )
-    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
-    parser.add_argument(
-        "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
-    )
-
-
 def run(args: argparse.Namespace) -> None:
-    build(args, args.corpus, args.out)
+    if args.corpus is None and args.out is None:
+        _update_folders(args)
+        return
+    if args.out is None:
+        raise UserError(f"--corpus {args.corpus} needs --out, the directory of the index to write")
+    if args.index is not None:
+        raise UserError("--index is for the index of a folder, which is updated; --out is for a new index of documents")
+    sources = ([] if args.corpus is None else [args.corpus]) + args.words
+    build(args, sources or ["."], args.out)
 
 
-def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
-    """Build the index `out` of the file `corpus` and print how long it took."""
-    require_file(corpus)
+def _update_folders(args: argparse.Namespace) -> None:
+    from colbertz.cli.update_bar import update_bar
+    from colbertz.corpus.folder.walk import WalkOptions
+    from colbertz.folders.folder import Folder
+
+    paths = args.words or ["."]
+    if args.index is not None and len(paths) > 1:
+        raise UserError(f"--index {args.index} is for one folder, got {len(paths)}")
+    for path in paths:
+        if Path(path).is_file():
+            raise UserError(f"{path} is a file; give --out for an index of files, or name its folder")
+        folder = Folder.open(path, args.index, None if args.model == DEFAULT_MODEL else args.model)
+        options = WalkOptions(tuple(args.include or ()), tuple(args.exclude or ()), args.hidden, not args.no_ignore)
+        started = time.perf_counter()
+        with update_bar(folder.root) as bar:
+            done = folder.update(bar, wait=None, options=None if options == WalkOptions() else options)
+        status = folder.status()
+        print_line(
+            f"{path}: {counted(done.changed, 'changed file')}, {done.removed:,} removed,"
+            f" {counted(done.encoded, 'chunk')} encoded in {time.perf_counter() - started:.1f} s;"
+            f" {counted(status.files, 'file')}, {counted(status.chunks, 'chunk')}: {folder.home}"
+        )
+
+
+def build(args: argparse.Namespace, sources: Sequence[str], out: str) -> "Searcher":
+    """Build the index `out` of files and folders and print how long it took."""
+    from colbertz.corpus.formats import num_rows, suffix_of
+    from colbertz.corpus.lines import require_file
+    from colbertz.corpus.rows import BadTexts, refuse
+    from colbertz.folders.sources import documents_of
+
+    for source in sources:
+        if not Path(source).is_dir():
+            require_file(source)
+    only_rows = all(suffix_of(source) and Path(source).is_file() for source in sources)
     from colbertz.models.dtypes import describe
     from colbertz.searcher import Searcher
 
@@ -73,7 +113,7 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
     searcher = Searcher.build(
         out,
         load_model(args),
-        read_documents(corpus, bad_texts.add if args.on_bad_text == "skip" else refuse),
+        documents_of(sources, bad_texts.add if args.on_bad_text == "skip" else refuse),
         nbits=args.nbits,
         seed=args.seed,
         location=args.model,
@@ -81,7 +121,8 @@ def build(args: argparse.Namespace, corpus: str, out: str) -> "Searcher":
         batch_tokens=args.batch_tokens,
         overwrite=args.overwrite,
         index_device=args.index_device,
-        num_documents=num_rows(corpus) or None,  # an empty file is refused when it is read
+        # An empty file is refused when it is read.
+        num_documents=(sum(num_rows(source) or 0 for source in sources) or None) if only_rows else None,
     )
     bad_texts.warn()
     index, seconds = searcher.index, time.perf_counter() - started

@@ -75,6 +75,31 @@ def add_device_arguments(parser: "argparse._ArgumentGroup", *, default_dtype: st
     )
 
 
+def add_build_arguments(parser: "argparse._ArgumentGroup") -> None:
+    """Add the options of building an index, which `index`, and `search` with --build, have."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the index that is there once the new one is complete"
+    )
+    parser.add_argument(
+        "--nbits",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=4,
+        help="bits for each dimension of an embedding (default: 4)",
+    )
+    parser.add_argument(
+        "--on-bad-text",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with rows that have no usable text, such as rows that are not UTF-8: stop, or leave them out, "
+        "count them and show the first (default: error)",
+    )
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of sampling and k-means (default: 42)")
+    parser.add_argument(
+        "--index-device", metavar="DEVICE", help="where to work on the index: cpu, cuda, cuda:1 … (default: cpu)"
+    )
+
+
 def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("encoding")
     group.add_argument(

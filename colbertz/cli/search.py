@@ -1,74 +1,113 @@
-"""`colbertz search`: answer one query, the queries of a file or of stdin, or those that a person types at a prompt."""
+"""`colbertz search`: search a folder, or with `--index` an index of documents.
+
+Only what parses the command line is imported here: the search of a folder can be answered by the background process,
+and is then over in a tenth of a second.
+"""
 
 import argparse
-import os
-import shutil
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from colbertz.cli import index as cli_index
-from colbertz.cli.options import (
-    DEFAULT_MODEL,
-    add_encoding_arguments,
-    add_model_arguments,
-    positive,
-    require_parent,
-    torch_dtype,
-)
-from colbertz.cli.output import as_json, print_line
-from colbertz.corpus.documents import read_queries
-from colbertz.corpus.formats import NAMES
-from colbertz.corpus.lines import read_text_lines
-from colbertz.display import format_explanation, format_hit, page
+from colbertz.cli.options import add_build_arguments, add_encoding_arguments, add_model_arguments, positive
 from colbertz.errors import UserError
-from colbertz.files import replaced_file
-from colbertz.text.counted import counted
 
-if TYPE_CHECKING:
-    from colbertz.index import Hit, SearchOptions
-    from colbertz.searcher import Searcher
-
-HELP = "search an index"
+HELP = "search a folder, or an index"
 EXAMPLES = """\
+  colbertz search "where do we retry failed requests"
+  colbertz search "parse a date string" src docs -k 5 --code
   colbertz search --index my-index "parse a date string"
   colbertz search --index my-index --where "year > 2020 and lang = 'en'" --hybrid "late interaction"
   colbertz search --index my-index --queries queries.jsonl --run answers.trec -k 100
   colbertz search --index my-index --build corpus.jsonl "parse a date string"
 """
-# Queries of a file that are encoded and searched together.
-_BATCH = 256
+INTERMIXED = True
+# Options that only one of the two has: its attribute, and its name.
+_OF_FOLDERS = {
+    "include": "--include", "exclude": "--exclude", "code": "--code", "docs": "--docs", "regex": "--regex",
+    "per_file": "--per-file", "lines": "-n", "files_only": "-l", "content": "-c", "after": "-A", "before": "-B",
+    "no_update": "--no-update",
+}  # fmt: skip
+_OF_INDEXES = {
+    "where": "--where", "subset": "--subset", "exact": "--exact", "n_ivf_probe": "--n-ivf-probe",
+    "n_full_scores": "--n-full-scores", "explain": "--explain", "html": "--html", "queries": "--queries",
+    "run": "--run", "build": "--build", "fields": "--fields", "device": "--device", "dtype": "--dtype",
+    "backend": "--backend", "index_device": "--index-device",
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "query", nargs="*", metavar="QUERY", help="words of a query (default: each line of stdin, or ask at a prompt)"
+        "words",
+        nargs="*",
+        metavar="QUERY [PATH]",
+        help="what to search for, and the folders or files to search in; with --index of an index of documents, all "
+        "words are the query (default: each line of stdin, or ask at a prompt; in the current folder)",
     )
     parser.add_argument(
-        "--index", required=True, metavar="DIR", help="index of `colbertz index`, fast-plaid, next-plaid or Stanford"
+        "-e",
+        "--query",
+        action="append",
+        metavar="QUERY",
+        help="a query; can be repeated, and all words are PATHs then",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="index of `colbertz index`, fast-plaid, next-plaid or Stanford; with PATH also that of a folder "
+        "(default: in the cache of the user, or in .colbertz of the folder if there is one)",
     )
     parser.add_argument("-k", type=positive, default=10, metavar="N", help="hits of a query (default: 10)")
+    add_folder_arguments(parser.add_argument_group("searching a folder"))
     _add_search_arguments(parser)
-    _add_output_arguments(parser.add_argument_group("output"))
+    output = parser.add_argument_group("output")
+    add_printing_arguments(output)
+    _add_output_arguments(output)
     add_model_arguments(parser, default="the index's", as_index=True)
 
-    building = parser.add_argument_group("building the index first")
-    building.add_argument("--build", metavar="CORPUS", help=cli_index.CORPUS_HELP)
-    cli_index.add_build_arguments(building)
+    building = parser.add_argument_group("building an index of documents first")
+    building.add_argument("--build", metavar="CORPUS", help="a file as for `colbertz index --corpus`")
+    add_build_arguments(building)
     add_encoding_arguments(parser)
 
 
+def add_folder_arguments(group: "argparse._ArgumentGroup") -> None:
+    """Add the options of searching a folder, which `related` has too."""
+    group.add_argument("--code", action="store_true", help="only code and tests")
+    group.add_argument("--docs", action="store_true", help="only documentation and data")
+    group.add_argument(
+        "--include", action="append", metavar="GLOB", help="only files that match, as in .gitignore; can be repeated"
+    )
+    group.add_argument(
+        "--exclude", action="append", metavar="GLOB", help="no file that matches, as in .gitignore; can be repeated"
+    )
+    group.add_argument("--regex", metavar="RE", help="only parts of files with a line that this matches")
+    group.add_argument("--per-file", type=_count, metavar="N", help="hits of one file; 0 for all (default: 3)")
+    group.add_argument("-l", "--files-only", action="store_true", help="print the names of files only")
+    group.add_argument("-c", "--content", action="store_true", help="print the whole function or section of a hit")
+    group.add_argument("-n", "--lines", type=positive, metavar="N", help="lines of a passage (default: 4)")
+    group.add_argument("-A", "--after", type=_count, metavar="N", help="lines of the file after the passage")
+    group.add_argument("-B", "--before", type=_count, metavar="N", help="lines of the file before the passage")
+    group.add_argument("--no-update", action="store_true", help="search the index as it is, do not look at the files")
+    group.add_argument("--no-resident", action="store_true", help="do not use or start the background process")
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 0, as the type of an option."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text}")
+    return int(text)
+
+
 def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    filters = parser.add_argument_group("which documents")
+    filters = parser.add_argument_group("which documents of an index")
     filters.add_argument(
         "--where", metavar="SQL", help="only documents whose metadata meet it, as in \"year > 2020 and lang = 'en'\""
     )
     filters.add_argument("--subset", metavar="FILE", help="only documents whose ids are in FILE, one a line")
-    filters.add_argument("--hybrid", action="store_true", help="fuse with BM25 over the documents' texts")
     filters.add_argument(
-        "--text-weight", type=float, metavar="W", help="weight of BM25 in --hybrid, from 0 to 1 (default: 0.3)"
+        "--hybrid", action="store_true", help="fuse with BM25 over the documents' texts; folders always do"
+    )
+    filters.add_argument(
+        "--text-weight", type=float, metavar="W", help="weight of BM25, from 0 to 1 (default: 0.3 with --hybrid)"
     )
 
     effort = parser.add_argument_group("how thoroughly")
@@ -81,163 +120,62 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output_arguments(parser: "argparse._ArgumentGroup") -> None:
-    parser.add_argument("--explain", action="store_true", help="show what each word of the query met")
-    parser.add_argument(
-        "--html", metavar="FILE", help="with --explain: write heat-maps of the hits as a page for a browser"
+def add_printing_arguments(group: "argparse._ArgumentGroup") -> None:
+    """Add the options of how hits are printed, which `related` has too."""
+    group.add_argument(
+        "--json", action="store_true", help="JSON lines: of a folder one for each hit, of an index one for each query"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a query: query, hits")
-    parser.add_argument(
+    group.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal (default: auto)"
     )
-    parser.add_argument(
-        "--queries", metavar="FILE", help=f"with --run: {NAMES} with _id and text; .tsv has lines of id, tab, text"
+    group.add_argument(
+        "--links",
+        choices=("none", "file", "vscode", "cursor", "idea"),
+        default="file",
+        help="what opens a hit of a folder on a click, in terminals that have links (default: file)",
     )
-    parser.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
+
+
+def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--fields", metavar="NAMES", help="metadata fields to print of each document, as in year,lang")
+    group.add_argument("--explain", action="store_true", help="show what each word of the query met")
+    group.add_argument(
+        "--html", metavar="FILE", help="with --explain: write heat-maps of the hits as a page for a browser"
+    )
+    group.add_argument(
+        "--queries", metavar="FILE", help="with --run: rows with _id and text; .tsv has lines of id, tab, text"
+    )
+    group.add_argument("--run", metavar="FILE", help="write the answers to --queries as a TREC run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer, and return 1 if no query found a document, as grep does."""
-    if (args.queries is None) != (args.run is None):
-        raise UserError("--queries and --run belong together: the queries, and the file for the answers")
-    if args.text_weight is not None and not args.hybrid:
-        raise UserError("--text-weight is for --hybrid")
-    if args.html is not None and not (args.explain and args.query):
-        raise UserError("--html is for --explain and a QUERY on the command line")
-    for out in (args.run, args.html):
-        if out is not None:
-            require_parent(out)
-    options = _options(args)
-    if args.build is not None:
-        args.model, args.dtype, args.backend = (
-            args.model or DEFAULT_MODEL,
-            args.dtype or "auto",
-            args.backend or "torch",
-        )
-        searcher = cli_index.build(args, args.build, args.index)
-        if not args.query and not args.queries:
-            return 0
-    else:
-        from colbertz.searcher import Searcher
+    """Answer, and return 1 if no query found anything, as grep does."""
+    if _is_of_folder(args):
+        _refuse(args, _OF_INDEXES, "is for an index of documents; name it with --index")
+        from colbertz.cli import search_folder
 
-        dtype = torch_dtype(args.dtype)
-        searcher = Searcher.open(args.index, args.model, args.device, dtype, backend=args.backend)
-    if args.queries:
-        return 0 if _write_run(searcher, args.queries, args.run, args.k, options) else 1
-    at_prompt = not args.query and sys.stdin.isatty()
-    any_hits = at_prompt
-    for query in [" ".join(args.query)] if args.query else _typed_queries():
-        try:
-            hits = searcher.search(query, args.k, options)
-        except UserError as error:
-            if not at_prompt:
-                raise
-            print(f"error: {error}", file=sys.stderr)  # at the prompt a person can try again
-            continue
-        print_line(_answer(searcher, query, hits, args))
-        if args.html is not None:
-            _write_heatmaps(searcher, query, hits, args.html)
-        any_hits = any_hits or bool(hits)
-    return 0 if any_hits else 1
+        return search_folder.run(args)
+    _refuse(args, _OF_FOLDERS, "is for searching a folder, without --index")
+    from colbertz.cli import search_index
+
+    return search_index.run(args)
 
 
-def _options(args: argparse.Namespace) -> "SearchOptions":
-    from colbertz.index import SearchOptions
+def _is_of_folder(args: argparse.Namespace) -> bool:
+    """Whether a folder is searched, and not an index of documents."""
+    from colbertz.folders.places import is_folder_index
 
-    subset = None
-    if args.subset:
-        subset = [line for line in read_text_lines(args.subset) if line.strip()]
-    return SearchOptions(
-        n_ivf_probe=args.n_ivf_probe,
-        n_full_scores=args.n_full_scores,
-        exact=args.exact,
-        once=bool(args.query) and args.build is None,
-        where=args.where,
-        subset=subset,
-        device=args.index_device,
-        hybrid=args.hybrid,
-        text_weight=SearchOptions.text_weight if args.text_weight is None else args.text_weight,
-    )
+    if args.index is None:
+        return True
+    if args.build is not None or Path(args.index).exists():
+        return is_folder_index(Path(args.index))
+    # A new index for folders that are named; otherwise the name of the index is misspelt.
+    paths = args.words if args.query else args.words[1:]
+    return bool(paths) and all(Path(path).exists() for path in paths)
 
 
-def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.Namespace) -> str:
-    """What is printed for one query."""
-    if args.json:
-        rows = [asdict(hit) for hit in hits]
-        for row in rows:
-            if not row["parts"]:
-                del row["parts"]  # only hybrid scores have parts
-        if args.explain:
-            rows = [row | _matches(searcher, query, row["id"]) for row in rows]
-        return as_json({"query": query, "hits": rows})
-    if not hits:
-        return "no document" + (f" where {args.where}" if args.where else "")
-    color = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
-    width = shutil.get_terminal_size((100, 24)).columns
-    lines = []
-    for rank, hit in enumerate(hits, 1):
-        lines.append(format_hit(rank, hit, query, width, color))
-        if args.explain:
-            try:
-                lines.append(format_explanation(searcher.explain(query, hit.id).heatmap(), width, color))
-            except UserError as error:
-                lines.append(f"     no explanation: {error}")
-    return "\n".join(lines)
-
-
-def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]:
-    """The fields of a hit's explanation in JSON; `matches` is null if there is none, and `no_explanation` says why."""
-    try:
-        return {"matches": [asdict(match) for match in searcher.explain(query, doc_id).matches]}
-    except UserError as error:
-        return {"matches": None, "no_explanation": str(error)}
-
-
-def _write_heatmaps(searcher: "Searcher", query: str, hits: "list[Hit]", out: str) -> None:
-    """Write the heat-maps of the hits as one HTML page; pooled documents, which have none, are left out and named."""
-    heatmaps = []
-    for hit in hits:
-        try:
-            heatmaps.append(searcher.explain(query, hit.id).heatmap())
-        except UserError as error:
-            print(f"no heat-map: {error}", file=sys.stderr)
-    with replaced_file(Path(out)) as temporary:
-        temporary.write_text(page(heatmaps, query), encoding="utf-8")
-
-
-def _write_run(searcher: "Searcher", queries: str, out: str, k: int, options: "SearchOptions") -> bool:
-    """Write a TREC run (query id, Q0, document id, rank, score, tag), and return whether it has any documents."""
-    from colbertz.evaluation.runs import Run, write_run
-    from colbertz.progress import progress
-
-    rows = list(read_queries(queries))
-    for row in rows:
-        if not row.text.strip():
-            raise UserError(f"{row.where}: the query {row.id!r} is empty; give it words, or leave it out")
-    run: Run = {}
-    with progress("searching", len(rows), "queries") as bar:
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            for row, hits in zip(batch, searcher.search([row.text for row in batch], k, options)):
-                run[row.id] = {hit.id: hit.score for hit in hits}
-            bar.update(len(batch))
-    write_run(out, run)
-    print(f"{counted(len(rows), 'query', 'queries')}, {counted(sum(map(len, run.values())), 'hit')}: {out}")
-    return any(run.values())
-
-
-def _typed_queries() -> Iterator[str]:
-    """The lines of stdin that are not empty; on a terminal, what a person types at a prompt."""
-    if not sys.stdin.isatty():
-        yield from (line.strip() for line in read_text_lines("-") if line.strip())
-        return
-    import readline  # noqa: F401  importing it gives input() line editing and a history
-
-    while True:
-        try:
-            query = input("query> ").strip()
-        except EOFError:
-            print()
-            return
-        if query:
-            yield query
+def _refuse(args: argparse.Namespace, names: dict[str, str], why: str) -> None:
+    """Raise UserError for an option that does not belong to this kind of search."""
+    for attribute, name in names.items():
+        if getattr(args, attribute) not in (None, False):
+            raise UserError(f"{name} {why}")

@@ -77,6 +77,7 @@ def _add_size_arguments(group: "argparse._ArgumentGroup") -> None:
     for name, words in (
         ("max-body-bytes", "bytes of a request's body"),
         ("max-held-bytes", "bytes of all bodies that are read or worked on"),
+        ("max-values", "numbers and other values in a request's body"),
         ("max-texts", "documents, texts or ids in a request"),
         ("max-queries", "queries in a search"),
         ("max-tokens", "tokens in a request"),

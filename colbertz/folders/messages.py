@@ -53,7 +53,10 @@ class SearchRequest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SearchRequest":
         """The request whose `asdict` went through JSON."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        as_tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**as_tuples)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class FolderHit:
         page: of a PDF, else None.
         maxsim, bm25: the scores that were fused; None for a ranking that did not find the chunk.
         passage: the lines that matched best.
-        text: the whole chunk if the request asked for `content`, else None.
+        text: the lines `start` to `end` if the request asked for `content`, else None.
     """
 
     path: str

@@ -1,7 +1,11 @@
-"""The model card: the data and the command that made a nano model, and its scores on the collections."""
+"""The card of a recipe's model: the data and the command that made it, and its scores on the collections."""
 
+import importlib.metadata
+import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from colbertz import __version__
 from colbertz.evaluation.significance import Estimate
 from colbertz.recipes.judge import MEASURE, READ
 
@@ -13,11 +17,62 @@ LICENCES = {
     "acl": "ACL Anthology, titles and abstracts since 2016, CC BY 4.0",
     "squad": "questions of SQuAD 1.1, CC BY-SA 4.0",
     "qmsum": "questions of QMSum, MIT",
+    "fever": "claims of FEVER and their evidence in Wikipedia, CC BY-SA 3.0",
+    "tldr": "tldr-pages, tasks and commands, CC BY 4.0",
+    "nl2bash": "NL2Bash, tasks and shell commands, MIT",
+    "scitldr": "SciTLDR, summaries and abstracts, Apache-2.0",
+    "dstc9faq": "questions of DSTC9 track 1, Apache-2.0",
+    "strategyqa": "StrategyQA, MIT",
+    "selqa": "SelQA, Apache-2.0, text of Wikipedia CC BY-SA",
+    "qed": "QED, text of Wikipedia CC BY-SA 3.0",
+    "squality": "SQuALITY, CC BY 4.0",
+    "covidqa": "COVID-QA, Apache-2.0, articles CC BY",
     "python": "source of Python's standard library, PSF-2.0, and of NumPy, PyTorch and SymPy, BSD-3-Clause",
 }
 
 
+@dataclass(frozen=True)
+class About:
+    """What a card says of all models of a recipe.
+
+    Attributes:
+        command: the name of the recipe's command, and of its packaged model.
+        licence: of the weights, or None for that of colbertz.
+        title: the heading.
+        text: the paragraph below it.
+    """
+
+    command: str
+    licence: str | None
+    title: str
+    text: str
+
+
+NANO = About(
+    "nano",
+    None,
+    "A nano ColBERT",
+    "A small late-interaction model, trained from scratch by colbertz in the three stages of ColBERT-Zero (arXiv\n"
+    "2602.16609). It is meant for trying things out and for tests, and where nothing may be downloaded.",
+)
+MINI = About(
+    "mini",
+    "apache-2.0",
+    "A mini ColBERT",
+    "A small late-interaction model, trained by colbertz from a pretrained encoder. The packaged one starts from\n"
+    "all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0), and changes it: the projection to token embeddings is new,\n"
+    "and all weights were trained further and are stored as 8-bit integers, with a scale for each row.",
+)
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of colbertz, Python and these packages, by their names."""
+    ours = {"colbertz": __version__, "Python": platform.python_version()}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
+
+
 def card(
+    about: About,
     command: str,
     versions: Mapping[str, str],
     data: Mapping[str, int],
@@ -27,6 +82,7 @@ def card(
     """The README.md of a model.
 
     Args:
+        about: what it says of all models of the recipe.
         command: the command line that made the model.
         versions: of the packages that made it, by their names.
         data: number of pairs or questions, by the name of their source.
@@ -36,25 +92,25 @@ def card(
     lines = [
         "---",
         "library_name: colbertz",
+        *([f"license: {about.licence}"] if about.licence else []),
         "tags: [ColBERT, late-interaction, PyLate]",
         "---",
         "",
-        "# A nano ColBERT",
+        f"# {about.title}",
         "",
-        "A small late-interaction model, trained from scratch by colbertz in the three stages of ColBERT-Zero (arXiv",
-        "2602.16609). It is meant for trying things out and for tests, and where nothing may be downloaded.",
+        about.text,
         "",
         f"It was trained on the first {trained_length:,} tokens of a document, and reads the first {READ:,}.",
         "",
         "```python",
         "from colbertz import ColBERT",
         "",
-        'model = ColBERT.from_pretrained("FOLDER")    # "colbertz/nano" is the one that comes with colbertz',
+        f'model = ColBERT.from_pretrained("FOLDER")    # "colbertz/{about.command}" comes with colbertz',
         "```",
         "",
         "## Trained on",
         "",
-        "| | pairs | the text that `colbertz nano` knows by this name |",
+        f"| | pairs | the text that `colbertz {about.command}` knows by this name |",
         "|---|---|---|",
         *(f"| {name} | {count:,} | {LICENCES.get(name.removesuffix('-cloze'), '')} |" for name, count in data.items()),
         "",

@@ -9,6 +9,7 @@ from colbertz.evaluation.retrieve import as_run, exact_search, in_blocks
 from colbertz.evaluation.significance import Estimate, estimate
 from colbertz.index import Index
 from colbertz.models import ColBERT
+from colbertz.ragged import Ragged
 from colbertz.text import bm25
 from colbertz.text.words import plain_words, split_identifiers
 
@@ -45,15 +46,27 @@ def judge_at_lengths(model: Path, trained_length: int, collection: Collection) -
 
 def judge(model: ColBERT, collection: Collection) -> Judgement:
     """Judge exact search, and search in an index of 4-bit residuals, with the same embeddings."""
-    # Texts that are cut are not reported: the lengths were chosen for this judgement.
-    queries = model.encode(collection.queries, "query").embeddings
-    documents = model.encode(collection.documents, "document").embeddings
-    scores, document_indices = exact_search(queries, in_blocks(documents), _K + 1)
-    exact = [list(zip(*row)) for row in zip(document_indices.tolist(), scores.tolist())]
+    queries, documents = _embedded(model, collection)
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(Path(folder) / "index", [documents])
         plaid = [[(int(hit.id), hit.score) for hit in hits] for hits in index.search(queries, _K + 1)]
-    return {"exact": _values(collection, exact), "plaid": _values(collection, plaid)}
+    return {"exact": _exact_values(queries, documents, collection), "plaid": _values(collection, plaid)}
+
+
+def exact_values(model: ColBERT, collection: Collection) -> dict[str, float]:
+    """nDCG@10 of each query by exact search."""
+    return _exact_values(*_embedded(model, collection), collection)
+
+
+def _embedded(model: ColBERT, collection: Collection) -> tuple[Ragged, Ragged]:
+    # Texts that are cut are not reported: the lengths were chosen for this judgement.
+    queries = model.encode(collection.queries, "query").embeddings
+    return queries, model.encode(collection.documents, "document").embeddings
+
+
+def _exact_values(queries: Ragged, documents: Ragged, collection: Collection) -> dict[str, float]:
+    scores, document_indices = exact_search(queries, in_blocks(documents), _K + 1)
+    return _values(collection, [list(zip(*row)) for row in zip(document_indices.tolist(), scores.tolist())])
 
 
 def judge_bm25(collection: Collection) -> Judgement:

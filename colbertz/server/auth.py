@@ -34,6 +34,7 @@ _OF_AN_INDEX: dict[tuple[str, str], Scope] = {
     ("POST", "query"): "read",
     ("POST", "get"): "read",
     ("POST", "explain"): "read",
+    ("POST", "colbertv2"): "read",
     ("POST", "search"): "read",
     ("POST", "search/filtered"): "read",
     ("POST", "search_with_encoding"): "read",

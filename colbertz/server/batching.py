@@ -26,7 +26,7 @@ MAX_TOKENS = 2048
 # Tokens of documents in one forward pass while there are queries: a query that comes meanwhile waits until it ends.
 _TOKENS_BESIDE_QUERIES = 384
 # Milliseconds after which a batch of documents goes before the queries that wait.
-PATIENCE_MS = 100.0
+PATIENCE_MS = 25.0
 # How much more time queries get than documents while there are both.
 _QUERIES_SHARE = 3
 # For how many seconds after a query others are expected.

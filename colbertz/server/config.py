@@ -79,6 +79,7 @@ class Limits:
         merged_bytes: of operations that are applied together.
         linger_ms: how long a lone operation waits for others to be applied with it.
         search_threads: searches at the same time, each on one core; None for one for each of PyTorch's threads.
+        condition_seconds: until the condition of a delete or a change of metadata is stopped; the write fails then.
         compact_after: seconds after which an index is compacted that needs it, even if operations wait.
     """
 
@@ -87,4 +88,5 @@ class Limits:
     merged_bytes: int = 1 << 26
     linger_ms: float = 3.0
     search_threads: int | None = None
+    condition_seconds: float = 10.0
     compact_after: float = 60.0

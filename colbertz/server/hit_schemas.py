@@ -99,8 +99,18 @@ class Fields(Wire):
     generation: int
 
 
+class ColBERTv2Query(Wire):
+    model_config = example(query="what makes dough rise?", k=3)
+
+    query: str
+    k: Annotated[int, Field(ge=1, le=2**31)] = 10
+
+
 class TopK(Wire):
+    """DSPy reads `text` in the answer to GET, and `long_text` in that to POST."""
+
     text: str
+    long_text: str
     pid: int
     id: str
     rank: int

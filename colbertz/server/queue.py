@@ -1,9 +1,12 @@
 """The durable queue of an index: what was acknowledged and is not applied yet, and what became of the rest.
 
-Each operation is a frame of the log, on the disk before it is acknowledged. A second frame says what became of it. Of
+Each operation is a frame of the log, on the disk before it is acknowledged. A last frame says what became of it. Of
 those that were applied the index itself knows (`Manifest.applied`), so that second frame may be lost; that of an
 operation which failed is on the disk before any later operation is applied. So after a kill at any moment each
 operation was applied once, or failed, or is still to be applied.
+
+Before operations are applied, a frame counts how often that was begun. A process that is killed leaves the count, so an
+operation that ends every process that applies it is found, and fails (`MOST_ATTEMPTS`).
 """
 
 import errno
@@ -12,45 +15,33 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from colbertz.index.store.manifest import Applied
-from colbertz.server.errors import Busy, Closing, DamagedLog, KeyReused, StorageFull, UnknownTask
+from colbertz.server.entries import (
+    VERSION,
+    Entry,
+    check_not_ahead,
+    entries_of,
+    frame_of,
+    frame_of_attempts,
+    frames_of,
+    version_of,
+)
+from colbertz.server.errors import Busy, Closing, KeyReused, StorageFull, UnknownTask
 from colbertz.server.log import Log, Ticket, open_log, write_log
-from colbertz.server.operations import Operation, State, Task, digest, encode, pack, unpack
+from colbertz.server.operations import Operation, State, Task, digest, encode, unpack
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
 # Of the tasks that are done or failed, so many are remembered, with the keys that clients gave them.
 REMEMBERED = 10_000
 # The log is written anew, without what was applied, once it has grown to twice its size and this many bytes more.
 GROWTH = 1 << 25
-
-
-@dataclass(eq=False)
-class Entry:
-    """An operation in the log.
-
-    Attributes:
-        number: its place among all operations of the index, from 1.
-        task: what is known of it.
-        key: the client's, by which it recognises the operation; None if it gave none.
-        digest: of the operation.
-        data: the operation, as `encode` makes it; empty once it was applied or has failed.
-        synced: whether it is on the disk.
-        since: when it came, on the monotonic clock.
-    """
-
-    number: int
-    task: Task
-    key: str | None
-    digest: str
-    data: bytes = b""
-    synced: bool = True
-    since: float = 0.0
+# So often an operation is begun by processes that are killed before it is finished; then it fails.
+MOST_ATTEMPTS = 5
 
 
 class OperationQueue:
@@ -80,6 +71,8 @@ class OperationQueue:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._pending: deque[Entry] = deque()
         self._pending_bytes = 0
+        # What the writer has taken last.
+        self._begun: list[Entry] = []
         self._by_key: dict[str, Entry] = {}
         self._next_number = 1
         self._closing = False
@@ -137,7 +130,7 @@ class OperationQueue:
         try:
             if self._log.broken is not None:
                 self._rewrite()
-            ticket = self._log.append(_frame(entry))
+            ticket = self._log.append(frame_of(entry))
         except OSError as error:
             raise _storage_error(error) from error
         self._admit(entry)
@@ -146,18 +139,25 @@ class OperationQueue:
     def task(self, task_id: str) -> Task:
         """See `ServedIndex.task`."""
         with self._changed:
-            if task_id not in self._entries:
-                raise UnknownTask(
-                    f"there is no task {task_id!r:.80}, or it was done long ago: the last {self._remembered:,} are"
-                    " remembered"
-                )
-            return self._entries[task_id].task
+            return self._known(task_id).task
+
+    def _known(self, task_id: str) -> Entry:
+        if task_id not in self._entries:
+            raise UnknownTask(
+                f"there is no task {task_id!r:.80}, or it was done long ago: the last {self._remembered:,} are"
+                " remembered"
+            )
+        return self._entries[task_id]
 
     def wait(self, task_id: str, seconds: float) -> Task:
         """See `ServedIndex.wait`."""
         with self._changed:
-            self._changed.wait_for(lambda: self.task(task_id).state != "queued", seconds)
-            return self.task(task_id)
+            entry = self._known(task_id)
+            if entry.task.state != "queued":
+                return entry.task
+            finished = entry.finished = entry.finished or threading.Event()
+        finished.wait(seconds)
+        return entry.task
 
     def __len__(self) -> int:
         """How many operations wait."""
@@ -169,7 +169,8 @@ class OperationQueue:
         """The next operations, which stay in the queue; wait for them.
 
         Args:
-            max_bytes: of all of them; a larger one comes alone.
+            max_bytes: of all of them; a larger one comes alone, and so does one that was begun before, by a process
+                that was killed: the counts are to tell which one it could not apply.
             linger: how many seconds after the first of them came to wait for others.
             timeout: seconds after which to return none.
         """
@@ -182,13 +183,42 @@ class OperationQueue:
             size = 0
             for entry in self._pending:
                 size += len(entry.data)
-                if not entry.synced or (taken and size > max_bytes):
+                if not entry.synced or (taken and (size > max_bytes or entry.attempts or taken[0].attempts)):
                     break
                 taken.append(entry)
             return taken
 
     def _is_ready(self) -> bool:
         return bool(self._pending) and self._pending[0].synced
+
+    def begin(self, entries: list[Entry]) -> None:
+        """Count an attempt to apply operations, in the log, so that the next process knows of it if this one is killed.
+
+        It is not synced: only a power cut could lose it.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self._count(entries, 1)
+        self._begun = entries
+
+    def forgive(self) -> None:
+        """Take back the attempts that this process has not brought to an end: it was told to end."""
+        try:
+            self._count([entry for entry in self._begun if entry.task.state == "queued"], -1)
+        except OSError as error:
+            logger.warning("%s: cannot note that the server was told to end: %s", self._log.path, error)
+
+    def _count(self, entries: Sequence[Entry], difference: int) -> None:
+        if not entries:
+            return
+        with self._changed:
+            counts = {entry.number: entry.attempts + difference for entry in entries}
+            if self._log.broken is not None:
+                self._rewrite()
+            self._log.append(frame_of_attempts(counts))
+            for entry in entries:
+                entry.attempts += difference
 
     def finish(self, entry: Entry, *, generation: int, count: int = 0, error: str | None = None) -> None:
         """Note what became of the first operation of the queue: it failed with `error`, or is done if that is None.
@@ -210,13 +240,14 @@ class OperationQueue:
                 self._forget(next(iter(self._entries.values())))
             if self._log.size > 2 * self._size_rewritten + self._growth:
                 self._shorten()
-            self._changed.notify_all()
+            if entry.finished is not None:
+                entry.finished.set()
 
     def _write_outcome(self, entry: Entry, durable: bool) -> None:
         try:
             if self._log.broken is not None:
                 self._rewrite()
-            ticket = self._log.append(_frame(entry))
+            ticket = self._log.append(frame_of(entry))
             if durable:
                 self._log.sync(ticket)
         except OSError as error:
@@ -268,7 +299,7 @@ class OperationQueue:
         self._changed.notify_all()
 
     def _rewrite(self) -> None:
-        self._log.rewrite(_frames(self.log_id, self._entries.values()))
+        self._log.rewrite(frames_of(self.log_id, self._entries.values()))
         self._size_rewritten = self._log.size
 
     def _shorten(self) -> None:
@@ -302,16 +333,15 @@ def open_queue(
         DamagedLog: if the log is damaged, of a later version, or has applied operations that the index does not have.
     """
     if not path.exists():
-        write_log(path, _frames(secrets.token_hex(8), ()))
+        write_log(path, frames_of(secrets.token_hex(8), ()))
     log, contents = open_log(path)
     try:
         head, _ = unpack(contents[0])
-        if head.get("version") != VERSION:
-            version = head.get("version")
-            raise DamagedLog(f"{path} is of version {version!r:.80} and this colbertz reads {VERSION}: upgrade it")
-        entries = _entries_of(contents[1:])
+        entries = entries_of(contents[1:])
+        if version_of(path, head) != VERSION:
+            log.rewrite(frames_of(head["id"], entries.values()))
         record = applied.record if applied is not None and applied.log == head["id"] else 0
-        _check_not_ahead(path, entries.values(), record)
+        check_not_ahead(path, entries.values(), record)
         for entry in entries.values():
             if entry.task.state == "queued" and entry.number <= record:
                 entry.task, entry.data = replace(entry.task, state="done", generation=generation), b""
@@ -320,37 +350,6 @@ def open_queue(
         raise
     ordered = [entries[number] for number in sorted(entries)]
     return OperationQueue(log, head["id"], ordered, max_operations, max_bytes, remembered, growth)
-
-
-def _check_not_ahead(path: Path, entries: Iterable[Entry], record: int) -> None:
-    """Check that the index contains what the log says was applied to it."""
-    known = max([e.number for e in entries if e.task.state == "done" and e.task.generation], default=0)
-    if known > record:
-        raise DamagedLog(
-            f"{path} has applied {known:,} operations and the index contains {record:,} of them: the index was"
-            f" replaced, or comes from an older backup. To go on with the index as it is, move {path} away"
-        )
-
-
-def _entries_of(contents: list[bytes]) -> dict[int, Entry]:
-    """The operations of a log by their numbers."""
-    entries: dict[int, Entry] = {}
-    for content in contents:
-        head, data = unpack(content)
-        entries[head["number"]] = Entry(head["number"], Task(**head["task"]), head["key"], head["digest"], data)
-    return entries
-
-
-def _frames(log_id: str, entries: Iterable[Entry]) -> Iterator[bytes]:
-    yield pack({"version": VERSION, "id": log_id})
-    for entry in entries:
-        yield _frame(entry)
-
-
-def _frame(entry: Entry) -> bytes:
-    """What the log says of an operation: with its data as long as it waits, later without."""
-    head = {"number": entry.number, "task": asdict(entry.task), "key": entry.key, "digest": entry.digest}
-    return pack(head, entry.data)
 
 
 def _storage_error(error: OSError) -> StorageFull:

@@ -19,6 +19,7 @@ from colbertz.server.metrics import Metrics
 from colbertz.server.root import Root
 from colbertz.server.service import Service
 from colbertz.server.settings import Settings
+from colbertz.server.warming import WarmUp
 
 # Connections that the system keeps until they are accepted.
 _BACKLOG = 2048
@@ -56,10 +57,13 @@ def open_service(folder: str, model: ColBERT | None, model_name: str | None, set
         UserError: if another process serves the directory, or an index cannot be opened.
     """
     encoder = None if model is None else EncodeBatcher(model, location=model_name)
-    root = Root.open(folder, encoder, Limits(queued_operations=settings.max_queued))
+    limits = Limits(queued_operations=settings.max_queued, condition_seconds=settings.filter_seconds)
+    root = Root.open(folder, encoder, limits)
+    warming = WarmUp(encoder)
     try:
-        yield Service(root, encoder, model_name, settings, Metrics.of(root))
+        yield Service(root, encoder, model_name, settings, Metrics.of(root), warming)
     finally:
+        warming.wait(settings.drain_seconds)
         root.close(settings.drain_seconds)
         if encoder is not None:
             encoder.close()

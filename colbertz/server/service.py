@@ -17,6 +17,7 @@ from colbertz.server.refusals import Refusal, bad_request, unavailable
 from colbertz.server.root import Root
 from colbertz.server.served import ServedIndex
 from colbertz.server.settings import Settings
+from colbertz.server.warming import WarmUp
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Service:
     Attributes:
         encoder: encodes with the model; None without one.
         model_name: the model as it was given, a directory or a hub id.
+        warming: what happens before the server is ready.
     """
 
     root: Root
@@ -33,6 +35,7 @@ class Service:
     model_name: str | None
     settings: Settings
     metrics: Metrics
+    warming: WarmUp
 
     def require_encoder(self) -> EncodeBatcher:
         """The model.

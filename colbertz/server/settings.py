@@ -17,6 +17,7 @@ class Settings:
         cors_origins: web pages' origins whose scripts may call the server; none by default.
         trusted_proxy: the address of a proxy whose `X-Forwarded-For` says who the client is; None to believe nobody.
         max_body_bytes: of a request's body.
+        max_values: numbers, strings, lists and objects in a body; embeddings in base64 are one.
         max_texts: documents, texts or document ids in a request.
         max_queries: queries in a search.
         max_tokens: tokens of all embeddings in a request; of texts, the most that they can have.
@@ -43,6 +44,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     trusted_proxy: str | None = None
     max_body_bytes: int = 100 << 20
+    max_values: int = 2_000_000
     max_texts: int = 10_000
     max_queries: int = 256
     max_tokens: int = 1_000_000
@@ -63,6 +65,7 @@ class Settings:
         for name in (
             "max_body_bytes",
             "max_held_bytes",
+            "max_values",
             "max_texts",
             "max_queries",
             "max_tokens",

@@ -11,12 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeVar
 
 from colbertz.errors import UnknownField, UserError
-from colbertz.index import Index
+from colbertz.index import Index, SearchOptions
+from colbertz.index.search.allowed import matching_documents
 from colbertz.index.store.manifest import Applied, Encoding
 from colbertz.index.write import build, compact, update
 from colbertz.index.write.merge import due_merge
@@ -27,9 +29,10 @@ from colbertz.ragged import Ragged
 from colbertz.searcher import Searcher, fingerprint_of
 from colbertz.server.batching import EncodeBatcher
 from colbertz.server.config import IndexConfig, Limits
+from colbertz.server.entries import Entry
 from colbertz.server.errors import ModelMissing
 from colbertz.server.operations import Add, Delete, Operation, decode
-from colbertz.server.queue import Entry, OperationQueue
+from colbertz.server.queue import MOST_ATTEMPTS, OperationQueue
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class Writer:
         self._thread.join(drain_seconds)
         self._stopping.set()
         self._thread.join(1.0)
+        self._queue.forgive()
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -111,6 +115,7 @@ class Writer:
             if not entries and self._queue.is_stopped:
                 return
             try:
+                self._until_written(partial(self._queue.begin, entries))
                 for group in _groups(entries):
                     self._apply(group)
                     self._merge()
@@ -170,13 +175,16 @@ class Writer:
         assert not isinstance(operation, Add)
         if self.index is None:
             return 0
+        snapshot = self.index.snapshot
+        options = SearchOptions(
+            where=operation.condition, parameters=operation.parameters, where_seconds=self._limits.condition_seconds
+        )
         try:
-            ids = self.index.ids(operation.condition, operation.parameters)
+            ids = snapshot.ids(matching_documents(snapshot, options))
         except UnknownField:
             if not isinstance(operation, Delete):
                 raise
             ids = []  # a client may delete what it has not added yet
-        snapshot = self.index.snapshot
         if isinstance(operation, Delete):
             return update.delete(self._path, ids, opened=snapshot, applied=applied)
         return update.update_metadata(self._path, ids, operation.updates, opened=snapshot, applied=applied)
@@ -333,6 +341,11 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Group]:
     ids: set[str] = set()
     for entry in entries:
         try:
+            if entry.attempts > MOST_ATTEMPTS:
+                raise UserError(
+                    f"{MOST_ATTEMPTS} times, the server's process was killed while it applied this write, which perhaps"
+                    " needs too much memory; send it in parts"
+                )
             operation: Operation | Exception = decode(entry.data)
         except (UserError, TypeError) as error:  # an older program took what this one refuses
             operation = error

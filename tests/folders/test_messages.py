@@ -1,4 +1,4 @@
-"""Requests and answers go through JSON unchanged, and the module that has them loads nothing but the standard library."""
+"""Requests and answers go through JSON unchanged, and their module needs the standard library only."""
 
 import json
 import subprocess

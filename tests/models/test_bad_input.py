@@ -258,12 +258,6 @@ def test_invalid_modules(directory, modules):
     refusal(directory, "modules.json")
 
 
-def test_lengths_beyond_the_positions_of_bert(tmp_path):
-    directory = colbertv2(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"document_length is 513.*512"):
-        ColBERT.from_pretrained(directory, "cpu", document_length=513)
-
-
 # -- code in a checkpoint --------------------------------------------------------------------------------------------
 
 PAYLOAD = "open('executed', 'w').close()"

@@ -219,7 +219,7 @@ def test_the_whole_demo_in_miniature(larger: Path, capsys: pytest.CaptureFixture
     assert "60 documented functions" in out
     assert "20 are held out and never trained on: email" in out
     assert "BM25, identifiers split" in out
-    assert "nano ColBERT, 0." in out
+    assert "ColBERT, 0." in out
     assert out.rstrip().endswith(f'search.py --index {larger / "index"} "parse a date string"')
     assert "ours.py:" in out or "email.py:" in out
 

@@ -1,4 +1,4 @@
-"""The nano recipe in miniature: its stages one after the other, the model's card, and the packaged model."""
+"""The nano recipe in miniature: its stages one after the other, and the model's card."""
 
 import json
 import shlex
@@ -14,8 +14,6 @@ from programs import program
 
 from colbertz import ColBERT
 from colbertz.cli import main
-from colbertz.cli.options import DEFAULT_MODEL
-from colbertz.models.checkpoint.hub import resolve
 from colbertz.recipes.nano import stages
 from colbertz.recipes.nano.prepare import prepare
 from colbertz.recipes.nano.settings import Settings, command_line, shipped_configs
@@ -175,36 +173,3 @@ def test_the_arms_of_the_benchmark(world: Path, tmp_path: Path) -> None:
 def test_prepare_stops_before_the_training(world: Path) -> None:
     assert main(command(world, "--prepare")) == 0
     assert sorted(path.name for path in (world / "run").iterdir()) == ["data"]
-
-
-# -- the packaged model ----------------------------------------------------------------------------------------------
-
-
-def test_the_packaged_model_is_small_and_says_what_it_is() -> None:
-    folder = resolve(DEFAULT_MODEL)
-    assert sum(path.stat().st_size for path in folder.rglob("*")) < 15e6
-    card = (folder / "README.md").read_text()
-    for words in ("CC BY-SA", "--pairs", "--seed", "nDCG@10"):
-        assert words in card
-    assert (folder / "modules.json").is_file()
-
-
-def test_the_packaged_model_finds_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By its name, from any directory, with no network."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    model = ColBERT.from_pretrained(DEFAULT_MODEL)
-    texts = [
-        "The mitochondrion produces most of the energy of a cell.",
-        "def read_lines(path):\n    with open(path) as file:\n        return file.readlines()",
-        "We propose a neural model for machine translation that needs no parallel text.",
-        "The committee agreed to lower the budget of the remote control's casing.",
-    ]
-    queries = [
-        "what makes energy in cells",
-        "read a file line by line",
-        "unsupervised translation",
-        "cost of the remote",
-    ]
-    scores = model.similarity(model.encode_query(queries), model.encode_document(texts))
-    assert scores.argmax(1).tolist() == [0, 1, 2, 3]

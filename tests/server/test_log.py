@@ -18,7 +18,7 @@ from colbertz.errors import UserError
 from colbertz.index.store.manifest import Applied
 from colbertz.server.errors import Busy, Closing, DamagedLog, KeyReused, StorageFull, UnknownTask
 from colbertz.server.log import frame, open_log, write_log
-from colbertz.server.operations import Add, Delete, Operation, UpdateMetadata, decode, encode
+from colbertz.server.operations import Add, Delete, Operation, UpdateMetadata, decode, encode, pack, unpack
 from colbertz.server.queue import REMEMBERED, OperationQueue, open_queue
 
 CONTENTS = [b'{"head": 1}', b"first" * 50, b"", b"third" * 3]
@@ -253,3 +253,42 @@ def test_nothing_is_acknowledged_that_is_not_on_the_disk(
 
 def _no_space(handle: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_attempts_are_counted_over_processes_and_taken_alone(opened: Open, tmp_path: Path) -> None:
+    """What a killed process was applying comes alone, with its count; what it had not begun is taken together."""
+    path = tmp_path / "log"
+    queue = opened(path)
+    for number in range(3):
+        queue.submit(delete(number))
+    queue.begin(queue.take(1 << 20, 0, 0)[:2])  # and now the process is killed
+    for attempts in (1, 2):
+        queue = opened(path)
+        [first] = queue.take(1 << 20, 0, 0)
+        assert (first.number, first.attempts) == (1, attempts)
+        queue.begin([first])
+    queue.forgive()  # this process was told to end
+    queue = opened(path, growth=-(1 << 20))
+    [first] = queue.take(1 << 20, 0, 0)
+    assert first.attempts == 2
+    queue.finish(first, generation=1)  # writes the log anew
+    queue = opened(path, Applied(queue.log_id, 1))
+    [second] = queue.take(1 << 20, 0, 0)
+    assert (second.number, second.attempts) == (2, 1)
+    queue.finish(second, generation=2)
+    assert [(entry.number, entry.attempts) for entry in queue.take(1 << 20, 0, 0)] == [(3, 0)]
+
+
+def test_a_log_of_the_first_version_is_read_and_written_anew(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    task = {"id": "a-1", "kind": "delete"}
+    entry = pack({"number": 1, "task": task, "key": "k", "digest": "d"}, encode(delete(1)))
+    write_log(path, [pack({"version": 1, "id": "a"}), entry])
+    queue = opened(path)
+    assert len(queue) == 1 and queue.task("a-1").state == "queued"
+    log, contents = open_log(path)
+    log.close()
+    assert unpack(contents[0])[0] == {"version": 2, "id": "a"}
+    write_log(path, [pack({"version": 3, "id": "a"})])
+    with pytest.raises(DamagedLog, match="version 3 and this colbertz reads 2"):
+        opened(path)

@@ -12,11 +12,12 @@ from colbertz.errors import UserError
 from colbertz.models import Tokens
 from colbertz.ragged import Ragged
 from colbertz.server.batching import EncodeBatcher
-from colbertz.server.config import IndexConfig
+from colbertz.server.config import IndexConfig, Limits
 from colbertz.server.errors import KeyReused, ModelMissing, UnknownTask
 from colbertz.server.operations import Add, Delete, Operation, Task, UpdateMetadata
+from colbertz.server.queue import MOST_ATTEMPTS, open_queue
 from colbertz.server.root import Root
-from colbertz.server.served import ServedIndex
+from colbertz.server.served import LOG, ServedIndex
 
 SECONDS = 60
 
@@ -216,3 +217,47 @@ def test_a_model_that_is_not_the_indexs_is_refused(encoder: EncodeBatcher, tmp_p
     assert "dimension 16 and the index" in failed(index, Add(texts=["a text"]))
     root.close()
     assert issubclass(ModelMissing, UserError)
+
+
+def test_the_condition_of_a_write_is_stopped(tmp_path: Path) -> None:
+    """It was stopped only after a minute, whatever the server's limit for filters."""
+    root = Root.open(tmp_path / "root", limits=Limits(condition_seconds=0.2))
+    index = root.declare("papers")
+    done(index, Add(embeddings=unit_texts([2]), metadata=[{"numbers": list(range(1000))}]))
+    endless = "numbers = numbers"
+    for name in "cba":
+        inner = "a.value + b.value + c.value = -1" if name == "c" else endless
+        endless = f"exists (select 1 from json_each(numbers) {name} where {inner})"
+    for operation in (Delete(endless), UpdateMetadata(endless, {"a": 1})):
+        assert "0.2 seconds" in failed(index, operation)
+    assert len(index.snapshot()) == 1
+    root.close()
+
+
+def test_a_write_that_ends_the_process_each_time_is_set_aside(tmp_path: Path) -> None:
+    """It was tried again at each start, for ever."""
+    root = Root.open(tmp_path / "root")
+    index = root.declare("papers")
+    done(index, numbered(3))
+    root.close()
+    log = tmp_path / "root/.server/papers" / LOG
+    applied = Index.open(tmp_path / "root/papers").manifest.applied
+    queue = open_queue(log, applied, 1, 100, 1 << 20)
+    deadly, harmless = queue.submit(numbered(1, first=7)), queue.submit(numbered(1, first=8))
+    queue.close()
+    for _ in range(MOST_ATTEMPTS):  # so often a process is killed while it applies the first
+        queue = open_queue(log, applied, 1, 100, 1 << 20)
+        queue.begin(queue.take(1 << 20, 0, 0)[:1])
+        queue.close()
+    root = Root.open(tmp_path / "root")
+    index = root.index("papers")
+    task = index.wait(deadly.id, SECONDS)
+    assert task.state == "failed" and "killed while it applied this write" in str(task.error)
+    assert index.wait(harmless.id, SECONDS).state == "done"
+    assert [document.metadata["number"] for document in index.snapshot().get(index.snapshot().matching())] == [
+        0,
+        1,
+        2,
+        8,
+    ]
+    root.close()

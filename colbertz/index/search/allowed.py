@@ -22,14 +22,22 @@ class Group(NamedTuple):
     allowed: Masks
 
 
-def groups_of(snapshot: Snapshot, options: SearchOptions, num_queries: int) -> list[Group]:
+def groups_of(snapshot: Snapshot, options: SearchOptions, num_queries: int, within: Masks | None = None) -> list[Group]:
     """The queries of a batch by the documents that they may find: one group, unless each query has its own subset.
+
+    Args:
+        snapshot: what is searched.
+        options: its `where` and `subset` are read.
+        num_queries: of the batch.
+        within: documents that may be found at most, for callers that know their places; None for all.
 
     Raises:
         UserError, TypeError: as `filters.matching` and `SearchOptions.subset_of_each`.
         UnknownDocument: for an id of a subset that is not in the index.
     """
     allowed = matching_documents(snapshot, options)
+    if within is not None:
+        allowed = [w if a is None else a if w is None else a & w for a, w in zip(allowed, within)]
     subsets = options.subset_of_each(num_queries)
     positions_of: dict[tuple[str, ...] | None, list[int]] = {}
     for position, subset in enumerate(subsets):

@@ -14,7 +14,7 @@ from colbertz.index.search.hits import NO_DOCUMENTS, Hit, Ranking, hits_of
 from colbertz.index.search.options import SearchOptions, check_count
 from colbertz.index.search.placement import Placed
 from colbertz.index.search.plan import DEFAULT_LIMITS, Effort, Limits, effort_for
-from colbertz.index.store.snapshot import Snapshot
+from colbertz.index.store.snapshot import Masks, Snapshot
 from colbertz.ragged import Ragged
 
 _FUSIONS = {"reciprocal_rank": fusion.reciprocal_rank, "weighted": fusion.weighted}
@@ -29,6 +29,7 @@ def search_maxsim(
     options: SearchOptions,
     placed: Placed | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    within: Masks | None = None,
 ) -> list[list[Hit]]:
     """The `k` documents with the highest MaxSim for each query; see `Index.search`.
 
@@ -39,10 +40,11 @@ def search_maxsim(
         options: how far to look, and which documents may be found; its `device` is not read.
         placed: the snapshot on GPUs, to search there; None for the CPU.
         limits: see `Limits`.
+        within: see `groups_of`.
     """
     check_count("k", k)
     queries = _on_device(snapshot, queries, placed)
-    groups = groups_of(snapshot, options, len(queries))
+    groups = groups_of(snapshot, options, len(queries), within)
     rankings = _rank_by_maxsim(snapshot, queries, k, options, groups, placed, limits)
     return [hits_of(snapshot, ranking) for ranking in rankings]
 

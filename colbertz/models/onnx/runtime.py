@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from colbertz.errors import UserError, require
 from colbertz.models.backends import BACKENDS
-from colbertz.models.checkpoint.hub import PACKAGED_DIRECTORY, resolve
+from colbertz.models.checkpoint.hub import PACKAGED, resolve
 from colbertz.models.checkpoint.json_files import check_file, is_there, read_json
 from colbertz.models.checkpoint.layouts import FILES, CheckpointError
 from colbertz.models.checkpoint.tokenizer_files import read_tokenizer
@@ -78,7 +78,7 @@ def load(
 def _read(path_or_hub_id: str | Path, backend: str, overrides: Mapping[str, Any]) -> tuple[Path, ColBERTTokenizer]:
     """The path of the ONNX file, and the tokenizer."""
     directory, is_local = resolve(path_or_hub_id), Path(path_or_hub_id).expanduser().is_dir()
-    if not is_local and directory != PACKAGED_DIRECTORY:
+    if not is_local and str(path_or_hub_id) not in PACKAGED:
         directory = _with_onnx_files(str(path_or_hub_id), directory, backend)
     path = directory / MODELS[backend]
     if not is_there(path) or not is_there(directory / CONFIG):

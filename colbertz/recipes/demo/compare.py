@@ -34,7 +34,7 @@ def comparison(model: ColBERT, held_out: Sequence[Function]) -> str:
         rows.append((f"BM25, {name}", mrr(rankings, relevant), recall(rankings, relevant)))
     quality = evaluate(model, from_pairs(_TITLE, queries, documents))
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    rows.append((f"nano ColBERT, {parameters:.1f} M parameters", quality["mrr@10"], quality["recall@10"]))
+    rows.append((f"ColBERT, {parameters:.1f} M parameters", quality["mrr@10"], quality["recall@10"]))
     rule = "─" * 60
     lines = [f"{'':<38}{'MRR@10':>10}{'recall@10':>12}", rule]
     lines += [f"{name:<38}{mrr_at_10:>10.3f}{recall_at_10:>12.3f}" for name, mrr_at_10, recall_at_10 in rows]

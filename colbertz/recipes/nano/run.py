@@ -4,9 +4,7 @@ Every step leaves a file or directory under `settings.out`. The same command aga
 missing.
 """
 
-import importlib.metadata
 import json
-import platform
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from colbertz import __version__
 from colbertz.errors import UserError, require
 from colbertz.evaluation import read_beir
 from colbertz.files import write_atomically
 from colbertz.models import ColBERT
-from colbertz.recipes.card import card
+from colbertz.recipes.card import NANO, card, versions
 from colbertz.recipes.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
 from colbertz.recipes.nano import stages
-from colbertz.recipes.nano.prepare import DESCRIPTION, prepare
+from colbertz.recipes.nano.prepare import prepare
 from colbertz.recipes.nano.settings import Settings, command_line
+from colbertz.recipes.pairs import DESCRIPTION
 from colbertz.recipes.terminal import stages as numbered
 from colbertz.training import alignment
 
@@ -146,10 +144,8 @@ def judge(last: Path, settings: Settings) -> dict[str, Judgement]:
         collection = read_beir(directory, settings.split)
         judgements |= judge_at_lengths(model, trained_length, collection)
         judgements[collection.name] |= judge_bm25(collection)
-    versions = {"colbertz": __version__, "Python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     counts = prepare_data(settings)
-    text = card(command_line(settings), versions, counts, trained_length, estimates(judgements))
+    text = card(NANO, command_line(settings), versions(_PACKAGES), counts, trained_length, estimates(judgements))
     (model / "README.md").write_text(text, encoding="utf-8")
     write_atomically(values, json.dumps(judgements) + "\n")
     return judgements

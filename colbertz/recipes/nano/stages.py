@@ -72,7 +72,7 @@ def all_pairs(data: Path, yaml_file: Path) -> str:
         names = ", ".join(path.stem for path in joined)
         print(f"{names} are trained on together: too small for {batch_size} a batch")
         paths = [path for path in paths if path not in joined] + [small]
-    return _train_argument([{"path": str(path)} for path in paths])
+    return train_argument([{"path": str(path)} for path in paths])
 
 
 def mine(model: Path, data: Path, out: Path) -> str:
@@ -90,7 +90,7 @@ def mine(model: Path, data: Path, out: Path) -> str:
             )
             mined = negatives.mine(searcher.model, searcher.index, collection, _FILTERS, top_k=_TOP_K)
             print(f"{lists.write_mined(out, mined)}: {out}")
-    return _train_argument([{"path": str(out), "negatives": ["negatives"], "max_negatives": 3}])
+    return train_argument([{"path": str(out), "negatives": ["negatives"], "max_negatives": 3}])
 
 
 def teach(teacher: Path, mined: Path, out: Path, *, most_taught: int = _MOST_TAUGHT) -> str:
@@ -119,8 +119,9 @@ def teach(teacher: Path, mined: Path, out: Path, *, most_taught: int = _MOST_TAU
         bm25 = teachers.bm25_teacher(candidates.documents.values())
         lists.write_scores(out, candidates, teachers.score_lists(candidates, model, bm25, _BM25_WEIGHT))
         print(f"{counted(len(candidates.lists), 'list')}, {counted(candidates.num_pairs, 'score')}: {out}")
-    return _train_argument([{"layout": "ms-marco-scores", "path": str(out)}])
+    return train_argument([{"layout": "ms-marco-scores", "path": str(out)}])
 
 
-def _train_argument(sources: Sequence[dict[str, object]]) -> str:
+def train_argument(sources: Sequence[dict[str, object]]) -> str:
+    """The argument of a training command that sets its data."""
     return f"--data.train={yaml.safe_dump(list(sources), default_flow_style=True, width=10**9).strip()}"

@@ -13,6 +13,7 @@ from colbertz.index import Hit, SearchOptions
 from colbertz.index.search.checks import check_texts
 from colbertz.server import hit_schemas as schemas
 from colbertz.server import translate
+from colbertz.server.served import ServedIndex
 from colbertz.server.service import Served, Service, Services
 from colbertz.server.strict import StrictRoute
 from colbertz.server.view import View
@@ -104,13 +105,29 @@ def colbertv2(
     index: Served, service: Services, query: str, k: Annotated[int, Query(ge=1, le=2**31)] = 10
 ) -> schemas.ColBERTv2:
     """The answer that DSPy's client `dspy.ColBERTv2(url=…)` expects; `prob` is the softmax of the scores."""
+    return _for_dspy(query, k, index, service)
+
+
+@router.post("/colbertv2")
+def colbertv2_by_post(body: schemas.ColBERTv2Query, index: Served, service: Services) -> schemas.ColBERTv2:
+    """The same for `dspy.ColBERTv2(url=…, post_requests=True)`."""
+    return _for_dspy(body.query, body.k, index, service)
+
+
+def _for_dspy(query: str, k: int, index: ServedIndex, service: Service) -> schemas.ColBERTv2:
     view = index.snapshot()
     hits = _search(view, schemas.Query(query=query, k=k, parameters=[]), service)
     highest = hits[0].score if hits else 0.0
     weights = [math.exp(hit.score - highest) for hit in hits]
     rows = [
         schemas.TopK(
-            text=hit.text or "", pid=position, id=hit.id, rank=rank, score=hit.score, prob=weight / sum(weights)
+            text=hit.text or "",
+            long_text=hit.text or "",
+            pid=position,
+            id=hit.id,
+            rank=rank,
+            score=hit.score,
+            prob=weight / sum(weights),
         )
         for rank, (hit, position, weight) in enumerate(zip(hits, view.positions([hit.id for hit in hits]), weights), 1)
     ]

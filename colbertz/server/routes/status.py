@@ -14,6 +14,7 @@ from colbertz.display import heatmap
 from colbertz.server import schemas
 from colbertz.server.errors import UnknownIndex
 from colbertz.server.metrics import CONTENT_TYPE
+from colbertz.server.refusals import unavailable
 from colbertz.server.routes.indices import summary
 from colbertz.server.service import Service, Services
 from colbertz.server.strict import StrictRoute
@@ -64,7 +65,9 @@ def home(request: Request, service: Services) -> schemas.Health | HTMLResponse:
 
 @router.get("/ready", responses={503: {"model": schemas.Error, "description": "Not now"}})
 def ready(service: Services) -> schemas.Ready:
-    """That requests can be answered: the indexes are open, and the model is loaded."""
+    """That requests can be answered at once: indexes are open, the model is loaded, and kernels are compiled."""
+    if not service.warming.is_done:
+        raise unavailable("the server compiles its kernels, which it does once after an installation; try again later")
     return schemas.Ready(ready=True)
 
 

@@ -15,6 +15,7 @@ from colbertz.server.metrics import Metrics
 from colbertz.server.root import Root
 from colbertz.server.service import Service
 from colbertz.server.settings import Settings
+from colbertz.server.warming import WarmUp
 
 
 class BrokenRoot:
@@ -37,7 +38,9 @@ def ask(
     """The answer to GET, or to POST with a body, of a server with a broken root."""
     root = cast(Root, BrokenRoot())
     metrics = Metrics.of(cast(Root, SimpleNamespace(names=list)))
-    app = create_app(Service(root, encoder, None, Settings(), metrics), (), log.append)
+    warming = WarmUp(encoder)
+    assert warming.wait(120)
+    app = create_app(Service(root, encoder, None, Settings(), metrics, warming), (), log.append)
 
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -32,6 +32,10 @@ def name(strict: Server) -> str:
 
 
 def lives(server: Server) -> bool:
+    """Whether the server is ready, perhaps after it has compiled its kernels."""
+    deadline = time.monotonic() + 120
+    while server.request("GET", "/ready").status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
     return server.request("GET", "/ready").json() == {"ready": True} and server.process.poll() is None
 
 
