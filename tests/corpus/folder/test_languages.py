@@ -1,4 +1,7 @@
+# ruff: noqa: E501 (samples of source code)
 """Each language's table, on a sample whose definitions were read by eye."""
+
+import itertools
 
 import pytest
 
@@ -19,15 +22,31 @@ SAMPLES = {
         "// One.\nexport function add(a) {\n}\nexport default class Queue {\n  // FILLER\n  push(item) {}\n"
         "  handle = async (e) => {\n  };\n}\nexport const retry = async (f) => {\n};\nmodule.exports.later = function () {\n};\n"
         "describe('a queue', () => {\n  it('pops', () => {\n  });\n});\n(function () {\n  function inner() {}\n})();\n",
-        [("add", 1), ("Queue", 4), ("Queue.push", 5), ("Queue.handle", 7), ("retry", 10), ("module.exports.later", 12)]
-        + [("a queue", 14), ("a queue.pops", 15), ("inner", 19)],
+        [
+            ("add", 1),
+            ("Queue", 4),
+            ("Queue.push", 5),
+            ("Queue.handle", 7),
+            ("retry", 10),
+            ("module.exports.later", 12),
+            ("a queue", 14),
+            ("a queue.pops", 15),
+            ("inner", 19),
+        ],
     ),
     "a.ts": (
         "export interface Shape { area(): number; }\ntype Id = string;\nenum Color { Red }\n@Component({})\n"
         "export class Circle implements Shape {\n  // FILLER\n  constructor(private r: number) {}\n  area(): number { return 3; }\n}\n"
         "export const useThing = (a: string) => {\n  return a;\n};\n",
-        [("Shape", 1), ("Id", 2), ("Color", 3), ("Circle", 4), ("Circle.constructor", 6), ("Circle.area", 8)]
-        + [("useThing", 10)],
+        [
+            ("Shape", 1),
+            ("Id", 2),
+            ("Color", 3),
+            ("Circle", 4),
+            ("Circle.constructor", 6),
+            ("Circle.area", 8),
+            ("useThing", 10),
+        ],
     ),
     "a.tsx": (
         "export function App(props: P) {\n  return <div>{props.x}</div>;\n}\nconst B: FC = () => (\n  <b/>\n);\n",
@@ -128,7 +147,7 @@ def test_an_unfinished_file_still_has_its_definitions(name: str) -> None:
     lines = (source + source[: len(source) * 2 // 3]).split("\n")
     sections = code(lines, format_of(name)).sections
     assert sections[0].start == 0 and sections[-1].end == len(lines)
-    assert all(first.end == second.start for first, second in zip(sections, sections[1:]))
+    assert all(first.end == second.start for first, second in itertools.pairwise(sections))
     assert any(section.signature for section in sections)
 
 
@@ -144,5 +163,11 @@ def test_a_header_is_c_or_cpp_by_its_content() -> None:
 def test_deep_nesting_is_cut_and_does_not_overflow() -> None:
     nested = "\n".join(f"{' ' * i}class A{i}:" for i in range(300)) + "\n" + " " * 300 + "x = 1\n"
     braces = "{" * 20_000 + "\n" + "}" * 20_000
-    for name, source in (("a.py", nested), ("a.js", braces), ("a.c", "(" * 20_000), ("a.rs", "mod a {" * 3000)):
+    for name, source in (("a.py", nested), ("a.go", braces), ("a.c", "(" * 20_000), ("a.rs", "mod a {" * 3000)):
         assert isinstance(chunks_of(source.encode(), name), list)
+
+
+def test_a_grammar_that_does_not_end_is_stopped() -> None:
+    """tree-sitter-kotlin parsed this for ever."""
+    lines = ["\\", ".B bold", "{", "é", "def f(x):", "*/"] * 40
+    assert [(section.start, section.end) for section in code(lines, "kotlin").sections] == [(0, len(lines))]
