@@ -77,7 +77,6 @@ setup(
         "tqdm",
         "PyYAML",
         "jsonargparse[signatures]",
-        "pathspec>=0.12",
         "charset-normalizer>=3",
         "tree-sitter>=0.23",
         *GRAMMARS,

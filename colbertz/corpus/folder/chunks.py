@@ -18,7 +18,7 @@ from colbertz.corpus.folder.skipped import SkippedFile
 from colbertz.corpus.folder.walk import DEFAULT_OPTIONS, WalkOptions
 
 # Grows whenever the same file would give other chunks.
-CHUNKER_VERSION = 1
+CHUNKER_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,16 @@ from colbertz.corpus.folder.languages import LANGUAGES, Language, node_types, pa
 from colbertz.corpus.folder.sections import Section, Text
 
 if TYPE_CHECKING:
-    from tree_sitter import Node
+    from tree_sitter import Node, Tree
 
 # Definitions inside each other, beyond which they are not looked for.
 _MAX_DEPTH = 20
 # Statements inside each other, beyond which a long function is not cut at their borders.
 _MAX_NESTING = 12
 _MAX_SIGNATURE = 200
+# tree-sitter reports each hundred operations as a step. Real files took at most one step for 66 bytes.
+_STEPS = 100
+_BYTES_PER_STEP = 10
 _MAX_NAME = 80
 # Nodes between a declaration and the function in it.
 _VALUE_DEPTH = 4
@@ -63,10 +66,12 @@ class _Sections:
         elif line == last and not last_signature:
             self.begins[-1] = (line, path, signature)
 
-    def visit(self, parent: "Node", path: tuple[str, ...], depth: int) -> None:
-        """Find the definitions among the children of a node."""
-        first_leading: int | None = None
-        leading_end = -1
+    def visit(self, parent: "Node", path: tuple[str, ...], depth: int, first_leading: int | None = None) -> None:
+        """Find the definitions among the children of a node.
+
+        `first_leading` is the line of a comment right before the node that belongs to its first child.
+        """
+        leading_end = parent.start_point.row - 1
         for node in parent.named_children:
             begin_row, end_row = node.start_point.row, _end_row(node)
             role = self._role(node)
@@ -101,14 +106,14 @@ class _Sections:
             is_long = node.end_byte - node.start_byte > MAX_SIZE // 2
             if depth < _MAX_DEPTH and is_long:
                 body = self._body(node)
-                self.visit(body, own, depth + 1)
+                self.visit(body, own, depth + 1, _comment_before(node, body))
             self.begin(_end_row(node) + 1, path)
         elif role == "wrappers" and depth < _MAX_DEPTH:
             inner = [child for child in node.named_children if self._role(child) in ("functions", "containers")]
             if len(inner) == 1 and inner[0].end_byte >= node.end_byte - 2:
                 self._definition(inner[0], self._role(inner[0]), path, start, depth + 1)
             else:
-                self.visit(node, path, depth + 1)
+                self.visit(node, path, depth + 1, start)
         elif not role and depth < _MAX_DEPTH and node.type in _BLOCKS:
             self.visit(node, path, depth + 1)
 
@@ -167,13 +172,15 @@ class _Sections:
         while (declarator := found.child_by_field_name("declarator")) is not None:
             found = declarator
         if found is node:
-            named = node.child_by_field_name("name") or node.child_by_field_name("type")
+            children = node.named_children
+            named = node.child_by_field_name("name") or next((c for c in children if c.type == "value_name"), None)
+            named = named or node.child_by_field_name("type")
             if named is not None:
                 return named
-            first = next((child for child in node.named_children if "comment" not in child.type), node)
+            first = next((child for child in children if "comment" not in child.type), node)
             return first.child_by_field_name("name") or first
-        children = found.named_children
-        return children[0] if found.type in _WITH_NAME_FIRST and children else found
+        inner = found.named_children
+        return inner[0] if found.type in _WITH_NAME_FIRST and inner else found
 
     def _signature(self, node: "Node") -> str:
         """The definition up to its body, on one line."""
@@ -198,12 +205,35 @@ def code(lines: list[str], language: str) -> Text:
     if language == "header":
         language = "cpp" if _CPP_HEADER.search("\n".join(lines)) else "c"
     source = "\n".join(lines).encode()
-    tree = parser_of(language).parse(source)
+    tree = _parsed(language, source)
+    if tree is None:
+        return Text(lines, [Section(0, len(lines))] if lines else [], ".")
     found = _Sections(language, source)
     found.visit(tree.root_node, (), 0)
     sections = _sections(found.begins, lines)
     is_long = sum(map(len, lines)) > MAX_SIZE
     return Text(lines, sections, ".", dict(_statements(tree.root_node)) if is_long else {})
+
+
+def _parsed(language: str, source: bytes) -> "Tree | None":
+    """The syntax tree, or None if the grammar does not come to an end: some never do on text that is not of theirs.
+
+    The bound counts steps, not seconds, so that the chunks are the same on every machine.
+    """
+    steps = 0
+    most = _STEPS + len(source) // _BYTES_PER_STEP
+
+    def has_taken_too_long(offset: int, has_error: bool) -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > most
+
+    parser = parser_of(language)
+    try:
+        return parser.parse(lambda offset, _: source[offset:], progress_callback=has_taken_too_long)
+    except ValueError:
+        parser.reset()
+        return None
 
 
 def _sections(begins: list[tuple[int, tuple[str, ...], str]], lines: list[str]) -> list[Section]:
@@ -246,6 +276,21 @@ def _statements(root: "Node") -> Iterator[tuple[int, int]]:
         ]
         depth += 1
     yield from depths.items()
+
+
+def _comment_before(node: "Node", body: "Node") -> int | None:
+    """The first line of the comments before a body that some grammars put outside it; None if there are none."""
+    begin, first = body.start_point.row, None
+    for child in reversed(node.named_children):
+        if child.end_byte <= body.start_byte:
+            if (
+                "comment" not in child.type
+                or _end_row(child) < begin - 1
+                or child.start_point.row == node.start_point.row
+            ):
+                break
+            begin = first = child.start_point.row
+    return first
 
 
 def _end_row(node: "Node") -> int:

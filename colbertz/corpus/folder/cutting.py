@@ -7,7 +7,7 @@ from itertools import accumulate
 from colbertz.corpus.folder.sections import Section, Text
 
 # The size of a text is its number of characters without spaces, which make no tokens. The longest chunk has about 270
-# tokens of source code or prose, so that a model with a document length of 300 reads it all. See docs/folder.md.
+# tokens of source code or prose, so that a model with a document length of 300 reads nearly all. See docs/folder.md.
 MAX_SIZE = 1000
 # Sections of a smaller size are joined with a neighbour.
 SHORT = 200

@@ -57,7 +57,7 @@ class _Extractor(HTMLParser):
             self._heading[2].append(data)
         first = self._line()
         for i, part in enumerate(data.split("\n")):
-            if first + i < len(self.lines):
+            if part and first + i < len(self.lines):
                 self.lines[first + i].append(part)
                 if self._pre:
                     self.preformatted.add(first + i)
@@ -70,7 +70,7 @@ class _Extractor(HTMLParser):
         return self.getpos()[0] - 1
 
     def _separate(self, tag: str) -> None:
-        if tag not in _INLINE and self._line() < len(self.lines):
+        if tag not in _INLINE and self._line() < len(self.lines) and self.lines[self._line()]:
             self.lines[self._line()].append(" ")
 
     def _close_heading(self) -> None:

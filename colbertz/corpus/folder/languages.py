@@ -91,7 +91,7 @@ LANGUAGES = {
         "function bind data_type newtype type_synomym instance",
         "class",
         wrappers="declarations",
-        leading="signature",
+        leading="signature haddock",
     ),
     "java": Language(
         "tree_sitter_java",

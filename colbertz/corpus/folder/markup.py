@@ -48,34 +48,27 @@ def markdown(lines: list[str]) -> list[Section]:
 
 def _markdown_headings(lines: list[str]) -> Iterator[tuple[int, int, str]]:
     fence = ""
-    start = _front_matter(lines)
-    for number in range(start, len(lines)):
+    paragraph: int | None = None  # the first line of the paragraph that the line before belongs to
+    for number in range(_front_matter(lines), len(lines)):
         line = lines[number]
         opening = _FENCE.match(line)
         if fence:
             if opening and opening[1].startswith(fence) and not line[opening.end() :].strip():
                 fence = ""
             continue
+        heading, underline = _ATX.match(line), _SETEXT.match(line)
         if opening and not (opening[1][0] == "`" and "`" in line[opening.end() :]):
-            fence = opening[1]
-            continue
-        heading = _ATX.match(line)
-        if heading:
+            fence, paragraph = opening[1], None
+        elif heading:
             yield number, len(heading[1]), heading[2] or ""
-            continue
-        underline = _SETEXT.match(line)
-        if underline and number > start and _is_paragraph(lines[number - 1]):
-            first = number - 1
-            while first > start and _is_paragraph(lines[first - 1]):
-                first -= 1
-            yield first, 1 if underline[1][0] == "=" else 2, " ".join(lines[first:number])
-
-
-def _is_paragraph(line: str) -> bool:
-    """Whether a line can be the text of a heading that is underlined."""
-    indented = line.startswith(("    ", "\t"))
-    marked = _ATX.match(line) or _LIST_OR_QUOTE.match(line) or _SETEXT.match(line) or _FENCE.match(line)
-    return bool(line.strip()) and not indented and not marked
+            paragraph = None
+        elif underline and paragraph is not None:
+            yield paragraph, 1 if underline[1][0] == "=" else 2, " ".join(lines[paragraph:number])
+            paragraph = None
+        elif not line.strip() or _LIST_OR_QUOTE.match(line) or (underline and underline[1][:3] == "---"):
+            paragraph = None
+        elif paragraph is None and not line.startswith(("    ", "\t")):
+            paragraph = number
 
 
 def _front_matter(lines: list[str]) -> int:

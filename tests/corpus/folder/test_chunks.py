@@ -19,9 +19,11 @@ from colbertz.corpus.folder.skipped import SkippedFile
 
 # What makes a difference to one format or another, and letters.
 WORDS = (
-    "def f(x):|class A:|    def g(self):|        return 1|# one|## two|### three|===|---|```|~~~|<h1>a</h1>|<h2>|</h2>|"
-    "<pre>|<script>|</script>|{|}|};|function f() {|end|.SH NAME|.B bold|[table]|key: value|'''|\"\"\"|/*|*/|//|- item|"
-    "+++|@decorator|import x|public class A {|fn f() {|func f() {|x = 1|\\|\u2028|\x0c|\x1c|é|日本|if x:|<!--|-->|&amp;|"
+    "def f(x):|class A:|    def g(self):|        return 1|# one|## two|### three|===|---|```|~~~|<h1>a</h1>|<h2>|"
+    "</h2>|"
+    "<pre>|<script>|</script>|{|}|};|function f() {|end|.SH NAME|.B bold|[table]|"
+    "key: value|'''|\"\"\"|/*|*/|//|- item|+++|"
+    "@decorator|import x|public class A {|fn f() {|func f() {|x = 1|\\|\u2028|\x0c|\x1c|é|日本|if x:|<!--|-->|&amp;|"
 )
 LINE = st.one_of(
     st.sampled_from(WORDS.split("|")),

@@ -1,5 +1,8 @@
+# ruff: noqa: E501 (samples of source code)
 """Each language's table, on a sample whose definitions were read by eye."""
 # ruff: noqa: E501 -- the samples are easier to read in few lines
+
+import itertools
 
 import itertools
 
@@ -163,5 +166,11 @@ def test_a_header_is_c_or_cpp_by_its_content() -> None:
 def test_deep_nesting_is_cut_and_does_not_overflow() -> None:
     nested = "\n".join(f"{' ' * i}class A{i}:" for i in range(300)) + "\n" + " " * 300 + "x = 1\n"
     braces = "{" * 20_000 + "\n" + "}" * 20_000
-    for name, source in (("a.py", nested), ("a.js", braces), ("a.c", "(" * 20_000), ("a.rs", "mod a {" * 3000)):
+    for name, source in (("a.py", nested), ("a.go", braces), ("a.c", "(" * 20_000), ("a.rs", "mod a {" * 3000)):
         assert isinstance(chunks_of(source.encode(), name), list)
+
+
+def test_a_grammar_that_does_not_end_is_stopped() -> None:
+    """tree-sitter-kotlin parsed this for ever."""
+    lines = ["\\", ".B bold", "{", "é", "def f(x):", "*/"] * 40
+    assert [(section.start, section.end) for section in code(lines, "kotlin").sections] == [(0, len(lines))]
