@@ -344,7 +344,9 @@ rows(
 # -- indexes ---------------------------------------------------------------------------------------------------------
 
 BUILDING: dict[str, list[Any]] = {
-    "nbits": [0, 3, -1, math.nan, "4", None],
+    "nbits": [0, 3, -1, math.nan, "4"],
+    "codec": ["lz4", 7, None, []],
+    "bytes_per_token": [0, -1, 16, "4", math.nan],
     "seed": NOT_SEEDS,
     "overwrite": NOT_BOOLS,
     "num_documents": NOT_COUNTS,

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec",
         choices=("scalar", "pq", "opq"),
-        help="code residuals again, as for `colbertz index`; by default they are copied, except those of pq and opq, "
-        "which become scalars of 4 bits in the formats of other programs",
+        help="code residuals again, as for `colbertz index` (default: as they are; pq and opq become scalars of 4 bits "
+        "for other programs)",
     )
     parser.add_argument("--nbits", type=int, choices=(1, 2, 4, 8), help="bits for each dimension with scalar")
     parser.add_argument("--bytes", type=int, metavar="N", help="bytes for each token with pq and opq")

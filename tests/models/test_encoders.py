@@ -181,11 +181,6 @@ def test_unsupported_settings_of_bert_are_refused(overrides, named):
         BertConfig.from_dict(bert_config(**overrides))
 
 
-def test_more_tokens_than_bert_has_positions():
-    with pytest.raises(ValueError, match="512"):
-        bert()(batch(513))
-
-
 PEAK = """
 import resource, torch
 from colbertz.models.encoders.modernbert import ModernBert, ModernBertConfig

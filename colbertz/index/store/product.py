@@ -189,7 +189,7 @@ def _nearest(residuals: np.ndarray, codewords: np.ndarray, bounds: np.ndarray) -
 
 
 def _means(
-    residuals: np.ndarray, packed: np.ndarray, before: np.ndarray, bounds: np.ndarray, generator: np.random.Generator
+    residuals: np.ndarray, packed: np.ndarray, before: np.ndarray, bounds: np.ndarray, generator: "np.random.Generator"
 ) -> np.ndarray:
     """The mean of each codeword's residuals; a codeword without any becomes the part of a random residual."""
     sums = np.empty(before.shape, np.float64)

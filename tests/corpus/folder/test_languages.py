@@ -4,8 +4,6 @@
 
 import itertools
 
-import itertools
-
 import pytest
 
 from colbertz.corpus.folder.chunks import chunks_of
