@@ -28,7 +28,6 @@ INTEGRATIONS = [*LANGCHAIN, *LLAMA_INDEX, *HAYSTACK, *PYTERRIER]
 EXPORT = [*PARQUET, "lancedb>=0.40", "qdrant-client>=1.20"]
 FILES = ["pypdf>=6", "python-docx>=1.1"]
 MCP = ["mcp>=2"]
-FAISS = ["faiss-cpu>=1.10"]  # or faiss-gpu, which installs the same module
 GPU = ["triton>=3.6; sys_platform == 'linux'"]  # PyTorch's CUDA build brings it along, its CPU build does not
 # Grammars of the languages whose files folder search cuts into functions and classes.
 GRAMMARS = [
@@ -96,7 +95,6 @@ setup(
         "export": EXPORT,
         "files": FILES,
         "mcp": MCP,
-        "faiss": FAISS,
         "gpu": GPU,
         "docs": DOCS,
         "dev": [
@@ -113,7 +111,6 @@ setup(
             *EXPORT,
             *FILES,
             *MCP,
-            *FAISS,
             *DEV,
         ],
     },
