@@ -27,6 +27,7 @@ from colbertz.evaluation import read_beir, significance
 from colbertz.recipes.judge import MEASURE, READ, Judgement, judge
 from colbertz.recipes.nano import run, stages
 from colbertz.recipes.nano.settings import Settings
+from colbertz.recipes.steps import train
 from colbertz.training import config
 
 ARMS = {
@@ -63,9 +64,9 @@ def model_of(letters: str, settings: Settings) -> Path:
         arguments += NO_PROMPTS
     if last == "S":
         questions = stages.mine(model_of("U", settings), out / "data", out / "mined.jsonl")
-        return stages.train(settings.configs / "supervised.yaml", out / letters, *arguments, questions)
+        return train(settings.configs / "supervised.yaml", out / letters, *arguments, questions)
     scores = stages.teach(model_of("US", settings), out / "mined.jsonl", out / "scored")
-    return stages.train(settings.configs / "distillation.yaml", out / letters, *arguments, scores)
+    return train(settings.configs / "distillation.yaml", out / letters, *arguments, scores)
 
 
 def judge_arm(arm: str, settings: Settings) -> Judged:

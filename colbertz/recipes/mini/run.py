@@ -5,7 +5,6 @@ missing.
 """
 
 import json
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,23 +12,19 @@ import torch
 import yaml
 
 from colbertz.errors import UserError, require
-from colbertz.evaluation import read_beir
 from colbertz.files import replaced_directory, write_atomically
 from colbertz.models import ColBERT
 from colbertz.models.checkpoint.int8 import store_as_int8
-from colbertz.recipes.card import MINI, card, versions
-from colbertz.recipes.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
+from colbertz.recipes.card import MINI
+from colbertz.recipes.judge import READ, Judgement, estimates, table
 from colbertz.recipes.mini.average import average
 from colbertz.recipes.mini.negatives import mine
 from colbertz.recipes.mini.settings import Settings, command_line
 from colbertz.recipes.mini.start import find_encoder, make_start
-from colbertz.recipes.nano.stages import train, train_argument
 from colbertz.recipes.pairs import DESCRIPTION, describe, gather, is_made, origin_of, pair_files, write_pairs
+from colbertz.recipes.steps import judge_with_card, refuse_leftovers, train, train_argument
 from colbertz.recipes.terminal import stages as numbered
-from colbertz.training import alignment
 
-# Packages that the data and the model depend on; sympy's source is training data.
-_PACKAGES = ("torch", "tokenizers", "numpy", "sympy", "bm25s")
 # Minutes of the steps on two cores of a Zen 4 on which much else ran (docs/mini.md), for the estimate of the time left.
 _SHARES = {"data": 2, "start": 2, "pairs": 15, "negatives": 3, "questions": 12, "judging": 20}
 
@@ -42,8 +37,10 @@ def run(settings: Settings) -> None:
         MissingExtra: without bm25s, which the extra `eval` installs.
     """
     encoder = find_encoder(settings.init)  # say now and not after minutes that there is none
-    _refuse_leftovers(settings)
     out, configs, seed = settings.out, settings.configs, f"--seed={settings.seed}"
+    results = ["data/data.json", "start", "contrastive/result.json", "supervised/result.json", "average"]
+    orders = [*pairwise(results), ("data/data.json", "mined"), ("mined", "supervised/result.json")]
+    refuse_leftovers((out / before, out / after) for before, after in orders)
     stage = numbered(list(_SHARES.values()))
     with stage("Making the data of both stages"):
         prepare_data(settings)
@@ -114,21 +111,6 @@ def sources_of(yaml_file: Path, folder: Path) -> str:
     return train_argument(sources)
 
 
-def _refuse_leftovers(settings: Settings) -> None:
-    """Refuse the result of a step whose predecessor was removed: it was made of something else.
-
-    Raises:
-        UserError: for such a result.
-    """
-    steps = ["data/data.json", "start", "contrastive/result.json", "supervised/result.json", "average"]
-    for before, after in [*pairwise(steps), ("data/data.json", "mined"), ("mined", "supervised/result.json")]:
-        if (settings.out / after).exists() and not (settings.out / before).exists():
-            raise UserError(
-                f"{settings.out / after} was made of {settings.out / before}, which is gone; delete the former to make "
-                "both anew"
-            )
-
-
 def judge(last: Path, settings: Settings) -> dict[str, Judgement]:
     """Save the trained model in int8 and with a card, and judge it and BM25 on `settings.split`.
 
@@ -142,18 +124,9 @@ def judge(last: Path, settings: Settings) -> dict[str, Judgement]:
     model, values = settings.out / "model", last / "judged.json"
     if values.is_file():
         return dict(json.loads(values.read_text(encoding="utf-8")))
-    trained_length = json.loads((last / alignment.RECORD).read_text(encoding="utf-8"))["document_length"]
     ColBERT.from_pretrained(last, "cpu", dtype=torch.float32, document_length=READ).save_pretrained(model)
     store_as_int8(model)
-    # The saved model reads more than it was trained on. Training it further needs the record of what it was trained on.
-    shutil.copy(last / alignment.RECORD, model)
-    judgements: dict[str, Judgement] = {}
-    for directory in settings.collections:
-        collection = read_beir(directory, settings.split)
-        judgements |= judge_at_lengths(model, trained_length, collection)
-        judgements[collection.name] |= judge_bm25(collection)
-    counts = prepare_data(settings)
-    text = card(MINI, command_line(settings), versions(_PACKAGES), counts, trained_length, estimates(judgements))
-    (model / "README.md").write_text(text, encoding="utf-8")
+    given = (settings.collections, settings.split, command_line(settings), prepare_data(settings))
+    judgements = judge_with_card(MINI, model, last, *given)
     write_atomically(values, json.dumps(judgements) + "\n")
     return judgements

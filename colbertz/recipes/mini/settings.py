@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from colbertz.recipes.mini.start import PACKAGE
-from colbertz.recipes.nano.settings import DEFAULT_SPLIT
+from colbertz.recipes.steps import DEFAULT_SPLIT
 from colbertz.training.config import shipped
 
 

@@ -5,7 +5,6 @@ missing.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -13,21 +12,19 @@ from pathlib import Path
 
 import torch
 
-from colbertz.errors import UserError, require
-from colbertz.evaluation import read_beir
+from colbertz.errors import require
 from colbertz.files import write_atomically
 from colbertz.models import ColBERT
-from colbertz.recipes.card import NANO, card, versions
-from colbertz.recipes.judge import READ, Judgement, estimates, judge_at_lengths, judge_bm25, table
+from colbertz.recipes.card import NANO
+from colbertz.recipes.judge import READ, Judgement, estimates, table
 from colbertz.recipes.nano import stages
 from colbertz.recipes.nano.prepare import prepare
 from colbertz.recipes.nano.settings import Settings, command_line
 from colbertz.recipes.pairs import DESCRIPTION
+from colbertz.recipes.steps import judge_with_card, refuse_leftovers
+from colbertz.recipes.steps import train as train_stage
 from colbertz.recipes.terminal import stages as numbered
-from colbertz.training import alignment
 
-# Packages that the data and the model depend on; sympy's source is training data.
-_PACKAGES = ("torch", "tokenizers", "numpy", "sympy", "bm25s")
 # Minutes of the steps on two cores of a Zen 4 (docs/recipe.md), for the estimate of the time left. Masked words were
 # not timed there; they are taken to be like stage 1.
 _SHARES = {"data": 1, "mlm": 66, "pairs": 66, "mining": 12, "questions": 17, "teacher": 5, "scores": 15, "judging": 9}
@@ -83,7 +80,9 @@ def train(settings: Settings, stage: Stage | None = None) -> Path:
             raise FileNotFoundError(
                 f"there is no {configs / name}.yaml, which the recipe needs; give its folder: --configs"
             )
-    _refuse_leftovers(settings)
+    results = ["data/data.json", *(["mlm/result.json"] if settings.mlm else []), "unsupervised/result.json"]
+    results += ["mined.jsonl", "supervised/result.json", "scored", "distillation/result.json"]
+    refuse_leftovers(pairwise(out / result for result in results))
     with stage("Making the data of all stages"):
         prepare_data(settings)
 
@@ -91,34 +90,21 @@ def train(settings: Settings, stage: Stage | None = None) -> Path:
     if settings.mlm:
         with stage("Warming up with masked words"):
             pairs = stages.all_pairs(data, configs / "mlm.yaml")
-            warm = stages.train(configs / "mlm.yaml", out / "mlm", seed, pairs, *start)
+            warm = train_stage(configs / "mlm.yaml", out / "mlm", seed, pairs, *start)
         start = [f"--model.init={warm}", "--model.tokenizer=null"]
     with stage("Training stage 1, on pairs"):
         pairs = stages.all_pairs(data, configs / "unsupervised.yaml")
-        first = stages.train(configs / "unsupervised.yaml", out / "unsupervised", seed, pairs, *start)
+        first = train_stage(configs / "unsupervised.yaml", out / "unsupervised", seed, pairs, *start)
 
     with stage("Mining negatives"):
         questions = stages.mine(first, data, out / "mined.jsonl")
     with stage("Training stage 2, on questions"):
-        second = stages.train(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
+        second = train_stage(configs / "supervised.yaml", out / "supervised", seed, questions, f"--model.init={first}")
 
     with stage("Scoring candidates with the teacher"):
         scores = stages.teach(settings.teacher or second, out / "mined.jsonl", out / "scored")
     with stage("Training stage 3, on the teacher's scores"):
-        return stages.train(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
-
-
-def _refuse_leftovers(settings: Settings) -> None:
-    """Refuse the result of a step whose predecessor was removed: it was made of something else.
-
-    Raises:
-        UserError: for such a result.
-    """
-    steps = ["data/data.json", *(["mlm/result.json"] if settings.mlm else []), "unsupervised/result.json"]
-    steps += ["mined.jsonl", "supervised/result.json", "scored", "distillation/result.json"]
-    for before, after in pairwise(settings.out / step for step in steps):
-        if after.exists() and not before.exists():
-            raise UserError(f"{after} was made of {before}, which is gone; delete the former to make both anew")
+        return train_stage(configs / "distillation.yaml", out / "distillation", seed, scores, f"--model.init={second}")
 
 
 def judge(last: Path, settings: Settings) -> dict[str, Judgement]:
@@ -135,17 +121,8 @@ def judge(last: Path, settings: Settings) -> dict[str, Judgement]:
     model, values = settings.out / "model", last.with_name("judged.json")
     if values.is_file():
         return dict(json.loads(values.read_text(encoding="utf-8")))
-    trained_length = json.loads((last / alignment.RECORD).read_text(encoding="utf-8"))["document_length"]
     ColBERT.from_pretrained(last, dtype=torch.bfloat16, document_length=READ).save_pretrained(model)
-    # The saved model reads more than it was trained on. Training it further needs the record of what it was trained on.
-    shutil.copy(last / alignment.RECORD, model)
-    judgements: dict[str, Judgement] = {}
-    for directory in settings.collections:
-        collection = read_beir(directory, settings.split)
-        judgements |= judge_at_lengths(model, trained_length, collection)
-        judgements[collection.name] |= judge_bm25(collection)
-    counts = prepare_data(settings)
-    text = card(NANO, command_line(settings), versions(_PACKAGES), counts, trained_length, estimates(judgements))
-    (model / "README.md").write_text(text, encoding="utf-8")
+    given = (settings.collections, settings.split, command_line(settings), prepare_data(settings))
+    judgements = judge_with_card(NANO, model, last, *given)
     write_atomically(values, json.dumps(judgements) + "\n")
     return judgements

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import torch
 
+from colbertz.recipes.steps import DEFAULT_SPLIT
 from colbertz.training.config import shipped
-
-# The split of the collections that a model is judged by.
-DEFAULT_SPLIT = "dev"
 
 
 def shipped_configs() -> Path:

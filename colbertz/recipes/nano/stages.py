@@ -4,15 +4,14 @@ A step whose result exists is not repeated, and a stage that was interrupted con
 """
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from colbertz import training
 from colbertz.distillation import lists, negatives, teachers
 from colbertz.errors import UserError
 from colbertz.models import ColBERT
+from colbertz.recipes.steps import train_argument
 from colbertz.searcher import Searcher
 from colbertz.text.counted import counted
 from colbertz.training import alignment, config
@@ -27,16 +26,6 @@ _TOP_K = 50
 _MOST_TAUGHT = 9_000
 # Weight of BM25's scores beside the teacher's; both are stretched to [0, 1] first.
 _BM25_WEIGHT = 0.5
-
-
-def train(yaml_file: Path, output: Path, *arguments: str) -> Path:
-    """Train as the YAML file says, with these arguments after it, and return the directory of the model.
-
-    Raises:
-        UserError, FileNotFoundError: for settings or data that cannot be used.
-    """
-    training.main(["--config", str(yaml_file), f"--output={output}", *arguments])
-    return output / "model"
 
 
 def untrained(yaml_file: Path, tokenizer: Path, seed: int, output: Path) -> Path:
@@ -120,8 +109,3 @@ def teach(teacher: Path, mined: Path, out: Path, *, most_taught: int = _MOST_TAU
         lists.write_scores(out, candidates, teachers.score_lists(candidates, model, bm25, _BM25_WEIGHT))
         print(f"{counted(len(candidates.lists), 'list')}, {counted(candidates.num_pairs, 'score')}: {out}")
     return train_argument([{"layout": "ms-marco-scores", "path": str(out)}])
-
-
-def train_argument(sources: Sequence[dict[str, object]]) -> str:
-    """The argument of a training command that sets its data."""
-    return f"--data.train={yaml.safe_dump(list(sources), default_flow_style=True, width=10**9).strip()}"
