@@ -3,7 +3,7 @@
 import argparse
 
 from colbertz.cli.add import refuse_folder_index
-from colbertz.cli.output import as_json, print_line
+from colbertz.cli.output import as_json, as_text, field_names, print_line
 from colbertz.text.printable import printable
 
 HELP = "list the documents of an index"
@@ -28,11 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print, and return 1 if there is no document."""
     refuse_folder_index(args.index, "`colbertz status` says what it has")
-    from colbertz.cli.search_index import as_text
     from colbertz.index import Index
 
     index = Index.open(args.index)
-    names = [name.strip() for name in (args.fields or "").split(",") if name.strip()]
+    names = field_names(args.fields)
     ids = index.ids(args.where)
     for first in range(0, len(ids), 1000):
         for document in index.get(ids[first : first + 1000]):

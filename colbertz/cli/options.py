@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colbertz.models import ColBERT
@@ -153,3 +153,46 @@ def require_parent(path: str | Path) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {path.parent} to write {path.name} in")
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, name: str) -> "argparse._ArgumentGroup":
+    """Add what the recipes have in common; returns the group of training options, for those of one recipe."""
+    parser.add_argument(
+        "--pairs", type=Path, required=True, metavar="DIR", help="folder of .jsonl or .jsonl.gz files of pairs"
+    )
+    parser.add_argument(
+        "--collections",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="DIR",
+        help="folders in BEIR's layout: the model trains on the questions of qrels/train and is judged on those of "
+        "--split (default: none)",
+    )
+    parser.add_argument(
+        "--split", default="dev", metavar="NAME", help="judgements that the model is judged by (default: dev)"
+    )
+    out = f"runs/{name}"
+    parser.add_argument(
+        "--out", type=Path, default=Path(out), metavar="DIR", help=f"directory to write (default: {out})"
+    )
+    parser.add_argument("--prepare", action="store_true", help="stop when the data is there")
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--configs", type=Path, metavar="DIR", help=f"folder of the stages' settings (default: configs/{name})"
+    )
+    training.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of new weights and the order of the data (default: 0)"
+    )
+    training.add_argument("--no-python", action="store_true", help="leave out the source of the installed Python")
+    return training
+
+
+def recipe_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a recipe from the options of `add_recipe_arguments`."""
+    configs = {} if args.configs is None else {"configs": args.configs}
+    collections = tuple(args.collections)
+    return {
+        "pairs": args.pairs, "collections": collections, "split": args.split, "out": args.out, "seed": args.seed,
+        "python": not args.no_python, **configs,
+    }  # fmt: skip

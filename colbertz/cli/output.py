@@ -42,3 +42,13 @@ def as_json(value: Any) -> str:
     encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
     text = json.dumps(value, ensure_ascii=encoding != "utf-8")
     return _ESCAPED.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def field_names(fields: str | None) -> list[str]:
+    """The names in the value of `--fields`."""
+    return [name.strip() for name in (fields or "").split(",") if name.strip()]
+
+
+def as_text(value: object) -> str:
+    """A metadata value as a line shows it: a string as it is, other values as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,6 @@
 """`colbertz search --index DIR`: answer the queries of the command line, a file, stdin or a prompt."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from colbertz.cli import index as cli_index
 from colbertz.cli.options import DEFAULT_MODEL, require_parent, torch_dtype
-from colbertz.cli.output import as_json, print_line
+from colbertz.cli.output import as_json, as_text, field_names, print_line
 from colbertz.corpus.documents import read_queries
 from colbertz.corpus.lines import read_text_lines
 from colbertz.display import format_explanation, format_hit, page
@@ -113,7 +112,7 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
         return "no document" + (f" where {args.where}" if args.where else "")
     color = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     width = shutil.get_terminal_size((100, 24)).columns
-    fields = [name.strip() for name in (args.fields or "").split(",") if name.strip()]
+    fields = field_names(args.fields)
     lines = []
     for rank, hit in enumerate(hits, 1):
         lines.append(format_hit(rank, hit, query, width, color))
@@ -124,11 +123,6 @@ def _answer(searcher: "Searcher", query: str, hits: "list[Hit]", args: argparse.
             except UserError as error:
                 lines.append(f"     no explanation: {error}")
     return "\n".join(lines)
-
-
-def as_text(value: object) -> str:
-    """A metadata value as a line shows it: a string as it is, other values as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _matches(searcher: "Searcher", query: str, doc_id: str) -> dict[str, object]:

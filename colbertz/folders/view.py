@@ -10,7 +10,7 @@ import numpy as np
 
 from colbertz.corpus.folder.walk import path_filter
 from colbertz.errors import UserError
-from colbertz.folders.messages import SearchRequest
+from colbertz.folders.messages import CODE_KINDS, DOC_KINDS, SearchRequest
 from colbertz.folders.state import BIRTH, GENERATION, State, as_path
 from colbertz.index import Index
 from colbertz.index.store.layout import MANIFEST
@@ -92,7 +92,7 @@ class View:
         """
         allowed = np.ones(len(self.refs), bool)
         if request.kinds:
-            if unknown := set(request.kinds) - {"code", "test", "docs", "data"}:
+            if unknown := set(request.kinds) - {*CODE_KINDS, *DOC_KINDS}:
                 raise UserError(f"kinds are code, test, docs and data, got {', '.join(sorted(unknown))}")
             allowed &= np.isin(self.kinds, [i for i, name in enumerate(self.kind_names) if name in request.kinds])
         if request.paths or request.include or request.exclude:
